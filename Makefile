@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all that a newcomer needs: each makes .venv and installs what it lacks.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint format clean
+
+demo: .venv/core
+	rm -rf runs/demo runs/demo-data runs/demo-exported
+	$(BIN)/bert-jax prepare configs/demo.py
+	$(BIN)/bert-jax pretrain configs/demo.py --workdir runs/demo
+	$(BIN)/bert-jax evaluate configs/demo.py --workdir runs/demo
+	$(BIN)/bert-jax export --workdir runs/demo --out runs/demo-exported
+	$(BIN)/bert-jax fill-mask runs/demo-exported "Return the [MASK] of the object."
+	$(BIN)/bert-jax fill-mask runs/demo-exported "This function raises a [MASK] if the argument is not valid."
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: installed, with the versions of constraints.txt. A change of either file installs again.
+.venv/core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

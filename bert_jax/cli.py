@@ -1,0 +1,226 @@
+"""The command line: verbs to functions. The only argument parsing; imports what a verb needs when it runs.
+
+Exit status: 0 done; 2 something the person can mend, said in one line; 75 stopped by a signal and saved, so
+that the same command goes on. Any other fault keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from bert_jax.config import Config, load, to_json
+
+OK, USER_ERROR, INTERRUPTED = 0, 2, 75
+
+FromFile = Annotated[Config, tyro.conf.arg(name="")]
+"""The config of a CONFIG file, with a flag for each field and no prefix."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Read the corpus, train the tokenizer, write the dataset to data.dir."""
+
+    config: FromFile
+
+    def __call__(self) -> int:
+        from data_pipeline.prepare import prepare
+
+        manifest = prepare(self.config.data)
+        for split, rows in manifest.rows.items():
+            print(
+                f"{split}: {manifest.documents[split]:,} documents, {manifest.tokens[split]:,} tokens "
+                f"in {rows:,} rows of {manifest.sequence_length}, {manifest.fill[split]:.1%} full"
+            )
+        print(
+            f"tokenizer: {manifest.vocab_size:,} pieces; unigram loss of the held-out tokens "
+            f"{manifest.unigram_loss:.3f}"
+        )
+        print(f"written to {self.config.data.dir}")
+        return OK
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train, or go on training, in a workdir."""
+
+    config: FromFile
+    workdir: Path
+    """Checkpoints and metrics of the run. One that holds a run goes on with it."""
+
+    def __call__(self) -> int:
+        from bert_jax.train import pretrain
+
+        return OK if pretrain(self.config, workdir=self.workdir) else INTERRUPTED
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Held-out metrics of the latest checkpoint, beside what knowing no context would reach."""
+
+    config: FromFile
+    workdir: Path
+
+    def __call__(self) -> int:
+        from bert_jax.evaluate import evaluate_workdir
+
+        for name, value in evaluate_workdir(self.config, workdir=self.workdir).items():
+            print(f"{name:22s} {value:.4f}" if isinstance(value, float) else f"{name:22s} {value}")
+        return OK
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write weights and tokenizer of a run for Hugging Face Transformers."""
+
+    workdir: Path
+    out: Path
+    """A new folder."""
+    step: int | None = None
+    """Of the checkpoint; the latest one if not given."""
+
+    def __call__(self) -> int:
+        from bert_jax.huggingface import export
+
+        step = export(self.workdir, out=self.out, step=self.step)
+        print(f"step {step} of {self.workdir} is in {self.out}; in Python:")
+        print(f'  transformers.AutoModelForMaskedLM.from_pretrained("{self.out}")')
+        return OK
+
+
+@dataclass(frozen=True)
+class FillMask:
+    """The likeliest words for each [MASK] in a text."""
+
+    directory: tyro.conf.Positional[Path]
+    """An exported folder, or a workdir."""
+    text: tyro.conf.Positional[str]
+    top: int = 5
+
+    def __call__(self) -> int:
+        from bert_jax.fill_mask import fill_mask
+
+        for guesses in fill_mask(self.directory, self.text, top=self.top):
+            print("  " + "   ".join(f"{guess.word} {guess.probability:.3f}" for guess in guesses))
+        return OK
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Print the resolved config as JSON."""
+
+    config: FromFile
+
+    def __call__(self) -> int:
+        print(to_json(self.config), end="")
+        return OK
+
+
+VERBS: dict[str, type] = {
+    "prepare": Prepare,
+    "pretrain": Pretrain,
+    "evaluate": Evaluate,
+    "export": Export,
+    "fill-mask": FillMask,
+    "show-config": ShowConfig,
+}
+
+
+def main() -> None:
+    """The console script `bert-jax`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    for package in ("bert_jax", "data_pipeline"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        status = run(sys.argv[1:])
+    except (OSError, ValueError, FloatingPointError) as error:
+        if not _is_for_the_person(error):
+            raise
+        print(f"bert-jax: {' '.join(str(error).split())}", file=sys.stderr)
+        status = USER_ERROR
+    sys.exit(status)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line; returns its exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return OK if arguments else USER_ERROR
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise ValueError(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
+    kind = VERBS[verb]
+    prog = f"bert-jax {verb}"
+    default: Any = tyro.MISSING_NONPROP
+    if _takes_config(kind):
+        prog += " CONFIG"
+        if rest and not rest[0].startswith("-"):
+            config = load(rest.pop(0))
+        elif {"-h", "--help"} & set(rest):
+            config = Config()
+        else:
+            raise ValueError(f"give a config file after {verb!r}, for example configs/demo.py")
+        missing = {field.name: tyro.MISSING_NONPROP for field in dataclasses.fields(kind)}
+        default = kind(**missing | {"config": config})
+    command = _parse(kind, default, prog, rest)
+    return OK if command is None else command()
+
+
+def _takes_config(kind: type) -> bool:
+    return "config" in {field.name for field in dataclasses.fields(kind)}
+
+
+def _usage() -> str:
+    lines = ["usage: bert-jax VERB [CONFIG] [--flags]", ""]
+    for verb, kind in VERBS.items():
+        name = f"{verb} CONFIG" if _takes_config(kind) else verb
+        lines.append(f"  {name:22s} {kind.__doc__}")
+    lines += ["", "bert-jax VERB --help shows its flags. Every field of a config is one: --train.steps 1000"]
+    return "\n".join(lines)
+
+
+def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
+    """The command that the arguments ask for, or None where they asked for help, which is then printed.
+
+    Raises:
+      ValueError: what tyro would say in a frame, in one line.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, default=default, args=arguments, prog=prog)
+    except SystemExit as error:
+        if not error.code:
+            return None
+        lines = [line.strip("│ ") for line in complaint.getvalue().splitlines()]
+        message = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("──"))]
+        if message[0].startswith("Missing"):  # without the help text of what is missing
+            named = [line for line in message[1:] if line.startswith("--") or line.split()[0].isupper()]
+            message = [message[0], ", ".join(named).replace(" (required)", "")]
+        if "Perhaps you meant:" in lines:
+            message.append(f"(perhaps {lines[lines.index('Perhaps you meant:') + 1].split()[0]}?)")
+        raise ValueError(" ".join(message).removeprefix("Error parsing config: ")) from None
+
+
+def _is_for_the_person(error: BaseException) -> bool:
+    """Whether `error` is about what was given, not about a fault in the program.
+
+    What the operating system refuses is; a ValueError is if this project raised it itself.
+    """
+    if isinstance(error, OSError):
+        return True
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    module = traceback.tb_frame.f_globals.get("__name__", "") if traceback is not None else ""
+    return module.split(".")[0] in ("bert_jax", "data_pipeline")

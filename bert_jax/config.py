@@ -1,0 +1,314 @@
+"""The configuration of a run: frozen dataclasses, a loader for config files, JSON in and out.
+
+Every default lives here or in data_pipeline/config.py. Model fields carry Hugging Face's names. A value that
+cannot work raises ValueError and names its field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import runpy
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig, require
+
+__all__ = [
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "MaskingConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "differences",
+    "from_json",
+    "load",
+    "to_json",
+]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The encoder; defaults are BERT-base uncased."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: Literal["gelu", "gelu_new", "relu"] = "gelu"
+    """gelu is exact (erf), gelu_new its tanh form (google-research/bert)."""
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters and optimizer state are float32 either way."""
+    scan_unroll: int = 1
+    """Layers compiled as one body: 1 compiles fast, num_hidden_layers runs fastest. Same checkpoint."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "scan_unroll",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"model.{name} is {value}; it must be at least 1")
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"model.hidden_size {self.hidden_size} is not divisible by model.num_attention_heads "
+            f"{self.num_attention_heads}",
+        )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name} is {value}; it must be at least 0 and less than 1")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """vocab_size, up to a multiple of 128: matrix units want it. The surplus never wins a softmax."""
+        return -(-self.vocab_size // 128) * 128
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its learning rate; defaults are BERT's."""
+
+    learning_rate: float = 1e-4
+    """At the end of the warm-up."""
+    warmup_steps: int = 10_000
+    """Linear, from 0."""
+    schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
+    """From the end of the warm-up to train.steps."""
+    polynomial_power: float = 0.5
+    end_learning_rate: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    """Not applied to biases and LayerNorm."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.learning_rate > 0,
+            f"optimizer.learning_rate is {self.learning_rate}; it must be positive",
+        )
+        require(
+            self.warmup_steps >= 0,
+            f"optimizer.warmup_steps is {self.warmup_steps}; it must be at least 0",
+        )
+        require(self.clip_norm > 0, f"optimizer.clip_norm is {self.clip_norm}; it must be positive")
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"optimizer.{name} is {value}; it must be at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The length of the run and what is said on the way."""
+
+    steps: int = 1_000_000
+    global_batch_size: int = 256
+    """Rows in a step, over all devices and microbatches."""
+    microbatches: int = 1
+    """Parts that a batch is cut into to save memory; the gradient is the same."""
+    seed: int = 0
+    """Of initial weights, dropout, the order of rows and the masks."""
+    log_every: int = 100
+    eval_every: int = 10_000
+    eval_batches: int | None = None
+    """Validation batches at most; None: every row."""
+    stop_at: int | None = None
+    """Leave at this step, with the schedule unchanged; the same command without it goes on."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "global_batch_size", "microbatches", "log_every", "eval_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"train.{name} is {value}; it must be at least 1")
+        require(
+            self.global_batch_size % self.microbatches == 0,
+            f"train.global_batch_size {self.global_batch_size} is not divisible by train.microbatches "
+            f"{self.microbatches}",
+        )
+        require(
+            self.stop_at is None or 0 < self.stop_at <= self.steps,
+            f"train.stop_at is {self.stop_at}; it must be between 1 and train.steps {self.steps}",
+        )
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices by axis: rows over data and fsdp, parameters over fsdp and tensor."""
+
+    data: int = -1
+    """-1: all devices that the other axes leave."""
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.data >= 1 or self.data == -1,
+            f"mesh.data is {self.data}; it must be at least 1, or -1 for all devices left",
+        )
+        for name in ("fsdp", "tensor"):
+            value = getattr(self, name)
+            require(value >= 1, f"mesh.{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 1_000
+    """Steps between checkpoints. One is written at the end and on Ctrl-C or SIGTERM too."""
+    keep: int = 3
+    """The latest ones that stay."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep"):
+            value = getattr(self, name)
+            require(value >= 1, f"checkpoint.{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.data.sequence_length <= self.model.max_position_embeddings,
+            f"data.sequence_length {self.data.sequence_length} is longer than model.max_position_embeddings "
+            f"{self.model.max_position_embeddings}",
+        )
+        require(
+            self.data.tokenizer.vocab_size <= self.model.vocab_size,
+            f"data.tokenizer.vocab_size {self.data.tokenizer.vocab_size} is larger than model.vocab_size "
+            f"{self.model.vocab_size}",
+        )
+        require(
+            self.data.objective != "next_sentence" or self.model.type_vocab_size >= 2,
+            f"model.type_vocab_size is {self.model.type_vocab_size}; sentence pairs "
+            "(data.objective next_sentence) need 2",
+        )
+        require(
+            self.optimizer.warmup_steps < self.train.steps,
+            f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves no step of train.steps "
+            f"{self.train.steps}",
+        )
+
+
+FREE_TO_CHANGE = (
+    "data.dir",
+    "data.source",
+    "model.scan_unroll",
+    "train.microbatches",
+    "train.log_every",
+    "train.eval_every",
+    "train.eval_batches",
+    "train.stop_at",
+    "mesh",
+    "checkpoint",
+)
+"""Fields that may differ when a run goes on: none of them changes what is computed. The dataset itself is
+compared by its fingerprint."""
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """`field: one's value, not other's` for each field that a run cannot change on the way."""
+
+    def walk(path: str, a: Any, b: Any) -> list[str]:
+        if path in FREE_TO_CHANGE or a == b:
+            return []
+        if not dataclasses.is_dataclass(a):
+            return [f"{path} is {a!r}, not {b!r}"]
+        names = [(f"{path}.{f.name}".lstrip("."), f.name) for f in dataclasses.fields(a)]
+        return [line for name, key in names for line in walk(name, getattr(a, key), getattr(b, key))]
+
+    return walk("", one, other)
+
+
+def load(path: str | Path) -> Config:
+    """Runs a config file and returns what its `get_config()` gives.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it fails, has no `get_config`, or that one does not return a Config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config file {path} does not exist")
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        require(callable(get_config), "it defines no function get_config()")
+        config = typing.cast(Any, get_config)()
+    except Exception as error:  # whatever a person's own code raises
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"config file {path}: {kind}{error}") from error
+    if not isinstance(config, Config):
+        raise ValueError(
+            f"get_config() in {path} returns {type(config).__name__}, not bert_jax.config.Config"
+        )
+    return config
+
+
+def to_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      ValueError: a field is unknown or missing, or a value has the wrong type or cannot work.
+    """
+    return _build(Config, json.loads(text), "")
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    if not dataclasses.is_dataclass(kind):
+        require(_fits(kind, value), f"{path} is {value!r}, which is not {kind}")
+        return value
+    require(isinstance(value, dict), f"{path or 'the config'} is not an object")
+    hints = typing.get_type_hints(kind)
+    odd = sorted(hints.keys() ^ value.keys())
+    require(not odd, f"{path or 'the config'} has unknown or missing fields: {', '.join(odd)}")
+    built = {name: _build(hint, value[name], f"{path}.{name}".lstrip(".")) for name, hint in hints.items()}
+    return typing.cast(Any, kind)(**built)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    match typing.get_origin(hint):
+        case typing.Literal:
+            return value in typing.get_args(hint)
+        case types.UnionType:
+            return any(_fits(option, value) for option in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

@@ -1,0 +1,64 @@
+"""Held-out metrics: every validation row once, always with the same masks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax import losses, sharding
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import Config
+from bert_jax.model import Params
+from bert_jax.step import eval_step
+
+EvalStep = Callable[[Params, dict[str, jax.Array]], losses.Sums]
+
+
+def compile_eval_step(config: Config, mesh: Mesh) -> EvalStep:
+    return jax.jit(functools.partial(eval_step, config), out_shardings=sharding.replicated(mesh))
+
+
+def evaluate(
+    config: Config, params: Params, *, step: EvalStep, mesh: Mesh, loader: Iterable[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """Means over the batches of `loader`, or the first `train.eval_batches` of them."""
+    totals: Any = None
+    for batch in islice(loader, config.train.eval_batches):
+        sums = step(params, sharding.global_batch(batch, mesh, batch_size=config.train.global_batch_size))
+        sums = jax.tree.map(np.float64, jax.device_get(sums))
+        totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
+    metrics = {name: float(total / max(weight, 1)) for name, (total, weight) in totals.items()}
+    return {"loss": metrics["mlm_loss"] + metrics["nsp_loss"]} | metrics
+
+
+def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
+    """Held-out metrics of the latest checkpoint, with its step and the baselines to compare with.
+
+    `unigram_loss` is the MLM loss of knowing the token frequencies and no context; `majority_nsp_accuracy`
+    the NSP accuracy of always saying the same.
+    """
+    from data_pipeline.loader import Loader
+
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_fits(config, mesh)
+    batch_size = config.train.global_batch_size
+    rows = sharding.local_rows(mesh, batch_size)
+    with (
+        jax.set_mesh(mesh),
+        Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader,
+        Checkpoints(workdir, config, fingerprint=loader.manifest.fingerprint) as checkpoints,
+    ):
+        state = checkpoints.restore(mesh)
+        step = compile_eval_step(config, mesh)
+        metrics = evaluate(config, state.params, step=step, mesh=mesh, loader=loader)
+        baselines = {"unigram_loss": loader.manifest.unigram_loss}
+        if loader.manifest.majority_nsp_accuracy is not None:
+            baselines["majority_nsp_accuracy"] = loader.manifest.majority_nsp_accuracy
+        return {"step": int(state.step)} | metrics | baselines

@@ -1,0 +1,73 @@
+"""Words for [MASK]: the quickest look at what a model has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import tokenizers
+
+from bert_jax import huggingface, model
+from bert_jax.config import ModelConfig
+from bert_jax.model import Params
+
+
+class Guess(NamedTuple):
+    word: str
+    """Or a part of one: `##` before it if the vocabulary marks continuations."""
+    probability: float
+
+
+def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
+    """The `top` likeliest pieces for each [MASK] in `text`.
+
+    Args:
+      directory: an exported directory or a workdir.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no model, no [MASK], or too much text.
+    """
+    config, params, tokenizer = _load(directory)
+    encoding = tokenizer.encode(text)
+    positions = [i for i, id in enumerate(encoding.ids) if id == tokenizer.token_to_id("[MASK]")]
+    if not positions:
+        raise ValueError(f"the text has no [MASK]: {text!r}")
+    if len(encoding.ids) > config.max_position_embeddings:
+        raise ValueError(
+            f"the text has {len(encoding.ids)} tokens, the model takes {config.max_position_embeddings}"
+        )
+    row = np.asarray(encoding.ids, np.int32)[None]
+    batch = {
+        "token_ids": row,
+        "segment_ids": np.ones_like(row),
+        "position_ids": np.arange(row.size, dtype=np.int32)[None],
+        "token_type_ids": np.asarray(encoding.type_ids, np.int32)[None],
+        "mlm_positions": np.asarray(positions, np.int32)[None],
+        "cls_positions": np.zeros((1, 1), np.int32),
+    }
+    logits = jax.jit(model.apply, static_argnums=0)(config, params, batch)
+    probabilities = np.asarray(jax.nn.softmax(logits.mlm_BxKxV[0], axis=-1))[:, : tokenizer.get_vocab_size()]
+    best = np.argsort(-probabilities, axis=-1)[:, :top]
+    return [
+        [Guess(tokenizer.decode([int(i)], skip_special_tokens=False), float(row[i])) for i in order]
+        for row, order in zip(probabilities, best, strict=True)
+    ]
+
+
+def _load(directory: Path) -> tuple[ModelConfig, Params, tokenizers.Tokenizer]:
+    if (directory / huggingface.WEIGHTS_FILE).is_file():
+        config, params = huggingface.load(directory)
+        tokenizer_file = directory / "tokenizer.json"
+    elif (directory / "checkpoints").is_dir():
+        run_config, params, _ = huggingface.load_workdir(directory)
+        config = run_config.model
+        tokenizer_file = directory / "tokenizer" / "tokenizer.json"
+    else:
+        raise FileNotFoundError(
+            f"{directory} is neither an exported directory nor a workdir with a checkpoint"
+        )
+    if not tokenizer_file.is_file():
+        raise FileNotFoundError(f"{directory} has no {tokenizer_file.relative_to(directory)}")
+    return config, params, tokenizers.Tokenizer.from_file(str(tokenizer_file))

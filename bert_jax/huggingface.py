@@ -1,0 +1,235 @@
+"""Weights to and from Hugging Face's BERT: one name table, both directions.
+
+Reads and writes safetensors and JSON only; nothing from a checkpoint is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from bert_jax import model, sharding
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import Config, MeshConfig, ModelConfig, from_json
+from bert_jax.model import Params
+
+Tensors = dict[str, np.ndarray]
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+
+CONFIG_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+)
+"""Fields of ModelConfig that Hugging Face's BertConfig has under the same name."""
+
+
+class Name(NamedTuple):
+    """A parameter here and there."""
+
+    ours: str
+    """Path in our params, with dots."""
+    theirs: str
+    """Name of the tensor; `{}` stands for the layer, whose slices are stacked on our first axis."""
+
+
+def _dense(ours: str, theirs: str) -> list[Name]:
+    return [Name(f"{ours}.kernel", f"{theirs}.weight"), Name(f"{ours}.bias", f"{theirs}.bias")]
+
+
+def _norm(ours: str, theirs: str) -> list[Name]:
+    return [Name(f"{ours}.scale", f"{theirs}.weight"), Name(f"{ours}.bias", f"{theirs}.bias")]
+
+
+NAMES = [
+    Name("embeddings.word", "bert.embeddings.word_embeddings.weight"),
+    Name("embeddings.position", "bert.embeddings.position_embeddings.weight"),
+    Name("embeddings.token_type", "bert.embeddings.token_type_embeddings.weight"),
+    *_norm("embeddings.norm", "bert.embeddings.LayerNorm"),
+    *_dense("layers.query", "bert.encoder.layer.{}.attention.self.query"),
+    *_dense("layers.key", "bert.encoder.layer.{}.attention.self.key"),
+    *_dense("layers.value", "bert.encoder.layer.{}.attention.self.value"),
+    *_dense("layers.attention_output", "bert.encoder.layer.{}.attention.output.dense"),
+    *_norm("layers.attention_norm", "bert.encoder.layer.{}.attention.output.LayerNorm"),
+    *_dense("layers.intermediate", "bert.encoder.layer.{}.intermediate.dense"),
+    *_dense("layers.output", "bert.encoder.layer.{}.output.dense"),
+    *_norm("layers.output_norm", "bert.encoder.layer.{}.output.LayerNorm"),
+    *_dense("pooler", "bert.pooler.dense"),
+    *_dense("mlm_transform", "cls.predictions.transform.dense"),
+    *_norm("mlm_norm", "cls.predictions.transform.LayerNorm"),
+    Name("mlm_bias", "cls.predictions.bias"),
+    *_dense("nsp", "cls.seq_relationship"),
+]
+"""The MLM decoder is not here: it is the word embeddings, and Hugging Face ties it when it loads."""
+
+
+def to_tensors(config: ModelConfig, params: Params) -> Tensors:
+    """Our parameters under Hugging Face's names, in PyTorch's layout, without the vocabulary's padding."""
+    tensors: Tensors = {}
+    for name in NAMES:
+        array = np.asarray(_get(params, name.ours))
+        if name.ours in ("embeddings.word", "mlm_bias"):
+            array = array[: config.vocab_size]
+        if name.ours.endswith(".kernel"):
+            array = array.swapaxes(-1, -2)
+        slices = {name.theirs.format(i): a for i, a in enumerate(array)} if "{}" in name.theirs else None
+        tensors |= slices or {name.theirs: array}
+    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+
+
+def from_tensors(config: ModelConfig, tensors: Tensors, *, heads: Params | None = None) -> Params:
+    """Hugging Face's tensors as our parameters, float32. Names may lack the prefix `bert.` (BertModel).
+
+    Args:
+      heads: parameters to take `pooler`, `mlm_*` and `nsp` from where `tensors` lacks them. Without it, and
+        for the encoder in any case, a missing tensor is an error.
+
+    Raises:
+      ValueError: a tensor is missing, is not known, or has another shape; names it.
+    """
+    if not any(name.startswith("bert.") for name in tensors):
+        tensors = {name if name.startswith("cls.") else f"bert.{name}": a for name, a in tensors.items()}
+    shapes = jax.eval_shape(lambda: model.init_params(config, jax.random.key(0)))
+    params: Params = {}
+    used = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "bert.embeddings.position_ids"}
+    for name in NAMES:
+        layers = range(config.num_hidden_layers) if "{}" in name.theirs else [0]
+        theirs = [name.theirs.format(i) for i in layers]
+        used.update(theirs)
+        missing = [n for n in theirs if n not in tensors]
+        if missing and (heads is None or name.ours.startswith(("embeddings", "layers"))):
+            raise ValueError(f"the weights have no tensor {missing[0]}")
+        if missing:
+            assert heads is not None
+            _set(params, name.ours, _get(heads, name.ours))
+            continue
+        arrays = [tensors[n].T if name.ours.endswith(".kernel") else tensors[n] for n in theirs]
+        array = (np.stack(arrays) if "{}" in name.theirs else arrays[0]).astype(np.float32)
+        wanted = _get(shapes, name.ours).shape
+        if name.ours in ("embeddings.word", "mlm_bias") and array.shape[0] == config.vocab_size:
+            surplus = config.padded_vocab_size - config.vocab_size
+            array = np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1))
+        if array.shape != wanted:
+            raise ValueError(
+                f"the tensor {theirs[0]} has shape {tensors[theirs[0]].shape}, which does not fit the model"
+            )
+        _set(params, name.ours, array)
+    unknown = sorted(set(tensors) - used)
+    if unknown:
+        raise ValueError(f"the weights have a tensor {unknown[0]} that BERT does not have")
+    return params
+
+
+def to_config(config: ModelConfig, *, dtype: str = "float32") -> dict[str, Any]:
+    """The content of Hugging Face's config.json."""
+    return {
+        "architectures": ["BertForPreTraining"],
+        "model_type": "bert",
+        "dtype": dtype,
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        "tie_word_embeddings": True,
+    } | {name: getattr(config, name) for name in CONFIG_FIELDS}
+
+
+def from_config(fields: dict[str, Any]) -> ModelConfig:
+    """A ModelConfig from the content of Hugging Face's config.json.
+
+    Raises:
+      ValueError: it is not of a BERT that we can run.
+    """
+    if fields.get("model_type") != "bert":
+        raise ValueError(f"config.json is of a {fields.get('model_type')!r} model, not of a bert")
+    missing = [name for name in CONFIG_FIELDS if name not in fields]
+    if missing:
+        raise ValueError(f"config.json has no {missing[0]}")
+    known = {"gelu", "gelu_new", "relu"}
+    act = {"gelu_pytorch_tanh": "gelu_new"}.get(fields["hidden_act"], fields["hidden_act"])
+    if act not in known:
+        raise ValueError(f"config.json has hidden_act {act!r}; known are {', '.join(sorted(known))}")
+    return ModelConfig(**{name: fields[name] for name in CONFIG_FIELDS} | {"hidden_act": act})
+
+
+def load(directory: Path) -> tuple[ModelConfig, Params]:
+    """Model and parameters of a directory that `export` or Hugging Face's save_pretrained wrote.
+
+    Raises:
+      FileNotFoundError, ValueError: it has no config.json or model.safetensors, or they do not fit.
+    """
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (directory / file).is_file():
+            raise FileNotFoundError(f"{directory} has no {file}")
+    config = from_config(json.loads((directory / CONFIG_FILE).read_text()))
+    return config, from_tensors(config, safetensors.numpy.load_file(directory / WEIGHTS_FILE))
+
+
+def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Params, int]:
+    """Config, parameters (on one device) and step of a run's checkpoint, the latest if `step` is None.
+
+    Raises:
+      FileNotFoundError: there is no run or no such checkpoint.
+    """
+    if not (workdir / "config.json").is_file() or not (workdir / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{workdir} holds no run with a checkpoint")
+    config = from_json((workdir / "config.json").read_text())
+    mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
+    with Checkpoints(workdir, config) as checkpoints:
+        state = checkpoints.restore(mesh, step=step)
+    return config, state.params, int(state.step)
+
+
+def export(workdir: Path, *, out: Path, step: int | None = None) -> int:
+    """Writes a run's weights and tokenizer to the new folder `out`, for AutoModel and AutoTokenizer.
+
+    Returns:
+      The step that was exported.
+
+    Raises:
+      FileExistsError: `out` exists.
+      FileNotFoundError: the workdir has no such checkpoint.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; delete it, or give another --out")
+    config, params, step = load_workdir(workdir, step=step)
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        tensors = to_tensors(config.model, params)
+        weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+        (unfinished / WEIGHTS_FILE).write_bytes(weights)  # save_file would make it unreadable to others
+        (unfinished / CONFIG_FILE).write_text(json.dumps(to_config(config.model), indent=2) + "\n")
+        shutil.copytree(workdir / "tokenizer", unfinished, dirs_exist_ok=True)
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return step
+
+
+def _get(tree: Params, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree[key]
+    return tree
+
+
+def _set(tree: Params, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        tree = tree.setdefault(key, {})
+    tree[last] = value

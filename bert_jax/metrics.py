@@ -1,0 +1,153 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard, a progress bar, its speed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+
+import jax
+from tqdm import tqdm
+
+from bert_jax.config import Config
+from bert_jax.flops import peak_flops, train_step_flops
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Metrics of a run, from the devices to the person. A context manager; only process 0 writes.
+
+    The metrics of a step are read from the devices at the next `flush`, which the loop calls when the step
+    after is under way: reading never leaves the devices idle.
+
+    Args:
+      start: the step that the run starts or goes on from. Lines of later steps in metrics.jsonl, left by a
+        run that stopped after its last checkpoint, are removed: no step is there twice.
+    """
+
+    def __init__(self, config: Config, workdir: Path, *, start: int):
+        self._last = config.train.stop_at or config.train.steps
+        self._speed = Speed(config)
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._writes = jax.process_index() == 0
+        if self._writes:
+            from tensorboardX import SummaryWriter
+
+            path = workdir / "metrics.jsonl"
+            _rewind(path, start)
+            self._file = path.open("a")
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._bar = tqdm(
+            total=self._last,
+            initial=start,
+            unit="step",
+            desc="pretrain",
+            dynamic_ncols=True,
+            disable=None if self._writes else True,  # None: shown on a terminal only
+        )
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._writes:
+            self._file.close()
+            self._tensorboard.close()
+
+    def advance(self) -> None:
+        """One more step was started."""
+        self._bar.update()
+
+    def train(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step that still runs."""
+        self.flush()
+        self._pending = step, metrics
+
+    def flush(self) -> None:
+        """Waits for the step that `train` was last called with, and writes its metrics.
+
+        Raises:
+          FloatingPointError: its loss is not finite.
+        """
+        if self._pending is None:
+            return
+        step, on_device = self._pending
+        self._pending = None
+        metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
+        if not math.isfinite(metrics["loss"]):
+            raise FloatingPointError(
+                f"the loss of step {step} is {metrics['loss']}; nothing was saved since the last checkpoint. "
+                "A lower optimizer.learning_rate or a longer optimizer.warmup_steps often helps"
+            )
+        metrics |= self._speed.measure(step, tokens=metrics.pop("tokens"))
+        self._bar.set_postfix_str(
+            f"loss {metrics['loss']:.3f}, {metrics.get('tokens_per_second', 0):,.0f} tokens/s"
+        )
+        self._write(step, "train", metrics)
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes held-out metrics. The time since the last `flush` does not count as training."""
+        self._write(step, "validation", metrics)
+        self._speed.restart(step)
+
+    def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        if not self._writes:
+            return
+        self._file.write(json.dumps({"step": step, "split": split} | metrics) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+        self._tensorboard.flush()
+        if self._bar.disable or split == "validation":
+            shown = [f"{name} {_short(value)}" for name, value in metrics.items()]
+            with tqdm.external_write_mode():
+                log.info("step %d/%d %s: %s", step, self._last, split, ", ".join(shown))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _rewind(path: Path, step: int) -> None:
+    """Drops the lines after `step`, and a half-written last one, by an atomic replacement."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    replacement = path.with_suffix(".tmp")
+    replacement.write_text("".join(kept))
+    os.replace(replacement, path)
+
+
+class Speed:
+    """Tokens a second, and MFU where the chip's peak is known."""
+
+    def __init__(self, config: Config):
+        self._flops = train_step_flops(config)
+        peak = peak_flops(jax.devices()[0].device_kind)
+        self._peak = peak * jax.device_count() if peak else None
+        self._since: tuple[int, float] | None = None
+
+    def measure(self, step: int, *, tokens: float) -> dict[str, float]:
+        """Rates since the last call; every step in between is taken to have had `tokens`, padding apart.
+
+        The first call only starts the clock: the time before it went into compiling.
+        """
+        since = self._since
+        self.restart(step)
+        if since is None or step == since[0]:
+            return {}
+        steps_per_second = (step - since[0]) / (time.perf_counter() - since[1])
+        rates = {"tokens_per_second": tokens * steps_per_second}
+        if self._peak:
+            rates["mfu"] = self._flops * steps_per_second / self._peak
+        return rates
+
+    def restart(self, step: int) -> None:
+        """Starts the clock anew: what was done since the last call was not training."""
+        self._since = step, time.perf_counter()

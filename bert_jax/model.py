@@ -1,0 +1,247 @@
+"""BERT (Devlin et al. 2018) as Flax NNX modules: post-LN encoder, MLM head, NSP head.
+
+A parameter's shape, logical axes and initializer are declared once, where it is made. Encoder layers are
+stacked on a leading `layers` axis and run with `jax.lax.scan`. Outside of this file a model is a `GraphDef`
+and a nested dict of arrays.
+
+Shapes in names: B rows, S row length, K predictions a row, P packed sequences a row, D hidden, H heads,
+E head_dim, F intermediate, V padded vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.attention import attention, dropout
+from bert_jax.config import ModelConfig
+from bert_jax.sharding import constrain
+
+Params = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+
+class Logits(NamedTuple):
+    mlm_BxKxV: jax.Array
+    """float32; the columns that pad the vocabulary are at the lowest float and never win."""
+    nsp_BxPx2: jax.Array
+    """float32; index 1 is "random next"."""
+
+
+@functools.cache
+def definition(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
+    """The model's structure, and the logical axes of each parameter: a tuple of names, one a dimension."""
+    model = nnx.eval_shape(lambda: BertForPreTraining(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    axes = jax.tree.map(
+        lambda variable: variable.get_metadata("logical_axes"),
+        state,
+        is_leaf=lambda node: isinstance(node, nnx.Variable),
+    )
+    return graphdef, nnx.to_pure_dict(axes)
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+    """Initial parameters, float32: truncated normal for matrices, zeros and ones for the rest."""
+    return nnx.to_pure_dict(nnx.split(BertForPreTraining(config, rngs=nnx.Rngs(key)))[1])
+
+
+def apply(
+    config: ModelConfig, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+) -> Logits:
+    """Logits at the masked positions and at every [CLS]; see `data_pipeline.batch` for the batch."""
+    return nnx.merge(definition(config)[0], params)(batch, dropout_key=dropout_key)
+
+
+def encode(
+    config: ModelConfig, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+) -> jax.Array:
+    """Hidden states of the last layer, [B, S, D] in the compute dtype."""
+    return nnx.merge(definition(config)[0], params).encode(batch, dropout_key=dropout_key)
+
+
+class Dense(nnx.Module):
+    """x @ kernel + bias in the dtype of x; `layers` adds a leading axis to both."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        shape: tuple[int, int],
+        axes: tuple[str | None, str | None],
+        *,
+        rngs: nnx.Rngs,
+        stack: tuple[int, ...] = (),
+    ):
+        normal = jax.nn.initializers.truncated_normal(config.initializer_range)
+        layers = ("layers",) * len(stack)
+        self.kernel = nnx.Param(normal(rngs.params(), (*stack, *shape)), logical_axes=(*layers, *axes))
+        self.bias = nnx.Param(jnp.zeros((*stack, shape[1])), logical_axes=(*layers, axes[1]))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalization in float32 (Ba et al. 2016)."""
+
+    def __init__(self, config: ModelConfig, *, stack: tuple[int, ...] = ()):
+        axes = ("layers",) * len(stack) + ("embed",)
+        self.scale = nnx.Param(jnp.ones((*stack, config.hidden_size)), logical_axes=axes)
+        self.bias = nnx.Param(jnp.zeros((*stack, config.hidden_size)), logical_axes=axes)
+        self.eps = config.layer_norm_eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        mean = x32.mean(axis=-1, keepdims=True)
+        centred = x32 - mean
+        variance = (centred * centred).mean(axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
+        return y.astype(x.dtype)
+
+
+class Embeddings(nnx.Module):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        normal = jax.nn.initializers.truncated_normal(config.initializer_range)
+        D = config.hidden_size
+
+        def table(rows: int, axis: str | None) -> nnx.Param:
+            return nnx.Param(normal(rngs.params(), (rows, D)), logical_axes=(axis, "embed"))
+
+        self.word = table(config.padded_vocab_size, "vocab")
+        self.position = table(config.max_position_embeddings, None)
+        self.token_type = table(config.type_vocab_size, None)
+        self.norm = LayerNorm(config)
+        self.config = config
+
+    def __call__(self, batch: Batch, *, dropout_key: jax.Array | None) -> jax.Array:
+        # A product with one-hot rows: its gradient is a matrix product, where that of a gather is a scatter.
+        types_BxSxT = jax.nn.one_hot(batch["token_type_ids"], self.config.type_vocab_size)
+        x_BxSxD = (
+            self.word[...][batch["token_ids"]]
+            + self.position[...][batch["position_ids"]]
+            + types_BxSxT @ self.token_type[...]
+        )
+        x_BxSxD = self.norm(x_BxSxD).astype(self.config.dtype)
+        if dropout_key is not None:
+            x_BxSxD = dropout(x_BxSxD, rate=self.config.hidden_dropout_prob, key=dropout_key)
+        return constrain(x_BxSxD, "batch", None, None)
+
+
+class EncoderLayers(nnx.Module):
+    """All layers, stacked; called on one layer's slice."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        D, F = config.hidden_size, config.intermediate_size
+        stack = (config.num_hidden_layers,)
+        self.query = Dense(config, (D, D), ("embed", "heads"), rngs=rngs, stack=stack)
+        self.key = Dense(config, (D, D), ("embed", "heads"), rngs=rngs, stack=stack)
+        self.value = Dense(config, (D, D), ("embed", "heads"), rngs=rngs, stack=stack)
+        self.attention_output = Dense(config, (D, D), ("heads", "embed"), rngs=rngs, stack=stack)
+        self.attention_norm = LayerNorm(config, stack=stack)
+        self.intermediate = Dense(config, (D, F), ("embed", "mlp"), rngs=rngs, stack=stack)
+        self.output = Dense(config, (F, D), ("mlp", "embed"), rngs=rngs, stack=stack)
+        self.output_norm = LayerNorm(config, stack=stack)
+        self.config = config
+
+    def __call__(
+        self, x_BxSxD: jax.Array, *, segment_ids_BxS: jax.Array, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        config = self.config
+        B, S, D = x_BxSxD.shape
+        keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
+
+        def residual(x: jax.Array, update: jax.Array, key: jax.Array | None) -> jax.Array:
+            if key is not None:
+                update = dropout(update, rate=config.hidden_dropout_prob, key=key)
+            return x + update
+
+        by_head = (B, S, config.num_attention_heads, config.head_dim)
+        attended_BxSxHxE = attention(
+            self.query(x_BxSxD).reshape(by_head),
+            self.key(x_BxSxD).reshape(by_head),
+            self.value(x_BxSxD).reshape(by_head),
+            segment_ids_BxS=segment_ids_BxS,
+            dropout_rate=config.attention_probs_dropout_prob,
+            dropout_key=keys[0],
+        )
+        update_BxSxD = self.attention_output(attended_BxSxHxE.reshape(B, S, D))
+        x_BxSxD = self.attention_norm(residual(x_BxSxD, update_BxSxD, keys[1]))
+        update_BxSxD = self.output(activation(config)(self.intermediate(x_BxSxD)))
+        x_BxSxD = self.output_norm(residual(x_BxSxD, update_BxSxD, keys[2]))
+        return constrain(x_BxSxD, "batch", None, None)
+
+
+class BertForPreTraining(nnx.Module):
+    """Encoder, masked-token head tied to the word embeddings, next-sentence head."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        D = config.hidden_size
+        self.embeddings = Embeddings(config, rngs=rngs)
+        self.layers = EncoderLayers(config, rngs=rngs)
+        self.mlm_transform = Dense(config, (D, D), ("embed", None), rngs=rngs)
+        self.mlm_norm = LayerNorm(config)
+        self.mlm_bias = nnx.Param(jnp.zeros(config.padded_vocab_size), logical_axes=("vocab",))
+        self.pooler = Dense(config, (D, D), ("embed", None), rngs=rngs)
+        self.nsp = Dense(config, (D, 2), ("embed", None), rngs=rngs)
+        self.config = config
+
+    def __call__(self, batch: Batch, *, dropout_key: jax.Array | None = None) -> Logits:
+        hidden_BxSxD = self.encode(batch, dropout_key=dropout_key)
+        return Logits(
+            self.mlm_logits(_gather(hidden_BxSxD, batch["mlm_positions"])),
+            self.nsp_logits(_gather(hidden_BxSxD, batch["cls_positions"])),
+        )
+
+    def encode(self, batch: Batch, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        config = self.config
+
+        def key_of(index: jax.Array | int) -> jax.Array | None:
+            return None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+
+        layer_definition, layers = nnx.split(self.layers)
+
+        def layer(x_BxSxD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+            params, index = inputs
+            y_BxSxD = nnx.merge(layer_definition, params)(
+                x_BxSxD, segment_ids_BxS=batch["segment_ids"], dropout_key=key_of(index)
+            )
+            return y_BxSxD, None
+
+        x_BxSxD = self.embeddings(batch, dropout_key=key_of(config.num_hidden_layers))
+        indices = jnp.arange(config.num_hidden_layers)
+        unroll = min(config.scan_unroll, config.num_hidden_layers)
+        return jax.lax.scan(layer, x_BxSxD, (layers, indices), unroll=unroll)[0]
+
+    def mlm_logits(self, hidden_BxKxD: jax.Array) -> jax.Array:
+        """[B, K, V] float32 logits of hidden states at any K positions."""
+        x_BxKxD = self.mlm_norm(activation(self.config)(self.mlm_transform(hidden_BxKxD)))
+        logits_BxKxV = jnp.einsum(
+            "bkd,vd->bkv",
+            x_BxKxD,
+            self.embeddings.word[...].astype(x_BxKxD.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        exists_V = jnp.arange(self.config.padded_vocab_size) < self.config.vocab_size
+        return jnp.where(exists_V, logits_BxKxV + self.mlm_bias[...], jnp.finfo(jnp.float32).min)
+
+    def nsp_logits(self, hidden_BxPxD: jax.Array) -> jax.Array:
+        """[B, P, 2] float32 logits of hidden states at [CLS] positions."""
+        return self.nsp(jnp.tanh(self.pooler(hidden_BxPxD))).astype(jnp.float32)
+
+
+def activation(config: ModelConfig) -> Any:
+    match config.hidden_act:
+        case "gelu":
+            return functools.partial(jax.nn.gelu, approximate=False)
+        case "gelu_new":
+            return functools.partial(jax.nn.gelu, approximate=True)
+        case "relu":
+            return jax.nn.relu
+
+
+def _gather(x_BxSxD: jax.Array, positions_BxN: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x_BxSxD, positions_BxN[:, :, None], axis=1)

@@ -1,0 +1,98 @@
+"""One step of training, one of evaluation: pure functions of a config, a state and a batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from bert_jax import losses, model, sharding
+from bert_jax.config import Config
+from bert_jax.model import Batch, Params
+from bert_jax.optimizer import learning_rate_schedule, make_optimizer
+
+
+class TrainState(NamedTuple):
+    """All that a step changes. What it reads beyond this is the config and the batch."""
+
+    step: jax.Array
+    """int32 scalar: steps done."""
+    params: Params
+    opt_state: Any
+
+
+def init_state(config: Config) -> TrainState:
+    """The state before the first step: a function of `train.seed` alone, on any mesh."""
+    params = model.init_params(config.model, jax.random.key(config.train.seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
+
+
+def state_sharding(config: Config, mesh: Mesh) -> Any:
+    """A TrainState of shardings: each moment lies like its parameter, scalars are on every device."""
+    params = sharding.params_sharding(mesh, model.definition(config.model)[1])
+    whole = sharding.replicated(mesh)
+    abstract = jax.eval_shape(lambda: init_state(config))
+    opt_state = optax.tree_utils.tree_map_params(
+        make_optimizer(config), lambda _, where: where, abstract.opt_state, params,
+        transform_non_params=lambda _: whole,
+    )  # fmt: skip
+    return TrainState(whole, params, opt_state)  # type: ignore[arg-type]
+
+
+def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update. Metrics are scalars: means over the batch, `grad_norm` unclipped, `tokens` without padding.
+
+    Losses are summed over `train.microbatches` and divided once, by the weights of the whole batch: the
+    gradient does not depend on how the batch is cut.
+    """
+    dropout_key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    weights = {"mlm_loss": batch["mlm_weights"].sum(), "nsp_loss": batch["nsp_weights"].sum()}
+
+    def loss(params: Params, part: Batch, index: jax.Array) -> tuple[jax.Array, losses.Sums]:
+        key = jax.random.fold_in(dropout_key, index)
+        sums = losses.sums(model.apply(config.model, params, part, dropout_key=key), part)
+        total = sum(losses.mean((sums[name][0], weight)) for name, weight in weights.items())
+        return jnp.asarray(total), sums
+
+    gradient = jax.grad(loss, has_aux=True)
+    parts = config.train.microbatches
+    if parts == 1:
+        grads, sums = gradient(state.params, batch, jnp.zeros((), jnp.int32))
+    else:
+
+        def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(state.params, *inputs)), None
+
+        inputs = (_microbatches(batch, parts), jnp.arange(parts))
+        first = jax.eval_shape(gradient, state.params, *jax.tree.map(lambda x: x[0], inputs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        (grads, sums), _ = jax.lax.scan(add, zeros, inputs)
+
+    updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params)
+    metrics = {name: losses.mean(pair) for name, pair in sums.items()}
+    metrics |= {
+        "loss": metrics["mlm_loss"] + metrics["nsp_loss"],
+        "learning_rate": jnp.asarray(learning_rate_schedule(config)(state.step), jnp.float32),
+        "grad_norm": optax.global_norm(grads),
+        "tokens": (batch["segment_ids"] > 0).sum(),
+    }
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def eval_step(config: Config, params: Params, batch: Batch) -> losses.Sums:
+    """(sum, weight) pairs of a held-out batch, without dropout."""
+    return losses.sums(model.apply(config.model, params, batch), batch)
+
+
+def _microbatches(batch: Batch, parts: int) -> Batch:
+    """[B, ...] -> [parts, B / parts, ...]. Neighbouring rows part, so that each stays on its device."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return sharding.constrain(x, None, "batch", *([None] * (x.ndim - 2)))
+
+    return jax.tree.map(cut, batch)

@@ -1,0 +1,133 @@
+"""The training loop: from a config and a workdir to checkpoints. `bert-jax pretrain` calls `pretrain`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import jax
+
+from bert_jax import sharding
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import Config, differences, from_json, to_json
+from bert_jax.distributed import Interruption
+from bert_jax.evaluate import compile_eval_step, evaluate
+from bert_jax.metrics import Reporter
+from bert_jax.step import TrainState, init_state, state_sharding, train_step
+from data_pipeline.loader import Loader
+from data_pipeline.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(config: Config, *, workdir: Path) -> bool:
+    """Trains to `train.steps` or `train.stop_at`; goes on from the workdir's latest checkpoint if it has one.
+
+    Returns:
+      True if the run came to its end, False if a signal stopped it; either way its state is saved.
+
+    Raises:
+      FileNotFoundError, ValueError: config, dataset or workdir cannot be used; nothing was written.
+      FloatingPointError: the loss is not finite; the last checkpoint is from before.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_fits(config, mesh)
+    manifest = _open_dataset(config)
+    _enter_workdir(config, workdir)
+
+    batch_size = config.train.global_batch_size
+    rows = sharding.local_rows(mesh, batch_size)
+    state_layout = state_sharding(config, mesh)
+    last = config.train.stop_at or config.train.steps
+    with (
+        jax.set_mesh(mesh),
+        Interruption() as interruption,
+        Checkpoints(workdir, config, fingerprint=manifest.fingerprint) as checkpoints,
+    ):
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(mesh)
+            log.info("going on from step %d of %s", state.step, workdir)
+        else:
+            state = jax.jit(functools.partial(init_state, config), out_shardings=state_layout)()
+        start = int(state.step)
+        run_step = jax.jit(
+            functools.partial(train_step, config),
+            out_shardings=(state_layout, sharding.replicated(mesh)),
+            donate_argnums=0,
+        )
+        run_eval_step = compile_eval_step(config, mesh)
+
+        def held_out(state: TrainState) -> dict[str, float]:
+            with Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader:
+                return evaluate(config, state.params, step=run_eval_step, mesh=mesh, loader=loader)
+
+        with (
+            Loader(
+                config.data,
+                split="train",
+                batch_size=batch_size,
+                rows=rows,
+                seed=config.train.seed,
+                start=start,
+            ) as loader,
+            Reporter(config, workdir, start=start) as report,
+            jax.transfer_guard("disallow"),
+        ):
+            for step in range(start + 1, last + 1):
+                batch = sharding.global_batch(next(loader), mesh, batch_size=batch_size)
+                state, metrics = run_step(state, batch)
+                report.advance()
+                report.flush()  # an earlier step's metrics, while this one runs
+                stopping = step == last or interruption.signal_name is not None
+                saving = stopping or step % config.checkpoint.every == 0
+                if saving or step % config.train.log_every == 0:
+                    report.train(step, metrics)
+                if saving:
+                    report.flush()  # raises before a state that is not finite is saved
+                    checkpoints.save(step, state)
+                if "validation" in manifest.rows and (
+                    step % config.train.eval_every == 0 or step == config.train.steps
+                ):
+                    report.flush()
+                    report.validation(step, held_out(state))
+                if stopping:
+                    break
+    finished = int(state.step) >= last
+    if not finished:
+        log.warning("%s at step %d: saved; the same command goes on", interruption.signal_name, state.step)
+    return finished
+
+
+def _open_dataset(config: Config) -> Manifest:
+    manifest = Manifest.load(Path(config.data.dir))
+    manifest.check(config.data)
+    if manifest.vocab_size > config.model.vocab_size:
+        raise ValueError(
+            f"the tokenizer of data.dir {config.data.dir} has {manifest.vocab_size} pieces, more than "
+            f"model.vocab_size {config.model.vocab_size}"
+        )
+    return manifest
+
+
+def _enter_workdir(config: Config, workdir: Path) -> None:
+    """Makes the workdir of a new run, or checks that `config` is that of the run in it."""
+    path = workdir / "config.json"
+    if path.exists():
+        odd = differences(from_json(path.read_text()), config)
+        if odd:
+            raise ValueError(f"{workdir} holds another run: there {odd[0]}; use a new --workdir")
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty and holds no run; use a new --workdir")
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / "tokenizer").exists():
+        copy = workdir / "tokenizer.unfinished"
+        shutil.copytree(Path(config.data.dir) / "tokenizer", copy, dirs_exist_ok=True)
+        os.replace(copy, workdir / "tokenizer")
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(to_json(config))
+    os.replace(unfinished, path)

@@ -1,0 +1,44 @@
+"""A small BERT on the documentation of your own Python: minutes on two CPU cores, no download.
+
+    make demo
+
+Or, step by step:
+
+    bert-jax prepare  configs/demo.py
+    bert-jax pretrain configs/demo.py --workdir runs/demo
+"""
+
+from bert_jax.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(
+            vocab_size=4096,
+            hidden_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=512,
+            max_position_embeddings=128,
+            scan_unroll=2,
+        ),
+        data=DataConfig(
+            source="builtin:python-docs",
+            dir="runs/demo-data",
+            sequence_length=128,
+            tokenizer=TokenizerConfig(kind="unigram", vocab_size=4096),
+            masking=MaskingConfig(max_predictions=20),
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
+        train=TrainConfig(steps=1500, global_batch_size=32, log_every=20, eval_every=500),
+        checkpoint=CheckpointConfig(every=500),
+    )

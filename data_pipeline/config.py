@@ -1,0 +1,111 @@
+"""Configuration of the data: what to read, how to cut it, how to mask it. Standard library only.
+
+Every default lives here. A value that cannot work raises ValueError and names its field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ValueError(message), addressed to the person who wrote the config, unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A subword vocabulary: trained on the corpus, or read from a file."""
+
+    kind: Literal["unigram", "bpe", "wordpiece"] = "unigram"
+    """unigram and bpe are SentencePiece models; wordpiece is BERT's own."""
+    vocab_size: int = 30522
+    """Pieces to train, special ones included. A small corpus may give fewer."""
+    vocab_file: str | None = None
+    """An existing vocab.txt (wordpiece only) to use in place of training one."""
+    lowercase: bool = True
+
+    def __post_init__(self) -> None:
+        require(
+            self.vocab_size > 5,
+            f"data.tokenizer.vocab_size is {self.vocab_size}; it must be greater than 5, "
+            "the number of special pieces",
+        )
+        require(
+            self.vocab_file is None or self.kind == "wordpiece",
+            "data.tokenizer.vocab_file is a WordPiece vocab.txt: set data.tokenizer.kind to 'wordpiece'",
+        )
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Dynamic masking, applied as batches are read (Devlin et al. 2018, section 3.1)."""
+
+    rate: float = 0.15
+    """Share of a row's tokens to predict."""
+    max_predictions: int = 20
+    """K: predictions a row at most. The batch has this many slots a row, used or not."""
+    mask_fraction: float = 0.8
+    """Share of the chosen tokens replaced by [MASK]."""
+    random_fraction: float = 0.1
+    """Share of the chosen tokens replaced by a random token; the rest stay as they are."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.rate < 1, f"data.masking.rate is {self.rate}; it must be between 0 and 1")
+        require(
+            self.max_predictions >= 1,
+            f"data.masking.max_predictions is {self.max_predictions}; it must be at least 1",
+        )
+        for name in ("mask_fraction", "random_fraction"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"data.masking.{name} is {value}; it must be between 0 and 1")
+        require(
+            self.mask_fraction + self.random_fraction <= 1 + 1e-9,
+            f"data.masking.mask_fraction + data.masking.random_fraction is "
+            f"{self.mask_fraction + self.random_fraction}; together they must not pass 1",
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """From a corpus to rows of S tokens."""
+
+    source: str = "builtin:python-docs"
+    """files:GLOB (.txt, .txt.gz, .jsonl, .jsonl.gz), tfds:NAME[:split], or builtin:python-docs."""
+    dir: str = "runs/data"
+    """The prepared dataset: `bert-jax prepare` writes it, everything else reads it."""
+    sequence_length: int = 128
+    """S: tokens in a row."""
+    objective: Literal["next_sentence", "full_sentences"] = "next_sentence"
+    """BERT's sentence pairs with a next-sentence label, or RoBERTa's full sentences without one."""
+    short_sequence_probability: float = 0.1
+    """Share of documents cut into sequences of random shorter length (next_sentence only)."""
+    max_sequences_per_row: int = 1
+    """P: sequences packed into a row at most. 1 is BERT's one sequence a row."""
+    validation_fraction: float = 0.05
+    """Share of the documents held out from the tokenizer and from training."""
+    seed: int = 0
+    """Of sentence pairing and the validation split. Order and masks of training come from train.seed."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.sequence_length >= 8,
+            f"data.sequence_length is {self.sequence_length}; it must be at least 8",
+        )
+        require(
+            self.masking.max_predictions <= self.sequence_length,
+            f"data.masking.max_predictions is {self.masking.max_predictions}, more than "
+            f"data.sequence_length {self.sequence_length}",
+        )
+        require(
+            1 <= self.max_sequences_per_row <= self.sequence_length // 4,
+            f"data.max_sequences_per_row is {self.max_sequences_per_row}; it must be between 1 and a quarter "
+            f"of data.sequence_length ({self.sequence_length // 4})",
+        )
+        for name in ("short_sequence_probability", "validation_fraction"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"data.{name} is {value}; it must be at least 0 and less than 1")

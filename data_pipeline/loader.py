@@ -1,0 +1,211 @@
+"""Prepared dataset to batches: a pure function of the step, run ahead by tf.data.
+
+    position = step * batch_size + row;   epoch = position // N;   record = permute(position % N, seed, epoch)
+
+The data state of a run is its step. A seek costs nothing, and any number of processes, each reading its own
+rows, build the same global batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.batch import Batch
+from data_pipeline.config import DataConfig
+from data_pipeline.manifest import Manifest
+
+EVALUATION_SEED = 0
+"""Masks of the validation rows: the same at every evaluation of every run."""
+
+
+class CorruptDataError(ValueError):
+    """A record of the prepared dataset cannot be read."""
+
+
+class Loader:
+    """Iterates over the batches of one split. A context manager: leaving it ends the reading threads.
+
+    Args:
+      config: `config.dir` is the prepared dataset.
+      split: "train" permutes anew every epoch and never ends; "validation" reads every record once, in order,
+        with masks that are always the same, and fills the last batch with rows of padding.
+      batch_size: rows in the global batch.
+      rows: the rows of the global batch that this process wants, all of them if None.
+      seed: of order and masks; not used for validation.
+      start: the first step.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such dataset, or `config` does not fit it.
+      CorruptDataError: while iterating, if a record cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        split: str,
+        batch_size: int,
+        rows: range | None = None,
+        seed: int = 0,
+        start: int = 0,
+    ):
+        self.manifest = Manifest.load(Path(config.dir))
+        self.manifest.check(config)
+        if split not in self.manifest.rows:
+            raise ValueError(f"data.dir {config.dir} has no {split} split; prepare it with one")
+        self._config = config
+        rows = range(batch_size) if rows is None else rows
+        self._iterator: Iterator[Batch] | None = _dataset(
+            config, self.manifest, split, batch_size, rows, seed, start
+        )
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Batch:
+        import tensorflow as tf
+
+        assert self._iterator is not None, "the loader is closed"
+        try:
+            return next(self._iterator)
+        except tf.errors.OpError as error:
+            raise CorruptDataError(
+                f"data.dir {self._config.dir}: a record cannot be read ({_cause(error)}); "
+                "the files are damaged: prepare the dataset again"
+            ) from error
+
+    def close(self) -> None:
+        """Ends the reading threads. Without this, TensorFlow may hang at the interpreter's exit."""
+        self._iterator = None
+        gc.collect()
+
+
+def _cause(error: Exception) -> str:
+    """The line of a tf.data error that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "Error" in line), lines[0])[:300]
+
+
+def _dataset(
+    config: DataConfig,
+    manifest: Manifest,
+    split: str,
+    batch_size: int,
+    rows: range,
+    seed: int,
+    start: int,
+) -> Iterator[Batch]:
+    tf = _tensorflow()
+    from data_pipeline import masking
+
+    records = _records(config, manifest, split)
+    count = len(records)
+    training = split == "train"
+    seed = seed if training else EVALUATION_SEED
+    steps = tf.int64.max if training else -(-count // batch_size)
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        return np.array(records.__getitems__(indices.tolist()), dtype=object)
+
+    def batch(step: Any) -> dict[str, Any]:
+        positions = step * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
+        indices = permute(positions % count, seed=seed, epoch=positions // count, count=count)
+        raw = tf.numpy_function(read, [indices if training else positions % count], tf.string, stateful=False)
+        tokens, lengths, labels = _parse(tf.ensure_shape(raw, [len(rows)]), config, manifest)
+        if not training:  # past the last record: padding
+            exists = tf.cast(positions < count, tf.int32)
+            tokens *= exists[:, tf.newaxis]
+            lengths *= exists[:, tf.newaxis, tf.newaxis]
+        return masking.mask(
+            masking.unpack(tokens, lengths, labels),
+            positions,
+            config=config.masking,
+            seed=seed,
+            vocab_size=manifest.vocab_size,
+            special_ids=manifest.special_ids,
+        )
+
+    dataset = tf.data.Dataset.range(start, steps)
+    dataset = dataset.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def permute(indices: Any, *, seed: int, epoch: Any, count: int) -> Any:
+    """[n] int64 in, [n] int64 out: place in an epoch -> record, a permutation of range(count).
+
+    The cipher is TensorFlow's RandomIndexShuffle, one seed an index, since a batch may span two epochs.
+    A golden test pins its values: the op is experimental.
+    """
+    import tensorflow as tf
+
+    key = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed % 2**63, tf.int64)), epoch, epoch * 0], axis=1)
+    return tf.raw_ops.RandomIndexShuffle(
+        index=indices, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=4
+    )
+
+
+def _parse(raw: Any, config: DataConfig, manifest: Manifest) -> tuple[Any, Any, Any]:
+    """Records to tokens [B, S], lengths [B, P, 2] and labels [B, P], int32; unused places are 0."""
+    import tensorflow as tf
+
+    from data_pipeline.builder import LABELS, LENGTHS, TOKENS, token_dtype
+
+    size, packed = config.sequence_length, config.max_sequences_per_row
+    feature = tf.io.FixedLenFeature([], tf.string)
+    fields = tf.io.parse_example(raw, dict.fromkeys((TOKENS, LENGTHS, LABELS), feature))
+
+    def decode(name: str, dtype: Any, length: int) -> Any:
+        dtype = tf.as_dtype(dtype)
+        return tf.cast(tf.io.decode_raw(fields[name], dtype, fixed_length=length * dtype.size), tf.int32)
+
+    lengths = decode(LENGTHS, np.uint16, 2 * packed)
+    return (
+        decode(TOKENS, token_dtype(manifest.vocab_size), size),
+        tf.reshape(lengths, [-1, packed, 2]),
+        decode(LABELS, np.uint8, packed),
+    )
+
+
+def _records(config: DataConfig, manifest: Manifest, split: str) -> Any:
+    """Random access to the raw records of a split, in the order they were written."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    try:
+        builder = tfds.builder_from_directory(config.dir)
+        instructions = builder.info.splits[split].file_instructions
+        records = ArrayRecordDataSource(instructions)
+        readable = sum(len(ArrayRecordDataSource(str(i.filename))) for i in instructions)
+    except (OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
+        raise CorruptDataError(
+            f"data.dir {config.dir}: the {split} files cannot be opened ("
+            f"{str(error).splitlines()[0][:300]}); prepare the dataset again"
+        ) from error
+    if not len(records) == readable == manifest.rows[split]:
+        raise CorruptDataError(
+            f"data.dir {config.dir}: the {split} files hold {readable} rows, the manifest says "
+            f"{manifest.rows[split]}; prepare the dataset again"
+        )
+    return records
+
+
+def _tensorflow() -> Any:
+    """TensorFlow for input only: quiet, and kept off the accelerators, which are JAX's."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    return tf

@@ -1,0 +1,246 @@
+"""Subword tokenizers: SentencePiece (unigram, BPE) and WordPiece, trained or loaded.
+
+Every tokenizer is saved twice in its folder: in its native form, which prepares data, and as tokenizer.json,
+which Hugging Face's AutoTokenizer and our fill-mask read. Both give the same ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import tokenizers
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from data_pipeline.config import TokenizerConfig
+
+PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+SPECIAL_PIECES = (PAD, UNK, CLS, SEP, MASK)
+TRAINING_LINES = 2_000_000
+"""Lines to train a tokenizer on at most: SentencePiece draws them at random, WordPiece takes the first."""
+MAX_WORD = 100
+"""Characters. WordPiece makes a longer word [UNK], as google-research/bert/tokenization.py does."""
+
+NATIVE_FILES = {"unigram": "spiece.model", "bpe": "spiece.model", "wordpiece": "vocab.txt"}
+
+
+class Tokenizer:
+    """Text to ids. Special pieces come only from this program, never from the text.
+
+    Args:
+      kind: "unigram", "bpe" or "wordpiece".
+      native: content of the native file, a SentencePiece model or a vocab.txt.
+      lowercase: whether the text is lower-cased. SentencePiece models carry this in themselves.
+    """
+
+    def __init__(self, kind: str, native: bytes, *, lowercase: bool):
+        self.kind = kind
+        self.native = native
+        self.lowercase = lowercase
+        match kind:
+            case "unigram" | "bpe":
+                self._sentencepiece = sentencepiece.SentencePieceProcessor(model_proto=native)
+                self.pieces = [
+                    self._sentencepiece.id_to_piece(i) for i in range(self._sentencepiece.vocab_size())
+                ]
+            case "wordpiece":
+                self.pieces = native.decode().splitlines()
+                self._wordpiece = _wordpiece(self.pieces, lowercase=lowercase)
+                self._wordpiece.encode_special_tokens = True  # a "[SEP]" in the corpus is plain text
+            case _:
+                raise AssertionError(kind)
+        self.ids = {piece: i for i, piece in enumerate(self.pieces)}
+        missing = [piece for piece in SPECIAL_PIECES if piece not in self.ids]
+        if missing:
+            raise ValueError(
+                f"the vocabulary has no {', '.join(missing)}; BERT needs all of {SPECIAL_PIECES}"
+            )
+        if self.ids[PAD] != 0:
+            raise ValueError(f"the vocabulary has {PAD} at {self.ids[PAD]}; it must be the first piece")
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK], in this order."""
+        return [self.ids[piece] for piece in SPECIAL_PIECES]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.native + self.kind.encode() + bytes([self.lowercase])).hexdigest()
+
+    def encode_batch(self, lines: list[str]) -> list[list[int]]:
+        """Ids of each line, without special tokens."""
+        if self.kind == "wordpiece":
+            encodings = self._wordpiece.encode_batch_fast(lines, add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
+        return self._sentencepiece.encode(lines, out_type=int, num_threads=os.cpu_count() or 1)
+
+    def to_huggingface(self) -> tokenizers.Tokenizer:
+        """The same tokenizer in Hugging Face's library, with BERT's [CLS] A [SEP] B [SEP] around the text."""
+        if self.kind == "wordpiece":
+            converted = _wordpiece(self.pieces, lowercase=self.lowercase)
+        else:
+            converted = _from_sentencepiece(self.native)
+        converted.add_special_tokens(list(SPECIAL_PIECES))
+        converted.post_processor = processors.TemplateProcessing(
+            single=f"{CLS} $A {SEP}",
+            pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
+            special_tokens=[(CLS, self.ids[CLS]), (SEP, self.ids[SEP])],
+        )
+        return converted
+
+    def save(self, directory: Path) -> None:
+        """Writes the native file, tokenizer.json and tokenizer_config.json into a new `directory`."""
+        directory.mkdir(parents=True)
+        (directory / NATIVE_FILES[self.kind]).write_bytes(self.native)
+        self.to_huggingface().save(str(directory / "tokenizer.json"))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            "pad_token": PAD,
+            "unk_token": UNK,
+            "cls_token": CLS,
+            "sep_token": SEP,
+            "mask_token": MASK,
+            "clean_up_tokenization_spaces": False,
+            "kind": self.kind,
+            "lowercase": self.lowercase,
+        }
+        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load(directory: Path) -> Tokenizer:
+    """Reads what `Tokenizer.save` wrote."""
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    native = (directory / NATIVE_FILES[config["kind"]]).read_bytes()
+    return Tokenizer(config["kind"], native, lowercase=config["lowercase"])
+
+
+def train(config: TokenizerConfig, lines: Iterable[str]) -> Tokenizer:
+    """Trains a tokenizer on `lines`, or reads `config.vocab_file`.
+
+    Raises:
+      ValueError: the corpus is too small for `config.vocab_size`, or the vocabulary file cannot be used.
+    """
+    if config.vocab_file is not None:
+        try:
+            native = Path(config.vocab_file).read_bytes()
+            return Tokenizer("wordpiece", native, lowercase=config.lowercase)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"data.tokenizer.vocab_file {config.vocab_file}: {error}") from error
+    if config.kind == "wordpiece":
+        native = _train_wordpiece(config, lines)
+    else:
+        native = _train_sentencepiece(config, lines)
+    return Tokenizer(config.kind, native, lowercase=config.lowercase)
+
+
+def _train_sentencepiece(config: TokenizerConfig, lines: Iterable[str]) -> bytes:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_short_lines(lines),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=config.vocab_size,
+            hard_vocab_limit=False,
+            normalization_rule_name="nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
+            input_sentence_size=TRAINING_LINES,
+            shuffle_input_sentence=True,
+            num_threads=os.cpu_count() or 1,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            pad_piece=PAD,
+            unk_piece=UNK,
+            bos_piece=CLS,
+            eos_piece=SEP,
+            control_symbols=[MASK],
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        # SentencePiece says: "... Vocabulary size too high (4096). Please set it to a value <= 1207."
+        limit = re.search(r"value <= (\d+)", str(error))
+        if limit is None:
+            raise
+        raise ValueError(
+            f"the corpus is too small for data.tokenizer.vocab_size {config.vocab_size}; "
+            f"set it to {limit[1]} or less"
+        ) from error
+    return model.getvalue()
+
+
+def _short_lines(lines: Iterable[str], *, limit: int = 1000) -> Iterator[str]:
+    """SentencePiece's trainer leaves out lines of more than 4,192 bytes, so long ones are cut before it."""
+    for line in lines:
+        for start in range(0, len(line), limit):
+            yield line[start : start + limit]
+
+
+def _train_wordpiece(config: TokenizerConfig, lines: Iterable[str]) -> bytes:
+    model = _wordpiece(list(SPECIAL_PIECES), lowercase=config.lowercase)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size, special_tokens=list(SPECIAL_PIECES), show_progress=False
+    )
+    model.train_from_iterator((line for _, line in zip(range(TRAINING_LINES), lines, strict=False)), trainer)
+    pieces = sorted(model.get_vocab().items(), key=lambda item: item[1])
+    return "".join(f"{piece}\n" for piece, _ in pieces).encode()
+
+
+def _wordpiece(pieces: list[str], *, lowercase: bool) -> tokenizers.Tokenizer:
+    """BERT's tokenizer (google-research/bert/tokenization.py: FullTokenizer)."""
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    model = tokenizers.Tokenizer(
+        models.WordPiece(vocabulary, unk_token=UNK, max_input_chars_per_word=MAX_WORD)
+    )
+    model.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    model.decoder = decoders.WordPiece()
+    return model
+
+
+def _from_sentencepiece(native: bytes) -> tokenizers.Tokenizer:
+    """A SentencePiece model's normalizer, pieces and scores, in Hugging Face's library."""
+    protos: Any = sentencepiece_model_pb2  # generated code, without types
+    proto = protos.ModelProto.FromString(native)
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    if proto.trainer_spec.model_type == protos.TrainerSpec.UNIGRAM:
+        model = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=proto.trainer_spec.unk_id))
+    else:
+        ids = {piece: i for i, (piece, _) in enumerate(pieces)}
+        model = tokenizers.Tokenizer(models.BPE(ids, _merges(pieces, ids), unk_token=UNK, fuse_unk=True))
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    model.normalizer = normalizers.Sequence(
+        [
+            normalizers.Precompiled(charsmap),
+            normalizers.Strip(),
+            normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
+        ]
+    )
+    model.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    model.decoder = decoders.Metaspace(prepend_scheme="always")
+    return model
+
+
+def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:
+    """BPE merges from pieces: every split of a piece in two pieces, in the order of the pieces' scores."""
+    merges = []
+    for piece, score in pieces:
+        splits = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+        known = [(left, right) for left, right in splits if left in ids and right in ids]
+        known.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        merges += [(score, pair) for pair in known]
+    merges.sort(key=lambda item: item[0], reverse=True)
+    return [pair for _, pair in merges]
