@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 from bert_jax.config import Config
 from bert_jax.flops import peak_flops, train_step_flops
@@ -30,6 +29,8 @@ class Reporter:
     """
 
     def __init__(self, config: Config, workdir: Path, *, start: int):
+        from tqdm import tqdm
+
         self._last = config.train.stop_at or config.train.steps
         self._speed = Speed(config)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -105,7 +106,7 @@ class Reporter:
         self._tensorboard.flush()
         if self._bar.disable or split == "validation":
             shown = [f"{name} {_short(value)}" for name, value in metrics.items()]
-            with tqdm.external_write_mode():
+            with self._bar.external_write_mode():
                 log.info("step %d/%d %s: %s", step, self._last, split, ", ".join(shown))
 
 

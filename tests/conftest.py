@@ -1,0 +1,101 @@
+"""Eight fake CPU devices, a small corpus of real English, and what is prepared from it once for all tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from bert_jax.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from data_pipeline.corpus import documents
+from data_pipeline.loader import Loader
+from data_pipeline.prepare import prepare
+
+Replace = Callable[..., Config]
+
+
+def real_documents(count: int, *, skip: int = 0) -> list[list[str]]:
+    """Lines of `count` documents of the Python documentation, the longest lines cut."""
+    stream = islice(documents("builtin:python-docs"), skip, skip + count)
+    return [[line[:400] for line in document.lines] for document in stream]
+
+
+def replace(config: Config, **changes: object) -> Config:
+    """`config` with fields changed: replace(config, model__hidden_size=64)."""
+    for path, value in changes.items():
+        section, _, field = path.partition("__")
+        changed = dataclasses.replace(getattr(config, section), **{field: value})
+        config = dataclasses.replace(config, **{section: changed})
+    return config
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 real documents in a text file."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("\n\n".join("\n".join(lines) for lines in real_documents(120)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def config(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A tiny run of real text, packed rows, everything switched on; its dataset is prepared."""
+    data = DataConfig(
+        source=f"files:{corpus_file}",
+        dir=str(tmp_path_factory.mktemp("prepared") / "data"),
+        sequence_length=64,
+        max_sequences_per_row=3,
+        validation_fraction=0.1,
+        tokenizer=TokenizerConfig(vocab_size=700),
+        masking=MaskingConfig(max_predictions=12),
+    )
+    prepare(data)
+    return Config(
+        model=ModelConfig(
+            vocab_size=700,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        ),
+        data=data,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=5),
+        train=TrainConfig(steps=20, global_batch_size=16, log_every=1, eval_every=10),
+        checkpoint=CheckpointConfig(every=100),
+    )
+
+
+@pytest.fixture
+def batches(config: Config) -> Iterator[Callable[..., list[dict[str, np.ndarray]]]]:
+    """batches(n, ...) reads the first n training batches of the tiny run."""
+
+    def read(count: int, config: Config = config, **arguments: object) -> list[dict[str, np.ndarray]]:
+        size = config.train.global_batch_size
+        with Loader(config.data, split="train", batch_size=size, **arguments) as loader:
+            return list(islice(loader, count))
+
+    yield read

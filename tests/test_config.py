@@ -1,0 +1,120 @@
+"""Configs: what cannot work is refused by name; what is written is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from bert_jax.config import (
+    Config,
+    DataConfig,
+    MaskingConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TokenizerConfig,
+    TrainConfig,
+    differences,
+    from_json,
+    load,
+    to_json,
+)
+from tests.conftest import replace
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_says_how_to_run_it(path: Path):
+    config = load(path)
+    assert from_json(to_json(config)) == config
+    assert f"bert-jax pretrain configs/{path.name} --workdir" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: ModelConfig(hidden_size=100, num_attention_heads=3), "model.hidden_size"),
+        (lambda: ModelConfig(num_hidden_layers=0), "model.num_hidden_layers"),
+        (lambda: ModelConfig(hidden_dropout_prob=1.0), "model.hidden_dropout_prob"),
+        (lambda: TrainConfig(global_batch_size=30, microbatches=4), "train.global_batch_size"),
+        (lambda: TrainConfig(steps=10, stop_at=11), "train.stop_at"),
+        (lambda: OptimizerConfig(learning_rate=0), "optimizer.learning_rate"),
+        (lambda: OptimizerConfig(b2=1.0), "optimizer.b2"),
+        (lambda: MeshConfig(data=0), "mesh.data"),
+        (lambda: MaskingConfig(rate=1.5), "data.masking.rate"),
+        (lambda: MaskingConfig(mask_fraction=0.9, random_fraction=0.2), "data.masking.mask_fraction"),
+        (lambda: TokenizerConfig(vocab_size=5), "data.tokenizer.vocab_size"),
+        (lambda: TokenizerConfig(vocab_file="vocab.txt"), "data.tokenizer.vocab_file"),
+        (lambda: DataConfig(sequence_length=16), "data.masking.max_predictions"),
+        (lambda: DataConfig(max_sequences_per_row=100), "data.max_sequences_per_row"),
+        (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction"),
+        (lambda: Config(data=DataConfig(sequence_length=1024)), "model.max_position_embeddings"),
+        (lambda: Config(model=ModelConfig(vocab_size=1000)), "data.tokenizer.vocab_size"),
+        (lambda: Config(model=ModelConfig(type_vocab_size=1)), "model.type_vocab_size"),
+        (lambda: Config(train=TrainConfig(steps=100)), "optimizer.warmup_steps"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_name(build, field):
+    with pytest.raises(ValueError, match=field.replace(".", r"\.")):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["model"].update(hiden_size=3), "model has unknown or missing fields: hiden_size"),
+        (lambda d: d["train"].pop("seed"), "train has unknown or missing fields: seed"),
+        (lambda d: d["train"].update(steps="many"), "train.steps is 'many'"),
+        (lambda d: d["train"].update(steps=1.5), "train.steps is 1.5"),
+        (lambda d: d["train"].update(steps=True), "train.steps is True"),
+        (lambda d: d["model"].update(dtype="float64"), "model.dtype is 'float64'"),
+        (lambda d: d.update(data=3), "data is not an object"),
+        (lambda d: d["model"].update(num_attention_heads=7), "model.hidden_size 768 is not divisible"),
+    ],
+)
+def test_json_that_is_not_a_config_is_refused_by_name(change, message):
+    fields = dataclasses.asdict(Config())
+    change(fields)
+    with pytest.raises(ValueError, match=message):
+        from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "defines no function get_config"),
+        ("def get_config(): return 3", "returns int, not bert_jax.config.Config"),
+        ("def get_config(): return undefined", "NameError: name 'undefined' is not defined"),
+        ("from bert_jax.config import *\ndef get_config(): return ModelConfig(hiden_size=3)", "hiden_size"),
+    ],
+)
+def test_a_config_file_that_fails_is_named(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        load(path)
+    assert "mine.py" in str(error.value)
+
+
+def test_a_missing_config_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.py"):
+        load("nowhere.py")
+
+
+def test_differences_name_what_a_run_cannot_change():
+    one = Config()
+    assert differences(one, one) == []
+    assert differences(one, replace(one, optimizer__learning_rate=1.0)) == [
+        "optimizer.learning_rate is 0.0001, not 1.0"
+    ]
+    free = replace(one, train__stop_at=7, train__microbatches=2, mesh__fsdp=2, data__dir="x", checkpoint__keep=9)
+    assert differences(one, free) == []
+
+
+def test_the_vocabulary_is_padded_to_a_multiple_of_128():
+    assert ModelConfig(vocab_size=30522).padded_vocab_size == 30592
+    assert ModelConfig(vocab_size=4096).padded_vocab_size == 4096

@@ -1,0 +1,149 @@
+"""Documents to sequences: well formed, within the length, nothing lost, as google-research/bert does it."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.instances import NO_LABEL, Sequence, cut_lines, full_sentences, next_sentence_pairs
+from data_pipeline.packing import pack
+
+CLS, SEP = 2, 3
+FIRST_TOKEN = 5
+
+lines = st.lists(st.integers(FIRST_TOKEN, 10_000), max_size=60)
+corpora = st.lists(st.lists(lines, max_size=12), max_size=8)
+
+
+def pairs(documents, *, sequence_length=32, short=0.1, seed=0):
+    return list(
+        next_sentence_pairs(
+            documents,
+            sequence_length=sequence_length,
+            short_sequence_probability=short,
+            cls=CLS,
+            sep=SEP,
+            rng=random.Random(seed),
+        )
+    )
+
+
+def halves(sequence):
+    return sequence.token_ids[: sequence.first_length], sequence.token_ids[sequence.first_length :]
+
+
+@given(corpora, st.integers(8, 64), st.integers(0, 99))
+@settings(deadline=None)
+def test_pairs_are_well_formed(documents, sequence_length, seed):
+    for sequence in pairs(documents, sequence_length=sequence_length, short=0.3, seed=seed):
+        first, second = halves(sequence)
+        assert len(sequence.token_ids) <= sequence_length
+        assert first[0] == CLS
+        assert first[-1] == SEP
+        assert len(first) > 2
+        assert all(token >= FIRST_TOKEN for token in first[1:-1])
+        if sequence.label == NO_LABEL:
+            assert second == []
+        else:
+            assert len(second) > 1
+            assert second[-1] == SEP
+            assert all(token >= FIRST_TOKEN for token in second[:-1])
+
+
+def distinct_documents(count, line_count, line_length):
+    """Documents in which every token tells its document and its place."""
+    tokens = iter(range(FIRST_TOKEN, 10**9))
+    return [[[next(tokens) for _ in range(line_length)] for _ in range(line_count)] for _ in range(count)]
+
+
+def test_label_0_is_what_follows_and_label_1_is_from_another_document():
+    documents = distinct_documents(100, 15, 7)
+    document_of = {t: d for d, document in enumerate(documents) for t in chain(*document)}
+    labels = []
+    for sequence in pairs(documents, sequence_length=64):
+        first, second = halves(sequence)
+        a, b = first[1:-1], second[:-1]
+        labels.append(sequence.label)
+        if sequence.label == 1:
+            assert document_of[a[0]] != document_of[b[0]]
+        else:
+            assert {document_of[token] for token in a + b} == {document_of[a[0]]}
+            assert b[0] > a[-1]
+    assert 0.45 < sum(labels) / len(labels) < 0.8
+
+
+def test_a_chunk_of_a_single_line_is_always_random():
+    documents = distinct_documents(10, 1, 5)
+    assert {sequence.label for sequence in pairs(documents)} == {1}
+
+
+def test_lines_displaced_by_a_random_next_are_put_back():
+    documents = distinct_documents(6, 20, 5)
+    sequences = pairs(documents, sequence_length=43, short=0.0)  # 8 lines of 5: nothing is truncated
+    seen = set(chain(*(sequence.token_ids for sequence in sequences)))
+    assert seen >= set(chain(*chain(*documents)))
+
+
+def test_a_lone_document_has_no_random_next():
+    labels = {sequence.label for sequence in pairs(distinct_documents(1, 9, 7), sequence_length=64)}
+    assert labels <= {0, NO_LABEL}
+
+
+def test_truncation_takes_from_both_ends_of_the_longer_one():
+    documents = distinct_documents(40, 2, 14)
+    starts = []
+    for sequence in pairs(documents, sequence_length=31, short=0.0):
+        first, second = halves(sequence)
+        assert len(sequence.token_ids) <= 31
+        starts.append(first[1] % 14)
+    sequences = pairs(distinct_documents(60, 3, 13), sequence_length=29, short=0.0)
+    assert all(abs(len(halves(s)[0]) - len(halves(s)[1])) <= 15 for s in sequences)
+
+
+def test_the_same_seed_gives_the_same_pairs():
+    documents = distinct_documents(10, 10, 5)
+    assert pairs(documents, seed=1) == pairs(documents, seed=1) != pairs(documents, seed=2)
+
+
+@given(corpora, st.integers(8, 64))
+@settings(deadline=None)
+def test_full_sentences_hold_every_token_once_in_order(documents, sequence_length):
+    sequences = list(full_sentences(documents, sequence_length=sequence_length, cls=CLS, sep=SEP))
+    body = [token for sequence in sequences for token in sequence.token_ids if token >= FIRST_TOKEN]
+    assert body == list(chain(*chain(*documents)))
+    for sequence in sequences:
+        tokens = sequence.token_ids
+        assert len(tokens) <= sequence_length
+        assert (tokens[0], tokens[-1], sequence.label) == (CLS, SEP, NO_LABEL)
+        assert (SEP, SEP) not in zip(tokens, tokens[1:], strict=False)
+        assert sequence.first_length == len(tokens)
+
+
+@given(lines, st.integers(1, 9))
+def test_cut_lines_loses_nothing(line, limit):
+    cut = cut_lines([line], limit=limit)
+    assert list(chain(*cut)) == line
+    assert all(0 < len(piece) <= limit for piece in cut)
+
+
+@given(corpora, st.integers(16, 64), st.integers(1, 4))
+@settings(deadline=None)
+def test_packing_keeps_every_sequence_once_within_its_limits(documents, sequence_length, max_sequences):
+    sequences = pairs(documents, sequence_length=sequence_length)
+    rows = pack(sequences, sequence_length=sequence_length, max_sequences=max_sequences)
+    assert sorted(chain(*rows)) == sorted(sequences)
+    for row in rows:
+        assert 1 <= len(row) <= max_sequences
+        assert sum(len(sequence.token_ids) for sequence in row) <= sequence_length
+    assert rows == pack(sequences, sequence_length=sequence_length, max_sequences=max_sequences)
+
+
+def test_packing_wastes_little_on_mixed_lengths():
+    rng = random.Random(0)
+    sequences = [Sequence([FIRST_TOKEN] * rng.randint(5, 100), 5, 0) for _ in range(2000)]
+    rows = pack(sequences, sequence_length=128, max_sequences=8)
+    fill = sum(len(s.token_ids) for s in sequences) / (128 * len(rows))
+    assert fill > 0.98
