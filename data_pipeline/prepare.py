@@ -1,7 +1,7 @@
 """The offline job: corpus in, prepared dataset out. `bert-jax prepare` calls `prepare`.
 
-Two passes over the corpus. The first counts and trains the tokenizer on the training documents; the second
-makes rows, a block of documents at a time, so that memory does not grow with the corpus. Everything is
+The corpus is streamed three times: to count it, to train the tokenizer on the training documents, and to
+make rows, a block of documents at a time, so that memory does not grow with the corpus. Everything is
 written to a folder beside `data.dir` and renamed at the end: what is at `data.dir` is finished.
 """
 
@@ -32,7 +32,7 @@ from data_pipeline.tokenizer import Tokenizer
 
 @dataclasses.dataclass
 class Corpus:
-    """What the first pass counts."""
+    """What there is to prepare."""
 
     documents: dict[str, int]
     characters: int = 0
@@ -85,7 +85,11 @@ def prepare(config: DataConfig) -> Manifest:
 
 
 def _write(config: DataConfig, folder: Path) -> Path:
-    corpus, words = _first_pass(config)
+    corpus = _count(config)
+    words = tokenizer.train(
+        config.tokenizer,
+        lambda: (line for document in _documents(config, "train") for line in document.lines),
+    )
     statistics = {split: RowStatistics(words.vocab_size) for split in corpus.documents}
 
     with tqdm(total=corpus.characters, unit="ch", unit_scale=True, desc="prepare", disable=None) as bar:
@@ -106,23 +110,12 @@ def _write(config: DataConfig, folder: Path) -> Path:
     return written
 
 
-def _first_pass(config: DataConfig) -> tuple[Corpus, Tokenizer]:
-    """Counts documents and characters of both splits; trains the tokenizer on the training documents."""
+def _count(config: DataConfig) -> Corpus:
+    """Counts documents and characters; checks that there are documents for each split."""
     corpus = Corpus(documents={"train": 0, "validation": 0})
-
-    def training_lines() -> Iterator[str]:
-        stream = tqdm(documents(config.source), unit=" documents", desc="read", disable=None)
-        for document in stream:
-            split = _split(config, document)
-            corpus.documents[split] += 1
-            corpus.characters += sum(map(len, document.lines))
-            if split == "train":
-                yield from document.lines
-
-    lines = training_lines()
-    words = tokenizer.train(config.tokenizer, lines)
-    for _ in lines:  # whatever the tokenizer had no need of still counts
-        pass
+    for document in tqdm(documents(config.source), unit=" documents", desc="read", disable=None):
+        corpus.documents[_split(config, document)] += 1
+        corpus.characters += sum(map(len, document.lines))
     total = sum(corpus.documents.values())
     if not corpus.documents["train"]:
         raise ValueError(
@@ -136,7 +129,11 @@ def _first_pass(config: DataConfig) -> tuple[Corpus, Tokenizer]:
             f"data.source {config.source!r} has {total} document(s), none of them held out: a blank line "
             "ends a document; or raise data.validation_fraction, or set it to 0"
         )
-    return corpus, words
+    return corpus
+
+
+def _documents(config: DataConfig, split: str) -> Iterator[Document]:
+    return (document for document in documents(config.source) if _split(config, document) == split)
 
 
 def _split(config: DataConfig, document: Document) -> str:
@@ -145,8 +142,7 @@ def _split(config: DataConfig, document: Document) -> str:
 
 
 def _rows(config: DataConfig, split: str, words: Tokenizer, bar: tqdm) -> Iterator[list[Row]]:
-    stream = (document for document in documents(config.source) if _split(config, document) == split)
-    for number, block in enumerate(blocks(stream)):
+    for number, block in enumerate(blocks(_documents(config, split))):
         yield rows_of_block(config, block, words, seed=f"{config.seed}/{split}/{number}")
         bar.update(sum(len(line) for document in block for line in document.lines))
 

@@ -11,7 +11,9 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNK, CLS, SEP, MASK)
 TRAINING_LINES = 2_000_000
 """Lines to train a tokenizer on at most: SentencePiece draws them at random, WordPiece takes the first."""
+MAX_ALPHABET = 1000
+"""Characters of a trained WordPiece vocabulary at most, the most frequent ones; others become [UNK]."""
 MAX_WORD = 100
 """Characters. WordPiece makes a longer word [UNK], as google-research/bert/tokenization.py does."""
 
@@ -127,11 +131,11 @@ def load(directory: Path) -> Tokenizer:
     return Tokenizer(config["kind"], native, lowercase=config["lowercase"])
 
 
-def train(config: TokenizerConfig, lines: Iterable[str]) -> Tokenizer:
-    """Trains a tokenizer on `lines`, or reads `config.vocab_file`.
+def train(config: TokenizerConfig, lines: Callable[[], Iterable[str]]) -> Tokenizer:
+    """Trains a tokenizer on what `lines` streams, or reads `config.vocab_file`. Same lines, same tokenizer.
 
     Raises:
-      ValueError: the corpus is too small for `config.vocab_size`, or the vocabulary file cannot be used.
+      ValueError: `config.vocab_size` is too small for the corpus, or the vocabulary file cannot be used.
     """
     if config.vocab_file is not None:
         try:
@@ -146,11 +150,11 @@ def train(config: TokenizerConfig, lines: Iterable[str]) -> Tokenizer:
     return Tokenizer(config.kind, native, lowercase=config.lowercase)
 
 
-def _train_sentencepiece(config: TokenizerConfig, lines: Iterable[str]) -> bytes:
+def _train_sentencepiece(config: TokenizerConfig, lines: Callable[[], Iterable[str]]) -> bytes:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_short_lines(lines),
+            sentence_iterator=_short_lines(lines()),
             model_writer=model,
             model_type=config.kind,
             vocab_size=config.vocab_size,
@@ -171,14 +175,11 @@ def _train_sentencepiece(config: TokenizerConfig, lines: Iterable[str]) -> bytes
             minloglevel=2,
         )
     except RuntimeError as error:
-        # SentencePiece says: "... Vocabulary size too high (4096). Please set it to a value <= 1207."
-        limit = re.search(r"value <= (\d+)", str(error))
-        if limit is None:
+        # SentencePiece says: "Vocabulary size is smaller than required_chars. 10 vs 70. Increase ..."
+        needed = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
+        if needed is None:
             raise
-        raise ValueError(
-            f"the corpus is too small for data.tokenizer.vocab_size {config.vocab_size}; "
-            f"set it to {limit[1]} or less"
-        ) from error
+        raise _too_small(config, int(needed[1])) from error
     return model.getvalue()
 
 
@@ -189,13 +190,33 @@ def _short_lines(lines: Iterable[str], *, limit: int = 1000) -> Iterator[str]:
             yield line[start : start + limit]
 
 
-def _train_wordpiece(config: TokenizerConfig, lines: Iterable[str]) -> bytes:
-    model = _wordpiece(list(SPECIAL_PIECES), lowercase=config.lowercase)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=config.vocab_size, special_tokens=list(SPECIAL_PIECES), show_progress=False
+def _too_small(config: TokenizerConfig, needed: int) -> ValueError:
+    return ValueError(
+        f"data.tokenizer.vocab_size {config.vocab_size} is too small: the characters of the corpus alone "
+        f"need {needed} pieces"
     )
-    model.train_from_iterator((line for _, line in zip(range(TRAINING_LINES), lines, strict=False)), trainer)
+
+
+def _train_wordpiece(config: TokenizerConfig, lines: Callable[[], Iterable[str]]) -> bytes:
+    model = _wordpiece(list(SPECIAL_PIECES), lowercase=config.lowercase)
+    characters: Counter[str] = Counter()
+    for line in islice(lines(), TRAINING_LINES):
+        characters.update(model.normalizer.normalize_str(line))
+    alphabet = sorted(character for character in characters if not character.isspace())
+    alphabet = sorted(alphabet, key=lambda character: -characters[character])[:MAX_ALPHABET]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        # The trainer breaks ties by id, and gives the ids of continued characters in the order of a hash
+        # table, another one each time. Named here, they have fixed ids, and the result is the same each time.
+        special_tokens=[*SPECIAL_PIECES, *(f"##{character}" for character in alphabet)],
+        show_progress=False,
+    )
+    model.train_from_iterator(islice(lines(), TRAINING_LINES), trainer)
     pieces = sorted(model.get_vocab().items(), key=lambda item: item[1])
+    if len(pieces) > config.vocab_size:
+        raise _too_small(config, len(pieces))
     return "".join(f"{piece}\n" for piece, _ in pieces).encode()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -33,8 +33,6 @@ from bert_jax.config import (
 from data_pipeline.corpus import documents
 from data_pipeline.loader import Loader
 from data_pipeline.prepare import prepare
-
-Replace = Callable[..., Config]
 
 
 def real_documents(count: int, *, skip: int = 0) -> list[list[str]]:
@@ -90,7 +88,7 @@ def config(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
 
 
 @pytest.fixture
-def batches(config: Config) -> Iterator[Callable[..., list[dict[str, np.ndarray]]]]:
+def batches(config: Config) -> Callable[..., list[dict[str, np.ndarray]]]:
     """batches(n, ...) reads the first n training batches of the tiny run."""
 
     def read(count: int, config: Config = config, **arguments: object) -> list[dict[str, np.ndarray]]:
@@ -98,4 +96,4 @@ def batches(config: Config) -> Iterator[Callable[..., list[dict[str, np.ndarray]
         with Loader(config.data, split="train", batch_size=size, **arguments) as loader:
             return list(islice(loader, count))
 
-    yield read
+    return read

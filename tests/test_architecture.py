@@ -19,7 +19,6 @@ LAYERS = [CONFIG, CORE, SHELL, CLI]
 """Lowest first. A module imports from its own layer and from those below."""
 
 
-
 def modules(package: str) -> list[Path]:
     return sorted(path for path in (ROOT / package).glob("*.py") if path.stem != "__init__")
 
@@ -68,7 +67,7 @@ def test_bert_jax_never_imports_torch_or_transformers_nor_tensorflow_itself(path
 
 @pytest.mark.parametrize("path", [path for path in modules("bert_jax") if path.stem in CORE], ids=str)
 def test_the_core_is_pure(path: Path):
-    """No files, clock, logging or environment: only jax, flax, optax, numpy and the standard library's types."""
+    """No files, clock, logging or environment: only jax, flax, optax, numpy and two helpers."""
     allowed = {"jax", "flax", "optax", "numpy", "bert_jax", "__future__", "functools", "typing"}
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
@@ -89,6 +88,8 @@ import bert_jax.train, bert_jax.huggingface, bert_jax.evaluate
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("path", [*modules("bert_jax"), *modules("data_pipeline")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*modules("bert_jax"), *modules("data_pipeline")], ids=lambda path: path.stem
+)
 def test_every_module_says_what_it_owns(path: Path):
     assert ast.get_docstring(ast.parse(path.read_text()))

@@ -111,7 +111,9 @@ def test_differences_name_what_a_run_cannot_change():
     assert differences(one, replace(one, optimizer__learning_rate=1.0)) == [
         "optimizer.learning_rate is 0.0001, not 1.0"
     ]
-    free = replace(one, train__stop_at=7, train__microbatches=2, mesh__fsdp=2, data__dir="x", checkpoint__keep=9)
+    free = replace(
+        one, train__stop_at=7, train__microbatches=2, mesh__fsdp=2, data__dir="x", checkpoint__keep=9
+    )
     assert differences(one, free) == []
 
 

@@ -12,7 +12,10 @@ from data_pipeline import corpus
 from data_pipeline.corpus import Document, blocks, documents, in_validation
 
 TEXT = "The first line.\nThe second one.\n\n\n  Another document, with spaces around.  \nÅngström and 東京.\n"
-LINES = [["The first line.", "The second one."], ["Another document, with spaces around.", "Ångström and 東京."]]
+LINES = [
+    ["The first line.", "The second one."],
+    ["Another document, with spaces around.", "Ångström and 東京."],
+]
 
 
 def read(source: str) -> list[list[str]]:
