@@ -66,6 +66,7 @@ def config(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
         dir=str(tmp_path_factory.mktemp("prepared") / "data"),
         sequence_length=64,
         max_sequences_per_row=3,
+        short_sequence_probability=0.5,
         validation_fraction=0.1,
         tokenizer=TokenizerConfig(vocab_size=700),
         masking=MaskingConfig(max_predictions=12),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,19 @@ def test_spaces_inside_a_huge_line_do_not_end_the_document(tmp_path: Path, monke
     monkeypatch.setattr(corpus, "MAX_LINE", 10)
     (tmp_path / "a.txt").write_text("word" + " " * 96 + "word\nnext")
     assert read(f"files:{tmp_path}/a.txt") == [["word", "word", "next"]]
+
+
+def test_a_file_larger_than_memory_would_like_is_streamed(tmp_path: Path):
+    """50 MB in one line of one document."""
+    with (tmp_path / "a.txt").open("w") as file:
+        for _ in range(50):
+            file.write("word " * 200_000)
+    tracemalloc.start()
+    size = sum(len(line) for document in documents(f"files:{tmp_path}/a.txt") for line in document.lines)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size > 45_000_000
+    assert peak < 10_000_000
 
 
 def test_a_huge_document_comes_in_parts_with_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

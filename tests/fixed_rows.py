@@ -1,0 +1,47 @@
+"""A prepared dataset of given rows, without corpus and tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.builder import PretrainingRows
+from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig
+from data_pipeline.manifest import Manifest
+from data_pipeline.packing import Row
+
+
+def write(
+    directory: Path, rows: list[Row], *, vocab_size: int = 100, sequence_length: int = 48
+) -> DataConfig:
+    """Writes `rows` as the train split and returns the config that reads them."""
+    config = DataConfig(
+        dir=str(directory),
+        sequence_length=sequence_length,
+        tokenizer=TokenizerConfig(vocab_size=vocab_size),
+        masking=MaskingConfig(max_predictions=8),
+    )
+    builder = PretrainingRows(
+        splits={"train": lambda: iter(rows)}, dtype=np.uint16, data_dir=str(directory.with_name("tfds"))
+    )
+    builder.download_and_prepare(file_format="array_record")
+    Path(builder.data_dir).rename(directory)
+    Manifest(
+        source="",
+        fingerprint="",
+        tokenizer_sha256="",
+        vocab_size=vocab_size,
+        special_ids=[0, 1, 2, 3, 4],
+        sequence_length=sequence_length,
+        max_sequences_per_row=1,
+        documents={},
+        rows={"train": len(rows)},
+        sequences={},
+        tokens={},
+        fill={},
+        unigram_loss=0.0,
+        majority_nsp_accuracy=None,
+        settings={},
+    ).save(directory)
+    return config

@@ -1,0 +1,211 @@
+"""Which row is in which batch: a pure function of the step, at any number of processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.config import Config
+from data_pipeline.batch import batch_spec
+from data_pipeline.loader import CorruptDataError, Loader, permute
+from data_pipeline.manifest import Manifest
+from tests.conftest import replace
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_batch_is_as_the_contract_says(config: Config, batches):
+    batch = batches(1)[0]
+    spec = batch_spec(config.data, rows=16)
+    assert {name: (array.shape, array.dtype.type) for name, array in batch.items()} == spec
+    assert (batch["segment_ids"].max(axis=1) > 1).any(), "some row is packed"
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_reads_the_same_global_batch(config: Config, batches, processes: int):
+    """Each one reads its own rows only; put together they are what one process reads."""
+    share = 16 // processes
+    parts = [batches(5, rows=range(i * share, (i + 1) * share)) for i in range(processes)]
+    for whole, *pieces in zip(batches(5), *parts, strict=True):
+        assert all(piece["token_ids"].shape == (share, 64) for piece in pieces)
+        assert same(whole, {name: np.concatenate([piece[name] for piece in pieces]) for name in whole})
+
+
+def test_the_stream_does_not_depend_on_the_batch_size(config: Config, batches):
+    large = batches(2)
+    small = batches(8, replace(config, train__global_batch_size=4))
+    for name in large[0]:
+        assert (np.concatenate([b[name] for b in large]) == np.concatenate([b[name] for b in small])).all(), (
+            name
+        )
+
+
+def test_a_seek_gives_what_reading_on_gives(config: Config, batches):
+    """Also across the end of an epoch."""
+    rows = Manifest.load(Path(config.data.dir)).rows["train"]
+    epoch = rows // 16
+    through = batches(epoch + 3)
+    for start in (0, 1, epoch - 1, epoch, epoch + 1):
+        assert same(batches(1, start=start)[0], through[start])
+
+
+def test_an_epoch_holds_every_row_once_and_the_next_in_another_order(config: Config, batches):
+    rows = Manifest.load(Path(config.data.dir)).rows["train"]
+    read = batches(2 * rows // 16 + 1)
+    original = [row.tobytes() for batch in read for row in restore(batch)]
+    first, second = original[:rows], original[rows : 2 * rows]
+    assert sorted(first) == sorted(second)
+    assert len(set(first)) > 0.99 * rows  # but for rows that are equal in the corpus
+    assert first != second
+    moved = np.mean([a != b for a, b in zip(first, second, strict=True)])
+    assert moved > 0.95
+
+
+def restore(batch: dict[str, np.ndarray]) -> np.ndarray:
+    """The tokens before masking."""
+    tokens = batch["token_ids"].copy()
+    for row, (positions, targets, weights) in enumerate(
+        zip(batch["mlm_positions"], batch["mlm_targets"], batch["mlm_weights"], strict=True)
+    ):
+        tokens[row, positions[weights > 0]] = targets[weights > 0]
+    return tokens
+
+
+def test_masks_change_from_epoch_to_epoch(config: Config, batches):
+    rows = Manifest.load(Path(config.data.dir)).rows["train"]
+    by_row: dict[bytes, set[bytes]] = {}
+    for batch in batches(3 * rows // 16):
+        for row, columns in zip(restore(batch), batch["mlm_positions"], strict=True):
+            by_row.setdefault(row.tobytes(), set()).add(columns.tobytes())
+    assert np.mean([len(masks) for masks in by_row.values()]) > 2.5
+
+
+def test_another_seed_is_another_order_and_other_masks(batches):
+    assert not same(batches(1, seed=0)[0], batches(1, seed=1)[0])
+
+
+def test_validation_reads_every_row_once_with_masks_that_stay(config: Config):
+    def read() -> list[dict[str, np.ndarray]]:
+        with Loader(config.data, split="validation", batch_size=7) as loader:
+            return list(loader)
+
+    rows = Manifest.load(Path(config.data.dir)).rows["validation"]
+    first, second = read(), read()
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+    used = np.concatenate([batch["segment_ids"][:, 0] > 0 for batch in first])
+    assert used.tolist() == [True] * rows + [False] * (len(used) - rows)
+    padding = first[-1]["mlm_weights"][-(len(used) - rows) :]
+    assert len(used) > rows
+    assert not padding.any()
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (2, {0: [1, 0], 1: [1, 0], 2: [1, 0], 3: [0, 1]}),
+        (7, {0: [2, 5, 1, 3, 6, 4, 0], 1: [6, 0, 2, 4, 1, 3, 5]}),
+    ],
+)
+def test_the_order_of_rows_is_pinned(count: int, expected: dict[int, list[int]]):
+    """A change of these values breaks the resumption of every run: TensorFlow's op is experimental."""
+    import tensorflow as tf
+
+    for epoch, order in expected.items():
+        indices = tf.range(count, dtype=tf.int64)
+        epochs = tf.fill([count], tf.constant(epoch, tf.int64))
+        assert permute(indices, seed=3, epoch=epochs, count=count).numpy().tolist() == order
+
+
+def test_a_batch_is_pinned(config: Config, tmp_path: Path):
+    """The whole path from stored rows to a batch, by its hash, on rows that no corpus can change."""
+    import hashlib
+
+    from data_pipeline.instances import Sequence
+    from tests.fixed_rows import write
+
+    rows = [[Sequence([2, *range(5 + i, 25 + i), 3, *range(30, 40), 3], 22, i % 2)] for i in range(50)]
+    data = write(tmp_path / "data", rows)
+    with Loader(data, split="train", batch_size=8, seed=1, start=5) as loader:
+        batch = next(loader)
+    digest = hashlib.sha256(b"".join(batch[name].tobytes() for name in sorted(batch))).hexdigest()
+    assert digest[:16] == PINNED
+
+
+PINNED = "bda21255b5c43937"
+
+
+def copy(config: Config, tmp_path: Path) -> Config:
+    shutil.copytree(config.data.dir, tmp_path / "data")
+    return replace(config, data__dir=str(tmp_path / "data"))
+
+
+def train_file(config: Config) -> Path:
+    return next(Path(config.data.dir).glob("*-train.array_record*"))
+
+
+def read_an_epoch(config: Config) -> None:
+    rows = Manifest.load(Path(config.data.dir)).rows["train"]
+    with Loader(config.data, split="train", batch_size=16) as loader:
+        for _ in islice(loader, rows // 16 + 1):
+            pass
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 3, len(content) // 3 + 64):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+    ],
+    ids=["flipped bytes", "truncated", "empty", "missing"],
+)
+def test_a_damaged_file_is_named(config: Config, tmp_path: Path, damage):
+    config = copy(config, tmp_path)
+    damage(train_file(config))
+    with pytest.raises(CorruptDataError, match=f"{tmp_path}.* prepare the dataset again"):
+        read_an_epoch(config)
+
+
+def test_a_dataset_prepared_otherwise_is_refused_by_field(config: Config):
+    with pytest.raises(ValueError, match=r"data\.sequence_length=64, the config says 32"):
+        Loader(replace(config, data__sequence_length=32).data, split="train", batch_size=4)
+
+
+def test_a_missing_dataset_says_what_to_run(config: Config, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="run `bert-jax prepare CONFIG` first"):
+        Loader(replace(config, data__dir=str(tmp_path)).data, split="train", batch_size=4)
+
+
+def test_a_manifest_of_another_version_is_refused(config: Config, tmp_path: Path):
+    config = copy(config, tmp_path)
+    path = Path(config.data.dir) / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["fingerprint"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="written by another version"):
+        Loader(config.data, split="train", batch_size=4)
+
+
+def test_two_epochs_can_share_a_batch(config: Config, batches):
+    """A batch larger than the dataset: positions, not batches, belong to epochs."""
+    rows = Manifest.load(Path(config.data.dir)).rows["train"]
+    size = rows + 5
+    (batch,) = batches(1, replace(config, train__global_batch_size=size))
+    original = [row.tobytes() for row in restore(batch)]
+    assert len(set(original[:rows])) > 0.99 * rows
+    assert set(original[rows:]) <= set(original[:rows])
