@@ -82,7 +82,8 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((*stack, shape[1])), logical_axes=(*layers, axes[1]))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y + _last_axis(self.bias[...].astype(x.dtype), y)
 
 
 class LayerNorm(nnx.Module):
@@ -99,8 +100,8 @@ class LayerNorm(nnx.Module):
         mean = x32.mean(axis=-1, keepdims=True)
         centred = x32 - mean
         variance = (centred * centred).mean(axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
-        return y.astype(x.dtype)
+        y = centred * jax.lax.rsqrt(variance + self.eps)
+        return (y * _last_axis(self.scale[...], y) + _last_axis(self.bias[...], y)).astype(x.dtype)
 
 
 class Embeddings(nnx.Module):
@@ -225,8 +226,9 @@ class BertForPreTraining(nnx.Module):
             self.embeddings.word[...].astype(x_BxKxD.dtype),
             preferred_element_type=jnp.float32,
         )
+        logits_BxKxV += _last_axis(self.mlm_bias[...], logits_BxKxV)
         exists_V = jnp.arange(self.config.padded_vocab_size) < self.config.vocab_size
-        return jnp.where(exists_V, logits_BxKxV + self.mlm_bias[...], jnp.finfo(jnp.float32).min)
+        return jnp.where(_last_axis(exists_V, logits_BxKxV), logits_BxKxV, jnp.finfo(jnp.float32).min)
 
     def nsp_logits(self, hidden_BxPxD: jax.Array) -> jax.Array:
         """[B, P, 2] float32 logits of hidden states at [CLS] positions."""
@@ -241,6 +243,11 @@ def activation(config: ModelConfig) -> Any:
             return functools.partial(jax.nn.gelu, approximate=True)
         case "relu":
             return jax.nn.relu
+
+
+def _last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """`vector` along the last axis of `like`: ranks are never promoted silently."""
+    return jnp.expand_dims(vector, range(like.ndim - 1))
 
 
 def _gather(x_BxSxD: jax.Array, positions_BxN: jax.Array) -> jax.Array:

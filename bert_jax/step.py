@@ -76,7 +76,7 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     metrics |= {
         "loss": metrics["mlm_loss"] + metrics["nsp_loss"],
         "learning_rate": jnp.asarray(learning_rate_schedule(config)(state.step), jnp.float32),
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "tokens": (batch["segment_ids"] > 0).sum(),
     }
     params = optax.apply_updates(state.params, updates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from bert_jax.config import (
@@ -86,6 +85,13 @@ def config(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
         train=TrainConfig(steps=20, global_batch_size=16, log_every=1, eval_every=10),
         checkpoint=CheckpointConfig(every=100),
     )
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+    """No dtype is promoted silently. Not for all tests: Optax's own code promotes."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture

