@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 CONFIG = {"config"}
 CORE = {"model", "attention", "losses", "optimizer", "sharding", "step", "flops"}
 SHELL = {"train", "evaluate", "checkpoint", "metrics", "distributed", "huggingface", "fill_mask"}
-CLI = {"cli"}
+CLI = {"cli", "__main__"}
 LAYERS = [CONFIG, CORE, SHELL, CLI]
 """Lowest first. A module imports from its own layer and from those below."""
 

@@ -1,0 +1,267 @@
+"""Runs: stopped anywhere and gone on with, they end with the same bits. Real processes, through the command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import Config, from_json, to_json
+from bert_jax.huggingface import load_workdir
+from bert_jax.metrics import _rewind
+from bert_jax.step import init_state
+from data_pipeline.manifest import Manifest
+from tests.conftest import replace
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def start(config: Config, tmp_path: Path) -> Callable[..., subprocess.Popen]:
+    """start("--train.stop-at", "7") starts `bert-jax pretrain` on the tiny config in tmp_path/run."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from bert_jax.config import from_json\n"
+        f"def get_config():\n    return from_json({to_json(config)!r})\n"
+    )
+
+    def start(*flags: str, workdir: str = "run") -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bert_jax", "pretrain", str(recipe), "--workdir", str(tmp_path / workdir), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+
+    return start
+
+
+@pytest.fixture
+def run(start) -> Callable[..., str]:
+    """Runs to the end; returns what it printed."""
+
+    def run(*flags: str, status: int = 0, **names: str) -> str:
+        process = start(*flags, **names)
+        output = process.communicate()[0]
+        assert process.returncode == status, output
+        return output
+
+    return run
+
+
+def metrics(workdir: Path, split: str = "train") -> list[dict]:
+    """Lines of metrics.jsonl, without what depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if name != "tokens_per_second"}
+        for line in lines
+        if line["split"] == split
+    ]
+
+
+def state(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint: parameters, moments, step."""
+    from bert_jax import sharding
+    from bert_jax.checkpoint import Checkpoints
+    from bert_jax.config import MeshConfig
+
+    config = from_json((workdir / "config.json").read_text())
+    with Checkpoints(workdir, config) as checkpoints:
+        restored = checkpoints.restore(sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(restored)
+    }
+
+
+def assert_identical(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    assert metrics(one, "validation")[-1] == metrics(other, "validation")[-1]
+    a, b = state(one), state(other)
+    assert a.keys() == b.keys()
+    assert [name for name in a if a[name].tobytes() != b[name].tobytes()] == []
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_resume_is_bit_exact(run, config: Config, tmp_path: Path, microbatches: int):
+    """20 steps at once; 7, stop, and 13 more in another process. The epoch ends on the way."""
+    rows = Manifest.load(Path(config.data.dir)).rows["train"]
+    batch = -(-rows // 10) // 2 * 2
+    assert rows < 20 * batch, "an epoch boundary is within the run"
+    flags = ["--train.global-batch-size", str(batch), "--train.microbatches", str(microbatches)]
+    run(*flags, workdir="at once")
+    run(*flags, "--train.stop-at", "7")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 8))
+    output = run(*flags)
+    assert "going on from step 7" in output
+    assert_identical(tmp_path / "run", tmp_path / "at once")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_the_same_command_goes_on(start, run, tmp_path: Path, name: str):
+    flags = ["--train.steps", "60", "--train.eval-every", "60"]
+    process = start(*flags)
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or len(metrics(tmp_path / "run")) < 2:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.Signals[name])
+    output = process.communicate()[0]
+    stopped_at = metrics(tmp_path / "run")[-1]["step"]
+    assert process.returncode == 75, output
+    assert f"{name} at step {stopped_at}: saved; the same command goes on" in output
+    assert 2 <= stopped_at < 60
+    if name == "SIGTERM":
+        run(*flags)
+        run(*flags, workdir="at once")
+        assert_identical(tmp_path / "run", tmp_path / "at once")
+
+
+def test_a_run_writes_what_the_contract_says(run, config: Config, tmp_path: Path):
+    output = run("--train.steps", "10", "--checkpoint.every", "4", "--checkpoint.keep", "2")
+    workdir = tmp_path / "run"
+    assert from_json((workdir / "config.json").read_text()).train.steps == 10
+    lines = metrics(workdir)
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert {"loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "learning_rate", "grad_norm"} < set(lines[0])
+    assert [line["step"] for line in metrics(workdir, "validation")] == [10]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["10", "8"]
+    assert (workdir / "tokenizer" / "tokenizer.json").exists()
+    assert next((workdir / "tensorboard").iterdir()).stat().st_size > 1000
+    assert "step 10/10 validation" in output
+    again = run("--train.steps", "10", "--checkpoint.every", "4", "--checkpoint.keep", "2")
+    assert "going on from step 10" in again
+    assert len(metrics(workdir)) == 10
+
+
+def test_the_loss_goes_down_on_real_text(run, tmp_path: Path):
+    flags = ["--train.steps", "150", "--train.log-every", "10", "--train.eval-every", "150"]
+    run(*flags, "--optimizer.learning-rate", "5e-3")
+    lines = metrics(tmp_path / "run")
+    assert lines[-1]["mlm_loss"] < lines[0]["mlm_loss"] - 0.5
+
+
+def test_a_loss_that_is_not_finite_is_not_saved(run, tmp_path: Path):
+    flags = ["--optimizer.learning-rate", "1e30", "--optimizer.clip-norm", "1e30", "--checkpoint.every", "1"]
+    output = run(*flags, status=2)
+    assert "the loss of step" in output.splitlines()[-1]
+    assert "a lower optimizer.learning_rate" in output.lower()
+    saved = state(tmp_path / "run")
+    assert all(np.isfinite(array).all() for name, array in saved.items() if ".params" in name and "word" in name)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train.seed", "1"], "holds another run: there train.seed is 0, not 1"),
+        (["--model.num-hidden-layers", "1"], "holds another run: there model.num_hidden_layers is 2, not 1"),
+        (["--optimizer.learning-rate", "1"], "holds another run: there optimizer.learning_rate is 0.001, not 1.0"),
+    ],
+)
+def test_the_workdir_of_another_config_is_refused(run, finished: Path, tmp_path: Path, flags, message):
+    (tmp_path / "run").symlink_to(finished)
+    output = run(*flags, status=2)
+    assert message in output
+    assert len(output.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run of three steps."""
+    from bert_jax.train import pretrain
+
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    assert pretrain(replace(config, train__stop_at=3), workdir=workdir)
+    return workdir
+
+
+def test_the_workdir_of_another_dataset_is_refused(config: Config, finished: Path, tmp_path: Path):
+    from bert_jax.train import pretrain
+    from data_pipeline.prepare import prepare
+
+    other = replace(config, data__dir=str(tmp_path / "other"), data__seed=5)
+    prepare(other.data)
+    fields = json.loads((Path(other.data.dir) / "manifest.json").read_text())
+    fields["settings"]["seed"] = 0  # as if the corpus had changed, and not the config
+    (Path(other.data.dir) / "manifest.json").write_text(json.dumps(fields))
+    other = replace(other, data__seed=0)
+    with pytest.raises(ValueError, match="was trained on another dataset than"):
+        pretrain(other, workdir=finished)
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_of_the_model_is_refused(config: Config, tmp_path: Path):
+    from bert_jax.train import pretrain
+
+    fields = json.loads((Path(config.data.dir) / "manifest.json").read_text())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(fields | {"vocab_size": 701}))
+    with pytest.raises(ValueError, match=r"has 701 pieces, more than model\.vocab_size 700"):
+        pretrain(replace(config, data__dir=str(tmp_path / "data")), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_workdir_is_not_written_to(config: Config, tmp_path: Path):
+    from bert_jax.train import pretrain
+
+    (tmp_path / "thesis.txt").write_text("important")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        pretrain(config, workdir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_checkpoint_restores_onto_another_mesh(config: Config, finished: Path):
+    from bert_jax import sharding
+    from bert_jax.checkpoint import Checkpoints
+    from bert_jax.config import MeshConfig
+
+    expected = state(finished)
+    with Checkpoints(finished, config) as checkpoints:
+        for data, fsdp, tensor in ((8, 1, 1), (2, 2, 2), (1, 4, 2)):
+            mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+            restored = checkpoints.restore(mesh)
+            query = restored.params["layers"]["query"]["kernel"]
+            assert query.sharding == sharding.params_sharding(mesh, ("layers", "embed", "heads"))
+            for path, leaf in jax.tree.leaves_with_path(restored):
+                assert (np.asarray(leaf) == expected[jax.tree_util.keystr(path)]).all()
+
+
+def test_a_checkpoint_of_other_shapes_is_refused_by_name(config: Config, finished: Path, tmp_path: Path):
+    """Even if config and metadata agree: Orbax alone would restore what is there."""
+    import orbax.checkpoint as ocp
+
+    from bert_jax import sharding
+    from bert_jax.checkpoint import Checkpoints
+    from bert_jax.config import MeshConfig
+
+    odd = init_state(replace(config, model__intermediate_size=96))
+    with Checkpoints(tmp_path, config) as checkpoints:
+        checkpoints.save(5, odd)
+    del ocp
+    with Checkpoints(tmp_path, config) as checkpoints:
+        mesh = sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
+        with pytest.raises(ValueError, match=r"does not fit the model: .*intermediate.*96"):
+            checkpoints.restore(mesh)
+
+
+def test_metrics_are_rewound_to_the_step_that_the_run_goes_on_from(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "split": "train"}) + "\n" for step in (1, 2, 3, 4)]
+    path.write_text("".join(lines) + '{"step": 5, "spl')  # killed while it wrote
+    _rewind(path, 2)
+    assert path.read_text() == "".join(lines[:2])
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_load_workdir_gives_the_step_asked_for(run, tmp_path: Path):
+    run("--train.steps", "6", "--checkpoint.every", "3")
+    assert load_workdir(tmp_path / "run")[2] == 6
+    assert load_workdir(tmp_path / "run", step=3)[2] == 3
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 4 \(there: 3, 6\)"):
+        load_workdir(tmp_path / "run", step=4)
