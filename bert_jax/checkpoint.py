@@ -13,6 +13,12 @@ from bert_jax.config import Config, differences, from_json, to_json
 from bert_jax.step import TrainState, init_state, state_sharding
 
 
+def check_has_run(workdir: Path) -> None:
+    """Raises FileNotFoundError unless `workdir` holds a run with checkpoints."""
+    if not (workdir / "config.json").is_file() or not (workdir / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{workdir} holds no run with a checkpoint")
+
+
 class Checkpoints:
     """The checkpoints of one workdir. A context manager: leaving it waits for the last write.
 

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import io
 import logging
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +136,6 @@ VERBS: dict[str, type] = {
 
 def main() -> None:
     """The console script `bert-jax`."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     for package in ("bert_jax", "data_pipeline"):
         logging.getLogger(package).setLevel(logging.INFO)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import losses, sharding
-from bert_jax.checkpoint import Checkpoints
+from bert_jax.checkpoint import Checkpoints, check_has_run
 from bert_jax.config import Config
 from bert_jax.model import Params
 from bert_jax.step import eval_step
@@ -46,6 +46,7 @@ def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
     """
     from data_pipeline.loader import Loader
 
+    check_has_run(workdir)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_fits(config, mesh)
     batch_size = config.train.global_batch_size

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from bert_jax import model, sharding
-from bert_jax.checkpoint import Checkpoints
+from bert_jax.checkpoint import Checkpoints, check_has_run
 from bert_jax.config import Config, MeshConfig, ModelConfig, from_json
 from bert_jax.model import Params
 
@@ -175,8 +175,15 @@ def load(directory: Path) -> tuple[ModelConfig, Params]:
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (directory / file).is_file():
             raise FileNotFoundError(f"{directory} has no {file}")
-    config = from_config(json.loads((directory / CONFIG_FILE).read_text()))
-    return config, from_tensors(config, safetensors.numpy.load_file(directory / WEIGHTS_FILE))
+    try:
+        config = from_config(json.loads((directory / CONFIG_FILE).read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{directory / CONFIG_FILE} is not JSON ({error})") from error
+    try:
+        tensors = safetensors.numpy.load_file(directory / WEIGHTS_FILE)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{directory / WEIGHTS_FILE} is damaged ({error})") from error
+    return config, from_tensors(config, tensors)
 
 
 def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Params, int]:
@@ -185,8 +192,7 @@ def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Par
     Raises:
       FileNotFoundError: there is no run or no such checkpoint.
     """
-    if not (workdir / "config.json").is_file() or not (workdir / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{workdir} holds no run with a checkpoint")
+    check_has_run(workdir)
     config = from_json((workdir / "config.json").read_text())
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
     with Checkpoints(workdir, config) as checkpoints:

@@ -36,6 +36,15 @@ def example(row: Row, *, dtype: type[np.generic]) -> dict[str, np.ndarray]:
     }
 
 
+def empty_record() -> bytes:
+    """A record of a row without tokens, as it is stored."""
+    import tensorflow as tf
+
+    empty = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b""]))
+    features = tf.train.Features(feature=dict.fromkeys((TOKENS, LENGTHS, LABELS), empty))
+    return tf.train.Example(features=features).SerializeToString()
+
+
 class PretrainingRows(tfds.core.GeneratorBasedBuilder):
     """The dataset that `bert-jax prepare` writes and `tfds.builder_from_directory` opens.
 

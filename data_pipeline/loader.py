@@ -9,7 +9,6 @@ rows, build the same global batch.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,9 @@ class Loader:
             raise ValueError(f"data.dir {config.dir} has no {split} split; prepare it with one")
         self._config = config
         rows = range(batch_size) if rows is None else rows
+        self._failures: list[Exception] = []
         self._iterator: Iterator[Batch] | None = _dataset(
-            config, self.manifest, split, batch_size, rows, seed, start
+            config, self.manifest, split, batch_size, rows, seed, start, self._failures
         )
 
     def __enter__(self) -> Loader:
@@ -75,27 +75,19 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        import tensorflow as tf
-
         assert self._iterator is not None, "the loader is closed"
-        try:
-            return next(self._iterator)
-        except tf.errors.OpError as error:
+        batch = next(self._iterator)
+        if self._failures:  # of this batch, or of one that is being read ahead
             raise CorruptDataError(
-                f"data.dir {self._config.dir}: a record cannot be read ({_cause(error)}); "
+                f"data.dir {self._config.dir}: a record cannot be read ({self._failures[0]}); "
                 "the files are damaged: prepare the dataset again"
-            ) from error
+            ) from self._failures[0]
+        return batch
 
     def close(self) -> None:
         """Ends the reading threads. Without this, TensorFlow may hang at the interpreter's exit."""
         self._iterator = None
         gc.collect()
-
-
-def _cause(error: Exception) -> str:
-    """The line of a tf.data error that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "Error" in line), lines[0])[:300]
 
 
 def _dataset(
@@ -106,9 +98,13 @@ def _dataset(
     rows: range,
     seed: int,
     start: int,
+    failures: list[Exception],
 ) -> Iterator[Batch]:
+    """The batches. A record that cannot be read leaves its error in `failures`, and an empty row: TensorFlow
+    would print the traceback of an exception from every reading thread."""
     tf = _tensorflow()
     from data_pipeline import masking
+    from data_pipeline.builder import empty_record
 
     records = _records(config, manifest, split)
     count = len(records)
@@ -117,7 +113,11 @@ def _dataset(
     steps = tf.int64.max if training else -(-count // batch_size)
 
     def read(indices: np.ndarray) -> np.ndarray:
-        return np.array(records.__getitems__(indices.tolist()), dtype=object)
+        try:
+            return np.array(records.__getitems__(indices.tolist()), dtype=object)
+        except (OSError, RuntimeError, ValueError) as error:  # what ArrayRecord raises for damaged files
+            failures.append(error)
+            return np.array([empty_record()] * len(indices), dtype=object)
 
     def batch(step: Any) -> dict[str, Any]:
         positions = step * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
@@ -202,8 +202,7 @@ def _records(config: DataConfig, manifest: Manifest, split: str) -> Any:
 
 
 def _tensorflow() -> Any:
-    """TensorFlow for input only: quiet, and kept off the accelerators, which are JAX's."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """TensorFlow for input only: kept off the accelerators, which are JAX's."""
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,9 @@ def _write(config: DataConfig, folder: Path) -> Path:
                     statistics[split].add(row)
                     yield row
 
-        written = _write_tfds(folder, {split: lambda split=split: rows(split) for split in statistics}, words)
+        written = _write_tfds(
+            config, folder, {split: lambda split=split: rows(split) for split in statistics}, words
+        )
 
     for split, counted in statistics.items():
         if not counted.rows:
@@ -169,7 +172,7 @@ def rows_of_block(config: DataConfig, block: list[Document], words: Tokenizer, *
     return pack(sequences, sequence_length=config.sequence_length, max_sequences=config.max_sequences_per_row)
 
 
-def _write_tfds(folder: Path, splits: dict[str, Any], words: Tokenizer) -> Path:
+def _write_tfds(config: DataConfig, folder: Path, splits: dict[str, Any], words: Tokenizer) -> Path:
     """Runs the TFDS builder; returns the folder of the dataset it wrote."""
     import tensorflow_datasets as tfds
     from absl import logging
@@ -181,11 +184,18 @@ def _write_tfds(folder: Path, splits: dict[str, Any], words: Tokenizer) -> Path:
     builder = PretrainingRows(
         splits=splits, dtype=token_dtype(words.vocab_size), data_dir=str(folder / "tfds")
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download with print
-        builder.download_and_prepare(
-            file_format="array_record",
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-        )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download with print
+            builder.download_and_prepare(
+                file_format="array_record",
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
+    except RuntimeError as error:
+        # ArrayRecord's C++ writer says: "write() failed: No space left on device; writing /data/train..."
+        failed = re.search(r"write\(\) failed: ([^;]+)", str(error))
+        if failed is None:
+            raise
+        raise OSError(f"the dataset cannot be written beside {config.dir}: {failed[1]}") from error
     return Path(builder.data_dir)
 
 
