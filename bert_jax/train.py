@@ -113,7 +113,9 @@ def _open_dataset(config: Config) -> Manifest:
 
 
 def _enter_workdir(config: Config, workdir: Path) -> None:
-    """Makes the workdir of a new run, or checks that `config` is that of the run in it."""
+    """Makes the workdir of a new run, or checks that `config` is that of the run in it. Process 0 does."""
+    if jax.process_index() != 0:
+        return
     path = workdir / "config.json"
     if path.exists():
         odd = differences(from_json(path.read_text()), config)
@@ -121,8 +123,6 @@ def _enter_workdir(config: Config, workdir: Path) -> None:
             raise ValueError(f"{workdir} holds another run: there {odd[0]}; use a new --workdir")
     elif workdir.exists() and any(workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and holds no run; use a new --workdir")
-    if jax.process_index() != 0:
-        return
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "tokenizer").exists():
         copy = workdir / "tokenizer.unfinished"

@@ -101,6 +101,12 @@ class DataConfig:
             f"data.masking.max_predictions is {self.masking.max_predictions}, more than "
             f"data.sequence_length {self.sequence_length}",
         )
+        wanted = round(self.masking.rate * self.sequence_length)
+        require(
+            self.masking.max_predictions >= wanted,
+            f"data.masking.max_predictions is {self.masking.max_predictions}, too few for data.masking.rate "
+            f"{self.masking.rate} of data.sequence_length {self.sequence_length}: set it to {wanted} or more",
+        )
         require(
             1 <= self.max_sequences_per_row <= self.sequence_length // 4,
             f"data.max_sequences_per_row is {self.max_sequences_per_row}; it must be between 1 and a quarter "

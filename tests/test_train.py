@@ -83,15 +83,16 @@ def metrics(workdir: Path, split: str = "train") -> list[dict]:
     ]
 
 
-def state(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array of the last checkpoint: parameters, moments, step."""
+def state(workdir: Path, *, step: int | None = None) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, the last one if `step` is None: parameters, moments, step."""
     from bert_jax import sharding
     from bert_jax.checkpoint import Checkpoints
     from bert_jax.config import MeshConfig
 
     config = from_json((workdir / "config.json").read_text())
     with Checkpoints(workdir, config) as checkpoints:
-        restored = checkpoints.restore(sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1]))
+        mesh = sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
+        restored = checkpoints.restore(mesh, step=step)
     return {
         jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(restored)
     }
@@ -282,6 +283,14 @@ def test_metrics_are_rewound_to_the_step_that_the_run_goes_on_from(tmp_path: Pat
     _rewind(path, 2)
     assert path.read_text() == "".join(lines[:2])
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_checkpoint_is_of_its_own_step_though_training_goes_on_while_it_is_written(run, tmp_path: Path):
+    """The next step may reuse the memory of the state that is being saved."""
+    run("--checkpoint.every", "3", "--checkpoint.keep", "9")
+    run("--train.stop-at", "9", workdir="stopped")
+    on_the_way, stopped = state(tmp_path / "run", step=9), state(tmp_path / "stopped")
+    assert [name for name in stopped if stopped[name].tobytes() != on_the_way[name].tobytes()] == []
 
 
 def test_load_workdir_gives_the_step_asked_for(run, tmp_path: Path):
