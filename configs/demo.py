@@ -26,9 +26,10 @@ def get_config() -> Config:
             vocab_size=4096,
             hidden_size=128,
             num_hidden_layers=2,
-            num_attention_heads=2,
+            num_attention_heads=4,
             intermediate_size=512,
             max_position_embeddings=128,
+            initializer_range=0.05,  # 0.02 is for a hidden size of 768; sqrt(768 / 128) times that
             scan_unroll=2,
         ),
         data=DataConfig(
@@ -38,7 +39,7 @@ def get_config() -> Config:
             tokenizer=TokenizerConfig(kind="unigram", vocab_size=4096),
             masking=MaskingConfig(max_predictions=20),
         ),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
-        train=TrainConfig(steps=1500, global_batch_size=32, log_every=20, eval_every=500),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
+        train=TrainConfig(steps=2500, global_batch_size=16, log_every=50, eval_every=500),
         checkpoint=CheckpointConfig(every=500),
     )
