@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +30,20 @@ class Checkpoints:
       workdir: checkpoints are in `workdir/checkpoints`.
       config: of the run; saved along, and compared before a restore.
       fingerprint: of the dataset, likewise; None where no dataset is at hand (export).
+      read_only: leaves everything as it is, for a look beside a run that goes on. Otherwise what a killed run
+        left half-written is removed.
     """
 
-    def __init__(self, workdir: Path, config: Config, *, fingerprint: str | None = None):
+    def __init__(
+        self, workdir: Path, config: Config, *, fingerprint: str | None = None, read_only: bool = False
+    ):
         self._config = config
         self._fingerprint = fingerprint
         self._directory = workdir / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(config.checkpoint.keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(
             self._directory.absolute(),
@@ -46,19 +55,25 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        with _disk_errors(self._directory):
+            self._manager.close()
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts to write a checkpoint; returns once the state is copied from the devices."""
+        """Starts to write a checkpoint; returns once the state is copied from the devices.
+
+        Raises:
+          OSError: this checkpoint, or the one before it, cannot be written.
+        """
         if step == self.latest_step():
             return
         run = {"config": to_json(self._config), "fingerprint": self._fingerprint}
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
-        )
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+        # The training loop forbids copies that nobody asked for; this one is asked for.
+        with jax.transfer_guard("allow"), _disk_errors(self._directory):
+            self._manager.save(step, args=items)
 
     def restore(self, mesh: Mesh, *, step: int | None = None) -> TrainState:
         """The state of `step`, or of the latest one, laid out on `mesh`.
@@ -108,6 +123,19 @@ class Checkpoints:
                     f"the checkpoint of step {step} in {self._directory} does not fit the model: {name} is "
                     f"{saved.get(name, 'missing')}, not {wanted.get(name, 'there')}"
                 )
+
+
+@contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    """TensorStore reports a full disk as a ValueError with the system's error number in its text."""
+    try:
+        yield
+    except ValueError as error:
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, f"a checkpoint cannot be written: {os.strerror(code)}", str(directory)) from error
 
 
 def _described(tree: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import tyro
 
 from bert_jax.config import Config, load, to_json
 
-OK, USER_ERROR, INTERRUPTED = 0, 2, 75
+OK, USER_ERROR, INTERRUPTED, KEYBOARD_INTERRUPT = 0, 2, 75, 130
 
 FromFile = Annotated[Config, tyro.conf.arg(name="")]
 """The config of a CONFIG file, with a flag for each field and no prefix."""
@@ -41,8 +42,8 @@ class Prepare:
                 f"in {rows:,} rows of {manifest.sequence_length}, {manifest.fill[split]:.1%} full"
             )
         print(
-            f"tokenizer: {manifest.vocab_size:,} pieces; unigram loss of the held-out tokens "
-            f"{manifest.unigram_loss:.3f}"
+            f"tokenizer: {manifest.vocab_size:,} pieces; knowing their frequencies and no context costs "
+            f"{manifest.unigram_loss:.3f} nats a token"
         )
         print(f"written to {self.config.data.dir}")
         return OK
@@ -141,6 +142,9 @@ def main() -> None:
         logging.getLogger(package).setLevel(logging.INFO)
     try:
         status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("bert-jax: interrupted", file=sys.stderr)
+        status = KEYBOARD_INTERRUPT
     except (OSError, ValueError, FloatingPointError) as error:
         if not _is_for_the_person(error):
             raise
@@ -193,15 +197,21 @@ def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
     Raises:
       ValueError: what tyro would say in a frame, in one line.
     """
-    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(kind, default=default, args=arguments, prog=prog)
     except SystemExit as error:
         if not error.code:
             return None
-        lines = [line.strip("│ ") for line in complaint.getvalue().splitlines()]
-        message = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("──"))]
+        complaint = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        os.environ["COLUMNS"] = "10000"  # once more, so wide that no word is broken over lines
+        with contextlib.redirect_stderr(complaint), contextlib.suppress(SystemExit):
+            tyro.cli(kind, default=default, args=arguments, prog=prog)
+        complaint.seek(0)
+        lines = [line.strip("│| \n") for line in complaint]
+        rules = [i for i, line in enumerate(lines) if set(line) == {"─"} or set(line) == {"-"}]
+        first = 2 if 1 in rules else 1  # after the title, which has a rule of its own without Unicode
+        message = lines[first : next((i for i in rules if i >= first), None)]
         if message[0].startswith("Missing"):  # without the help text of what is missing
             named = [line for line in message[1:] if line.startswith("--") or line.split()[0].isupper()]
             message = [message[0], ", ".join(named).replace(" (required)", "")]

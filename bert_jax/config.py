@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import runpy
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig, require
+from data_pipeline.config import DataConfig, MaskingConfig, Section, TokenizerConfig, require
 
 __all__ = [
     "CheckpointConfig",
@@ -30,13 +29,16 @@ __all__ = [
     "differences",
     "from_json",
     "load",
+    "load_json",
     "to_json",
 ]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The encoder; defaults are BERT-base uncased."""
+
+    path: ClassVar[str] = "model"
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -57,6 +59,7 @@ class ModelConfig:
     """Layers compiled as one body: 1 compiles fast, num_hidden_layers runs fastest. Same checkpoint."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in (
             "vocab_size",
             "hidden_size",
@@ -89,8 +92,10 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """AdamW and its learning rate; defaults are BERT's."""
+
+    path: ClassVar[str] = "optimizer"
 
     learning_rate: float = 1e-4
     """At the end of the warm-up."""
@@ -109,6 +114,7 @@ class OptimizerConfig:
     """Gradients are scaled down to this global norm."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.learning_rate > 0,
             f"optimizer.learning_rate is {self.learning_rate}; it must be positive",
@@ -124,8 +130,10 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """The length of the run and what is said on the way."""
+
+    path: ClassVar[str] = "train"
 
     steps: int = 1_000_000
     global_batch_size: int = 256
@@ -142,6 +150,7 @@ class TrainConfig:
     """Leave at this step, with the schedule unchanged; the same command without it goes on."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "global_batch_size", "microbatches", "log_every", "eval_every"):
             value = getattr(self, name)
             require(value >= 1, f"train.{name} is {value}; it must be at least 1")
@@ -151,14 +160,21 @@ class TrainConfig:
             f"{self.microbatches}",
         )
         require(
+            self.eval_batches is None or self.eval_batches >= 1,
+            f"train.eval_batches is {self.eval_batches}; it must be at least 1, or None for every row",
+        )
+        require(0 <= self.seed < 2**63, f"train.seed is {self.seed}; it must be at least 0")
+        require(
             self.stop_at is None or 0 < self.stop_at <= self.steps,
             f"train.stop_at is {self.stop_at}; it must be between 1 and train.steps {self.steps}",
         )
 
 
 @dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Section):
     """Devices by axis: rows over data and fsdp, parameters over fsdp and tensor."""
+
+    path: ClassVar[str] = "mesh"
 
     data: int = -1
     """-1: all devices that the other axes leave."""
@@ -166,6 +182,7 @@ class MeshConfig:
     tensor: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.data >= 1 or self.data == -1,
             f"mesh.data is {self.data}; it must be at least 1, or -1 for all devices left",
@@ -176,13 +193,18 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Section):
+    """When state is saved, and what is kept."""
+
+    path: ClassVar[str] = "checkpoint"
+
     every: int = 1_000
     """Steps between checkpoints. One is written at the end and on Ctrl-C or SIGTERM too."""
     keep: int = 3
     """The latest ones that stay."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("every", "keep"):
             value = getattr(self, name)
             require(value >= 1, f"checkpoint.{name} is {value}; it must be at least 1")
@@ -234,8 +256,9 @@ FREE_TO_CHANGE = (
     "mesh",
     "checkpoint",
 )
-"""Fields that may differ when a run goes on: none of them changes what is computed. The dataset itself is
-compared by its fingerprint."""
+"""Fields that may differ when a run goes on: none of them changes the batches or the objective, though
+another mesh or unrolling rounds differently, and other microbatches draw other dropout masks. The dataset
+itself is compared by its fingerprint."""
 
 
 def differences(one: Config, other: Config) -> list[str]:
@@ -284,31 +307,28 @@ def from_json(text: str) -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
-      ValueError: a field is unknown or missing, or a value has the wrong type or cannot work.
+      ValueError: it is not JSON, a field is unknown or missing, or a value has the wrong type or cannot work.
     """
     return _build(Config, json.loads(text), "")
 
 
+def load_json(path: Path) -> Config:
+    """`from_json` of a file; a ValueError names it."""
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def _build(kind: Any, value: Any, path: str) -> Any:
-    if not dataclasses.is_dataclass(kind):
-        require(_fits(kind, value), f"{path} is {value!r}, which is not {kind}")
-        return value
     require(isinstance(value, dict), f"{path or 'the config'} is not an object")
-    hints = typing.get_type_hints(kind)
+    hints = {field.name: typing.get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
     odd = sorted(hints.keys() ^ value.keys())
     require(not odd, f"{path or 'the config'} has unknown or missing fields: {', '.join(odd)}")
-    built = {name: _build(hint, value[name], f"{path}.{name}".lstrip(".")) for name, hint in hints.items()}
-    return typing.cast(Any, kind)(**built)
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    match typing.get_origin(hint):
-        case typing.Literal:
-            return value in typing.get_args(hint)
-        case types.UnionType:
-            return any(_fits(option, value) for option in typing.get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    built = {
+        name: _build(hint, value[name], f"{path}.{name}".lstrip("."))
+        if dataclasses.is_dataclass(hint)
+        else value[name]
+        for name, hint in hints.items()
+    }
+    return kind(**built)

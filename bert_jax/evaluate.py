@@ -30,8 +30,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Means over the batches of `loader`, or the first `train.eval_batches` of them."""
     totals: Any = None
+    batch_size = config.train.global_batch_size
     for batch in islice(loader, config.train.eval_batches):
-        sums = step(params, sharding.global_batch(batch, mesh, batch_size=config.train.global_batch_size))
+        sums = step(params, sharding.global_batch(batch, mesh, batch_size=batch_size))
         sums = jax.tree.map(np.float64, jax.device_get(sums))
         totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
     metrics = {name: float(total / max(weight, 1)) for name, (total, weight) in totals.items()}
@@ -54,7 +55,7 @@ def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
     with (
         jax.set_mesh(mesh),
         Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader,
-        Checkpoints(workdir, config, fingerprint=loader.manifest.fingerprint) as checkpoints,
+        Checkpoints(workdir, config, fingerprint=loader.manifest.fingerprint, read_only=True) as checkpoints,
     ):
         state = checkpoints.restore(mesh)
         step = compile_eval_step(config, mesh)

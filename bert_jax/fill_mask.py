@@ -16,7 +16,7 @@ from bert_jax.model import Params
 
 class Guess(NamedTuple):
     word: str
-    """Or a part of one: `##` before it if the vocabulary marks continuations."""
+    """Or a part of one, as the vocabulary writes it where it is no text by itself."""
     probability: float
 
 
@@ -50,8 +50,12 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
     logits = jax.jit(model.apply, static_argnums=0)(config, params, batch)
     probabilities = np.asarray(jax.nn.softmax(logits.mlm_BxKxV[0], axis=-1))[:, : tokenizer.get_vocab_size()]
     best = np.argsort(-probabilities, axis=-1)[:, :top]
+
+    def word(id: int) -> str:
+        return tokenizer.decode([id], skip_special_tokens=False).strip() or str(tokenizer.id_to_token(id))
+
     return [
-        [Guess(tokenizer.decode([int(i)], skip_special_tokens=False), float(row[i])) for i in order]
+        [Guess(word(int(i)), float(row[i])) for i in order]
         for row, order in zip(probabilities, best, strict=True)
     ]
 
@@ -70,4 +74,8 @@ def _load(directory: Path) -> tuple[ModelConfig, Params, tokenizers.Tokenizer]:
         )
     if not tokenizer_file.is_file():
         raise FileNotFoundError(f"{directory} has no {tokenizer_file.relative_to(directory)}")
-    return config, params, tokenizers.Tokenizer.from_file(str(tokenizer_file))
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{tokenizer_file} is damaged ({error})") from error
+    return config, params, tokenizer

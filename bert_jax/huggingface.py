@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from bert_jax import model, sharding
 from bert_jax.checkpoint import Checkpoints, check_has_run
-from bert_jax.config import Config, MeshConfig, ModelConfig, from_json
+from bert_jax.config import Config, MeshConfig, ModelConfig, load_json
 from bert_jax.model import Params
 
 Tensors = dict[str, np.ndarray]
@@ -76,7 +76,13 @@ NAMES = [
     Name("mlm_bias", "cls.predictions.bias"),
     *_dense("nsp", "cls.seq_relationship"),
 ]
-"""The MLM decoder is not here: it is the word embeddings, and Hugging Face ties it when it loads."""
+"""The MLM decoder is not here: it is tied, and Hugging Face ties it when it loads."""
+
+
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
 
 
 def to_tensors(config: ModelConfig, params: Params) -> Tensors:
@@ -107,7 +113,10 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, heads: Params | None 
         tensors = {name if name.startswith("cls.") else f"bert.{name}": a for name, a in tensors.items()}
     shapes = jax.eval_shape(lambda: model.init_params(config, jax.random.key(0)))
     params: Params = {}
-    used = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "bert.embeddings.position_ids"}
+    used = {*TIED, "bert.embeddings.position_ids"}
+    for copy, original in TIED.items():
+        if copy in tensors and not np.array_equal(tensors[copy], tensors.get(original, ())):
+            raise ValueError(f"the tensor {copy} differs from {original}, which it is tied to here")
     for name in NAMES:
         layers = range(config.num_hidden_layers) if "{}" in name.theirs else [0]
         theirs = [name.theirs.format(i) for i in layers]
@@ -193,9 +202,9 @@ def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Par
       FileNotFoundError: there is no run or no such checkpoint.
     """
     check_has_run(workdir)
-    config = from_json((workdir / "config.json").read_text())
+    config = load_json(workdir / "config.json")
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
-    with Checkpoints(workdir, config) as checkpoints:
+    with Checkpoints(workdir, config, read_only=True) as checkpoints:
         state = checkpoints.restore(mesh, step=step)
     return config, state.params, int(state.step)
 

@@ -73,18 +73,20 @@ class Reporter:
         """Waits for the step that `train` was last called with, and writes its metrics.
 
         Raises:
-          FloatingPointError: its loss is not finite.
+          FloatingPointError: its loss or its gradient is not finite.
         """
         if self._pending is None:
             return
         step, on_device = self._pending
         self._pending = None
         metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
-        if not math.isfinite(metrics["loss"]):
-            raise FloatingPointError(
-                f"the loss of step {step} is {metrics['loss']}; nothing was saved since the last checkpoint. "
-                "A lower optimizer.learning_rate or a longer optimizer.warmup_steps often helps"
-            )
+        for name in ("loss", "grad_norm"):  # the loss is of before the update, the gradient makes the update
+            if not math.isfinite(metrics[name]):
+                raise FloatingPointError(
+                    f"the {name} of step {step} is {metrics[name]}; nothing was saved since the last "
+                    "checkpoint. In a new --workdir, a lower optimizer.learning_rate or a longer "
+                    "optimizer.warmup_steps often helps"
+                )
         metrics |= self._speed.measure(step, tokens=metrics.pop("tokens"))
         self._bar.set_postfix_str(
             f"loss {metrics['loss']:.3f}, {metrics.get('tokens_per_second', 0):,.0f} tokens/s"

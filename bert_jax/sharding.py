@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -102,20 +103,29 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(*logical_axes))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> range:
-    """The rows of the global batch that this process's devices own."""
+@functools.cache
+def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+    """The rows of the global batch that this process's devices own, ascending.
+
+    Not always contiguous: on several hosts `jax.make_mesh` orders devices by the wires between them.
+    """
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    bounds = [index[0].indices(batch_size) for index in indices if index is not None]
-    rows = range(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
-    owned = {row for start, stop, _ in bounds for row in range(start, stop)}
-    assert len(owned) == len(rows), "the rows of a process are contiguous"
-    return rows
+    bounds = {index[0].indices(batch_size) for index in indices if index is not None}
+    return tuple(sorted({row for start, stop, _ in bounds for row in range(start, stop)}))
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, batch_size: int) -> dict[str, jax.Array]:
     """Device arrays of the global batch from the rows `local_rows` of this process."""
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array, (batch_size, *array.shape[1:]))
-        for name, array in batch.items()
-    }
+    place = {row: i for i, row in enumerate(local_rows(mesh, batch_size))}
+
+    def on_devices(array: np.ndarray) -> jax.Array:
+        shape = (batch_size, *array.shape[1:])
+        parts = []
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            assert index is not None
+            start, stop, _ = index[0].indices(batch_size)
+            parts.append(jax.device_put(array[place[start] : place[start] + stop - start], device))
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    return {name: on_devices(array) for name, array in batch.items()}

@@ -12,7 +12,7 @@ import jax
 
 from bert_jax import sharding
 from bert_jax.checkpoint import Checkpoints
-from bert_jax.config import Config, differences, from_json, to_json
+from bert_jax.config import Config, differences, load_json, to_json
 from bert_jax.distributed import Interruption
 from bert_jax.evaluate import compile_eval_step, evaluate
 from bert_jax.metrics import Reporter
@@ -21,6 +21,17 @@ from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
 
 log = logging.getLogger(__name__)
+
+OWN_FILES = {
+    "checkpoints",
+    "config.json",
+    "config.json.unfinished",
+    "metrics.jsonl",
+    "metrics.tmp",
+    "tensorboard",
+    "tokenizer",
+}
+"""What a workdir holds. Without a checkpoint it is that of a run that died young, and is begun anew."""
 
 
 def pretrain(config: Config, *, workdir: Path) -> bool:
@@ -36,7 +47,7 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_fits(config, mesh)
     manifest = _open_dataset(config)
-    _enter_workdir(config, workdir)
+    _check_workdir(config, workdir)
 
     batch_size = config.train.global_batch_size
     rows = sharding.local_rows(mesh, batch_size)
@@ -52,6 +63,7 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
             log.info("going on from step %d of %s", state.step, workdir)
         else:
             state = jax.jit(functools.partial(init_state, config), out_shardings=state_layout)()
+        _write_workdir(config, workdir)
         start = int(state.step)
         run_step = jax.jit(
             functools.partial(train_step, config),
@@ -112,22 +124,24 @@ def _open_dataset(config: Config) -> Manifest:
     return manifest
 
 
-def _enter_workdir(config: Config, workdir: Path) -> None:
-    """Makes the workdir of a new run, or checks that `config` is that of the run in it. Process 0 does."""
-    if jax.process_index() != 0:
+def _check_workdir(config: Config, workdir: Path) -> None:
+    """Raises ValueError if `workdir` holds what this run must not overwrite. Process 0 does."""
+    if jax.process_index() != 0 or not workdir.exists():
         return
     path = workdir / "config.json"
-    if path.exists():
-        odd = differences(from_json(path.read_text()), config)
+    if any((workdir / "checkpoints").glob("[0-9]*")):
+        odd = differences(load_json(path), config)
         if odd:
             raise ValueError(f"{workdir} holds another run: there {odd[0]}; use a new --workdir")
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise ValueError(f"{workdir} is not empty and holds no run; use a new --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "tokenizer").exists():
-        copy = workdir / "tokenizer.unfinished"
-        shutil.copytree(Path(config.data.dir) / "tokenizer", copy, dirs_exist_ok=True)
-        os.replace(copy, workdir / "tokenizer")
-    unfinished = path.with_suffix(".tmp")
+    elif strange := sorted({entry.name for entry in workdir.iterdir()} - OWN_FILES):
+        raise ValueError(f"{workdir} holds no run, but {strange[0]}; use a new --workdir")
+
+
+def _write_workdir(config: Config, workdir: Path) -> None:
+    """Config and tokenizer: with the checkpoints, all that an export needs. Process 0 does."""
+    if jax.process_index() != 0:
+        return
+    shutil.copytree(Path(config.data.dir) / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
+    unfinished = workdir / "config.json.unfinished"
     unfinished.write_text(to_json(config))
-    os.replace(unfinished, path)
+    os.replace(unfinished, workdir / "config.json")

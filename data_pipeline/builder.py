@@ -6,7 +6,8 @@ as raw bytes (uint16 where the vocabulary allows it): parsing them is then a cop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from data_pipeline.packing import Row
 
 TOKENS, LENGTHS, LABELS = "token_ids", "segment_lengths", "nsp_labels"
 
-Splits = Mapping[str, Callable[[], Iterator[Row]]]
+Shards = Sequence[Callable[[], Iterator[Row]]]
 
 
 def token_dtype(vocab_size: int) -> type[np.generic]:
@@ -45,17 +46,19 @@ def empty_record() -> bytes:
     return tf.train.Example(features=features).SerializeToString()
 
 
-class PretrainingRows(tfds.core.GeneratorBasedBuilder):
+class PretrainingRows(tfds.core.ShardBasedBuilder):
     """The dataset that `bert-jax prepare` writes and `tfds.builder_from_directory` opens.
 
+    Shard-based, because TFDS's other builders gather a split in memory where they must keep its order.
+
     Args:
-      splits: for each split, a function that yields its rows in order.
+      splits: for each split, a function for each of its shards, called in turn, that yields rows in order.
       dtype: type of the stored token ids.
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, splits: Splits, dtype: type[np.generic], **kwargs: Any):
+    def __init__(self, *, splits: Mapping[str, Shards], dtype: type[np.generic], **kwargs: Any):
         self._rows = splits
         self._dtype = dtype
         super().__init__(**kwargs)
@@ -73,11 +76,11 @@ class PretrainingRows(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # the loader permutes; the order on disk is that of the corpus
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {name: self._generate_examples(rows) for name, rows in self._rows.items()}
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {
+            name: [partial(self._examples, shard) for shard in shards] for name, shards in self._rows.items()
+        }
 
-    def _generate_examples(
-        self, rows: Callable[[], Iterator[Row]]
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        for number, row in enumerate(rows()):
+    def _examples(self, shard: Callable[[], Iterator[Row]]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        for number, row in enumerate(shard()):
             yield number, example(row, dtype=self._dtype)

@@ -5,8 +5,10 @@ Every default lives here. A value that cannot work raises ValueError and names i
 
 from __future__ import annotations
 
+import types
+import typing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 
 def require(condition: bool, message: str) -> None:
@@ -15,9 +17,44 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+class Section:
+    """A part of a config. Refuses values of another type than its fields have."""
+
+    path: ClassVar[str]
+    """Of the section in the config, for messages."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(hint) is not ClassVar:
+                value = getattr(self, name)
+                require(_fits(hint, value), f"{self.path}.{name} is {value!r}; it must be {_described(hint)}")
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    match typing.get_origin(hint):
+        case typing.Literal:
+            return value in typing.get_args(hint)
+        case types.UnionType:
+            return any(_fits(option, value) for option in typing.get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _described(hint: Any) -> str:
+    match typing.get_origin(hint):
+        case typing.Literal:
+            return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+        case types.UnionType:
+            return " or ".join(_described(option) for option in typing.get_args(hint))
+    return "None" if hint is type(None) else f"of type {hint.__name__}"
+
+
 @dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(Section):
     """A subword vocabulary: trained on the corpus, or read from a file."""
+
+    path: ClassVar[str] = "data.tokenizer"
 
     kind: Literal["unigram", "bpe", "wordpiece"] = "unigram"
     """unigram and bpe are SentencePiece models; wordpiece is BERT's own."""
@@ -28,6 +65,7 @@ class TokenizerConfig:
     lowercase: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.vocab_size > 5,
             f"data.tokenizer.vocab_size is {self.vocab_size}; it must be greater than 5, "
@@ -40,8 +78,10 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
-class MaskingConfig:
+class MaskingConfig(Section):
     """Dynamic masking, applied as batches are read (Devlin et al. 2018, section 3.1)."""
+
+    path: ClassVar[str] = "data.masking"
 
     rate: float = 0.15
     """Share of a row's tokens to predict."""
@@ -53,6 +93,7 @@ class MaskingConfig:
     """Share of the chosen tokens replaced by a random token; the rest stay as they are."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.rate < 1, f"data.masking.rate is {self.rate}; it must be between 0 and 1")
         require(
             self.max_predictions >= 1,
@@ -69,8 +110,10 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """From a corpus to rows of S tokens."""
+
+    path: ClassVar[str] = "data"
 
     source: str = "builtin:python-docs"
     """files:GLOB (.txt, .txt.gz, .jsonl, .jsonl.gz), tfds:NAME[:split], or builtin:python-docs."""
@@ -92,6 +135,8 @@ class DataConfig:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.seed < 2**63, f"data.seed is {self.seed}; it must be at least 0")
         require(
             self.sequence_length >= 8,
             f"data.sequence_length is {self.sequence_length}; it must be at least 8",

@@ -13,12 +13,13 @@ import json
 import sys
 import sysconfig
 import typing
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
 MAX_LINE = 100_000
-"""Characters. A longer line is cut here, so that one line never fills the memory."""
+"""Bytes of a text file, characters elsewhere. A longer line is cut here: it never fills the memory."""
 MAX_DOCUMENT = 1_000_000
 """Characters. A longer document is passed on in parts that share its key."""
 
@@ -115,7 +116,7 @@ def _lines_of_files(pattern: str) -> Iterator[str]:
         with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
             try:
                 yield from read(path, typing.cast(IO[bytes], file))
-            except (gzip.BadGzipFile, EOFError) as error:
+            except (gzip.BadGzipFile, zlib.error, EOFError) as error:
                 raise ValueError(f"{path}: not a whole gzip file ({error})") from error
         yield ""
 
@@ -170,12 +171,21 @@ def _json_lines(path: str, file: IO[bytes]) -> Iterator[str]:
             raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise ValueError(f"{path}, line {number}: has no string field `text`")
-        yield from _lines_of_text(record["text"])
+        yield from _lines_of_text(_whole(record["text"]))
+
+
+def _whole(text: str) -> str:
+    """`text` with each half of a surrogate pair, which JSON can hold and UTF-8 cannot, made U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _lines_of_text(text: str) -> Iterator[str]:
     """The non-empty lines of one document, then the empty line that ends it."""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # as in text files: not at form feeds and the like
         line = line.strip()
         for start in range(0, len(line), MAX_LINE):
             yield line[start : start + MAX_LINE]

@@ -47,7 +47,7 @@ def next_sentence_pairs(
     no label and no B.
     """
     limit = sequence_length - 3
-    documents = [cut for document in documents if (cut := cut_lines(document, limit=max(1, limit // 2)))]
+    documents = [cut for document in documents if (cut := cut_lines(document, limit=(limit + 1) // 2))]
     for index, document in enumerate(documents):
         target = limit
         if rng.random() < short_sequence_probability:

@@ -9,7 +9,7 @@ rows, build the same global batch.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Loader:
         *,
         split: str,
         batch_size: int,
-        rows: range | None = None,
+        rows: Sequence[int] | None = None,
         seed: int = 0,
         start: int = 0,
     ):
@@ -95,7 +95,7 @@ def _dataset(
     manifest: Manifest,
     split: str,
     batch_size: int,
-    rows: range,
+    rows: Sequence[int],
     seed: int,
     start: int,
     failures: list[Exception],
@@ -120,7 +120,7 @@ def _dataset(
             return np.array([empty_record()] * len(indices), dtype=object)
 
     def batch(step: Any) -> dict[str, Any]:
-        positions = step * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
+        positions = step * batch_size + tf.constant(list(rows), tf.int64)
         indices = permute(positions % count, seed=seed, epoch=positions // count, count=count)
         raw = tf.numpy_function(read, [indices if training else positions % count], tf.string, stateful=False)
         tokens, lengths, labels = _parse(tf.ensure_shape(raw, [len(rows)]), config, manifest)

@@ -19,7 +19,7 @@ class Manifest:
 
     source: str
     fingerprint: str
-    """Hash of every row, the tokenizer and the row length: equal if and only if the batches are."""
+    """Hash of every row, the tokenizer and the row length."""
     tokenizer_sha256: str
     vocab_size: int
     special_ids: list[int]
@@ -51,6 +51,8 @@ class Manifest:
             raise FileNotFoundError(
                 f"data.dir {directory} holds no prepared dataset; run `bert-jax prepare CONFIG` first"
             ) from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{directory / FILE} is damaged ({error}); prepare the dataset again") from error
         try:
             return cls(**fields)
         except TypeError as error:

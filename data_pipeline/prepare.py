@@ -1,6 +1,6 @@
 """The offline job: corpus in, prepared dataset out. `bert-jax prepare` calls `prepare`.
 
-The corpus is streamed three times: to count it, to train the tokenizer on the training documents, and to
+The corpus is streamed several times: to count it, to train the tokenizer on the training documents, and to
 make rows, a block of documents at a time, so that memory does not grow with the corpus. Everything is
 written to a folder beside `data.dir` and renamed at the end: what is at `data.dir` is finished.
 """
@@ -16,7 +16,9 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,16 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.packing import Row, pack
 from data_pipeline.tokenizer import Tokenizer
 
+SHARD_CHARACTERS = 256_000_000
+"""Text in a file of the dataset, about: some 100 MB of records."""
+
 
 @dataclasses.dataclass
 class Corpus:
-    """What there is to prepare."""
+    """What there is to prepare, by split."""
 
     documents: dict[str, int]
-    characters: int = 0
+    characters: dict[str, int]
 
 
 class RowStatistics:
@@ -92,19 +97,13 @@ def _write(config: DataConfig, folder: Path) -> Path:
         lambda: (line for document in _documents(config, "train") for line in document.lines),
     )
     statistics = {split: RowStatistics(words.vocab_size) for split in corpus.documents}
-
-    with tqdm(total=corpus.characters, unit="ch", unit_scale=True, desc="prepare", disable=None) as bar:
-
-        def rows(split: str) -> Iterator[Row]:
-            for block in _rows(config, split, words, bar):
-                for row in block:
-                    statistics[split].add(row)
-                    yield row
-
-        written = _write_tfds(
-            config, folder, {split: lambda split=split: rows(split) for split in statistics}, words
-        )
-
+    total = sum(corpus.characters.values())
+    with tqdm(total=total, unit="ch", unit_scale=True, desc="prepare", disable=None) as bar:
+        shards = {
+            split: _shards(config, split, words, corpus.characters[split], counted, bar)
+            for split, counted in statistics.items()
+        }
+        written = _write_tfds(config, folder, shards, words)
     for split, counted in statistics.items():
         if not counted.rows:
             raise ValueError(f"data.source {config.source!r} gives no {split} row")
@@ -115,10 +114,11 @@ def _write(config: DataConfig, folder: Path) -> Path:
 
 def _count(config: DataConfig) -> Corpus:
     """Counts documents and characters; checks that there are documents for each split."""
-    corpus = Corpus(documents={"train": 0, "validation": 0})
+    corpus = Corpus(documents={"train": 0, "validation": 0}, characters={"train": 0, "validation": 0})
     for document in tqdm(documents(config.source), unit=" documents", desc="read", disable=None):
-        corpus.documents[_split(config, document)] += 1
-        corpus.characters += sum(map(len, document.lines))
+        split = _split(config, document)
+        corpus.documents[split] += 1
+        corpus.characters[split] += _size(document)
     total = sum(corpus.documents.values())
     if not corpus.documents["train"]:
         raise ValueError(
@@ -135,6 +135,10 @@ def _count(config: DataConfig) -> Corpus:
     return corpus
 
 
+def _size(document: Document) -> int:
+    return sum(map(len, document.lines))
+
+
 def _documents(config: DataConfig, split: str) -> Iterator[Document]:
     return (document for document in documents(config.source) if _split(config, document) == split)
 
@@ -144,16 +148,34 @@ def _split(config: DataConfig, document: Document) -> str:
     return "validation" if held_out else "train"
 
 
-def _rows(config: DataConfig, split: str, words: Tokenizer, bar: tqdm) -> Iterator[list[Row]]:
-    for number, block in enumerate(blocks(_documents(config, split))):
-        yield rows_of_block(config, block, words, seed=f"{config.seed}/{split}/{number}")
-        bar.update(sum(len(line) for document in block for line in document.lines))
+def _shards(
+    config: DataConfig, split: str, words: Tokenizer, characters: int, counted: RowStatistics, bar: tqdm
+) -> list[Callable[[], Iterator[Row]]]:
+    """A function for each shard of a split, to be called in turn: they read on from each other."""
+    stream = enumerate(blocks(_documents(config, split)))
+    done = 0
+
+    def shard(end: int) -> Iterator[Row]:
+        nonlocal done
+        while done < end and (numbered := next(stream, None)) is not None:
+            number, block = numbered
+            for row in rows_of_block(config, block, words, seed=f"{config.seed}/{split}/{number}"):
+                counted.add(row)
+                yield row
+            size = sum(map(_size, block))
+            done += size
+            bar.update(size)
+
+    count = max(1, round(characters / SHARD_CHARACTERS))
+    return [partial(shard, characters * (i + 1) // count) for i in range(count)]
 
 
 def rows_of_block(config: DataConfig, block: list[Document], words: Tokenizer, *, seed: str) -> list[Row]:
     """Rows of a block of documents: a pure function of its arguments, whoever calls it and when."""
-    ids = iter(words.encode_batch([line for document in block for line in document.lines]))
-    encoded = [[next(ids) for _ in document.lines] for document in block]
+    # Parts of a long document are joined again, so that none is "another document" to the others.
+    whole = [[line for part in parts for line in part.lines] for _, parts in groupby(block, lambda d: d.key)]
+    ids = iter(words.encode_batch(list(chain(*whole))))
+    encoded = [[next(ids) for _ in lines] for lines in whole]
     _, _, cls, sep, _ = words.special_ids
     match config.objective:
         case "next_sentence":

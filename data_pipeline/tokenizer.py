@@ -26,8 +26,8 @@ from data_pipeline.config import TokenizerConfig
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNK, CLS, SEP, MASK)
-TRAINING_LINES = 2_000_000
-"""Lines to train a tokenizer on at most: SentencePiece draws them at random, WordPiece takes the first."""
+TRAINING_LINES = 1_000_000
+"""Lines of up to 1,000 characters to train a tokenizer on at most, evenly spread over the corpus."""
 MAX_ALPHABET = 1000
 """Characters of a trained WordPiece vocabulary at most, the most frequent ones; others become [UNK]."""
 MAX_WORD = 100
@@ -56,7 +56,9 @@ class Tokenizer:
                     self._sentencepiece.id_to_piece(i) for i in range(self._sentencepiece.vocab_size())
                 ]
             case "wordpiece":
-                self.pieces = native.decode().splitlines()
+                self.pieces = native.decode().rstrip("\n").split("\n")
+                if len(set(self.pieces)) < len(self.pieces):
+                    raise ValueError("the vocabulary has a piece twice")
                 self._wordpiece = _wordpiece(self.pieces, lowercase=lowercase)
                 self._wordpiece.encode_special_tokens = True  # a "[SEP]" in the corpus is plain text
             case _:
@@ -154,15 +156,13 @@ def _train_sentencepiece(config: TokenizerConfig, lines: Callable[[], Iterable[s
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_short_lines(lines()),
+            sentence_iterator=_sample(lines),
             model_writer=model,
             model_type=config.kind,
             vocab_size=config.vocab_size,
             hard_vocab_limit=False,
             normalization_rule_name="nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
-            input_sentence_size=TRAINING_LINES,
-            shuffle_input_sentence=True,
-            num_threads=os.cpu_count() or 1,
+            num_threads=16,  # not the number of cores: it changes the result
             pad_id=0,
             unk_id=1,
             bos_id=2,
@@ -183,11 +183,19 @@ def _train_sentencepiece(config: TokenizerConfig, lines: Callable[[], Iterable[s
     return model.getvalue()
 
 
-def _short_lines(lines: Iterable[str], *, limit: int = 1000) -> Iterator[str]:
-    """SentencePiece's trainer leaves out lines of more than 4,192 bytes, so long ones are cut before it."""
-    for line in lines:
-        for start in range(0, len(line), limit):
-            yield line[start : start + limit]
+def _sample(lines: Callable[[], Iterable[str]]) -> Iterator[str]:
+    """TRAINING_LINES lines or fewer: all, or every n-th one. The trainers' own sampling differs every time.
+
+    Long lines are cut: SentencePiece leaves out lines of more than 4,192 bytes.
+    """
+
+    def pieces() -> Iterator[str]:
+        for line in lines():
+            for start in range(0, len(line), 1000):
+                yield line[start : start + 1000]
+
+    total = sum(1 for _ in pieces())
+    return islice(pieces(), 0, None, max(1, -(-total // TRAINING_LINES)))
 
 
 def _too_small(config: TokenizerConfig, needed: int) -> ValueError:
@@ -200,7 +208,7 @@ def _too_small(config: TokenizerConfig, needed: int) -> ValueError:
 def _train_wordpiece(config: TokenizerConfig, lines: Callable[[], Iterable[str]]) -> bytes:
     model = _wordpiece(list(SPECIAL_PIECES), lowercase=config.lowercase)
     characters: Counter[str] = Counter()
-    for line in islice(lines(), TRAINING_LINES):
+    for line in _sample(lines):
         characters.update(model.normalizer.normalize_str(line))
     alphabet = sorted(character for character in characters if not character.isspace())
     alphabet = sorted(alphabet, key=lambda character: -characters[character])[:MAX_ALPHABET]
@@ -213,7 +221,7 @@ def _train_wordpiece(config: TokenizerConfig, lines: Callable[[], Iterable[str]]
         special_tokens=[*SPECIAL_PIECES, *(f"##{character}" for character in alphabet)],
         show_progress=False,
     )
-    model.train_from_iterator(islice(lines(), TRAINING_LINES), trainer)
+    model.train_from_iterator(_sample(lines), trainer)
     pieces = sorted(model.get_vocab().items(), key=lambda item: item[1])
     if len(pieces) > config.vocab_size:
         raise _too_small(config, len(pieces))

