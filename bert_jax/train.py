@@ -129,7 +129,7 @@ def _check_workdir(config: Config, workdir: Path) -> None:
     if jax.process_index() != 0 or not workdir.exists():
         return
     path = workdir / "config.json"
-    if any((workdir / "checkpoints").glob("[0-9]*")):
+    if any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):
         odd = differences(load_json(path), config)
         if odd:
             raise ValueError(f"{workdir} holds another run: there {odd[0]}; use a new --workdir")

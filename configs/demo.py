@@ -28,18 +28,18 @@ def get_config() -> Config:
             num_hidden_layers=2,
             num_attention_heads=4,
             intermediate_size=512,
-            max_position_embeddings=128,
+            max_position_embeddings=32,
             initializer_range=0.05,  # 0.02 is for a hidden size of 768; sqrt(768 / 128) times that
             scan_unroll=2,
         ),
         data=DataConfig(
             source="builtin:python-docs",
             dir="runs/demo-data",
-            sequence_length=128,
+            sequence_length=32,  # neighbours are easier to find among few columns: it learns context sooner
             tokenizer=TokenizerConfig(kind="unigram", vocab_size=4096),
-            masking=MaskingConfig(max_predictions=20),
+            masking=MaskingConfig(max_predictions=5),
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
-        train=TrainConfig(steps=2500, global_batch_size=16, log_every=50, eval_every=500),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
+        train=TrainConfig(steps=2500, global_batch_size=64, log_every=50, eval_every=500),
         checkpoint=CheckpointConfig(every=500),
     )

@@ -229,9 +229,8 @@ def test_export_is_loaded_by_transformers_and_fills_masks_alike(
         assert len(lines) == 2
         for line, ids, values in zip(lines, best.indices, best.values, strict=True):
             guesses = [guess.rsplit(" ", 1) for guess in line.strip().split("   ")]
-            assert [word for word, _ in guesses] == [
-                tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens([i])[0] for i in ids
-            ]
+            words = [tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens([i])[0] for i in ids]
+            assert [word for word, _ in guesses] == words
             assert [float(p) for _, p in guesses] == pytest.approx(values.tolist(), abs=1e-3)
     assert "has no [MASK]" in refused("fill-mask", out, "nothing to fill")
     assert "tokens, the model takes 64" in refused("fill-mask", out, "[MASK] " * 100)
