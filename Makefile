@@ -12,7 +12,7 @@ demo: .venv/core
 	$(BIN)/bert-jax evaluate configs/demo.py --workdir runs/demo
 	$(BIN)/bert-jax export --workdir runs/demo --out runs/demo-exported
 	$(BIN)/bert-jax fill-mask runs/demo-exported "Return the [MASK] of the object."
-	$(BIN)/bert-jax fill-mask runs/demo-exported "This function raises a [MASK] if the argument is not valid."
+	$(BIN)/bert-jax fill-mask runs/demo-exported "Returns [MASK] if the object is a [MASK] of strings."
 
 test: .venv/dev
 	$(BIN)/python -m pytest

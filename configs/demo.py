@@ -40,6 +40,6 @@ def get_config() -> Config:
             masking=MaskingConfig(max_predictions=5),
         ),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
-        train=TrainConfig(steps=2500, global_batch_size=64, log_every=50, eval_every=500),
+        train=TrainConfig(steps=3000, global_batch_size=64, log_every=50, eval_every=500),
         checkpoint=CheckpointConfig(every=500),
     )
