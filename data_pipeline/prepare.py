@@ -58,7 +58,8 @@ class RowStatistics:
         self.rows += 1
         self.sequences += len(row)
         tokens = np.concatenate([np.asarray(sequence.token_ids, np.int32) for sequence in row])
-        self.token_counts += np.bincount(tokens, minlength=len(self.token_counts))
+        np.add.at(self.token_counts, tokens, 1)
+        self._digest.update(len(row).to_bytes(4, "little"))
         for sequence in row:
             self.label_counts[sequence.label] += 1
             self._digest.update(np.array([sequence.first_length, sequence.label], np.int32).tobytes())
