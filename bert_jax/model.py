@@ -11,6 +11,7 @@ E head_dim, F intermediate, V padded vocabulary.
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -54,14 +55,21 @@ def apply(
     config: ModelConfig, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
 ) -> Logits:
     """Logits at the masked positions and at every [CLS]; see `data_pipeline.batch` for the batch."""
-    return nnx.merge(definition(config)[0], params)(batch, dropout_key=dropout_key)
+    with _precision(config):
+        return nnx.merge(definition(config)[0], params)(batch, dropout_key=dropout_key)
 
 
 def encode(
     config: ModelConfig, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
 ) -> jax.Array:
     """Hidden states of the last layer, [B, S, D] in the compute dtype."""
-    return nnx.merge(definition(config)[0], params).encode(batch, dropout_key=dropout_key)
+    with _precision(config):
+        return nnx.merge(definition(config)[0], params).encode(batch, dropout_key=dropout_key)
+
+
+def _precision(config: ModelConfig) -> AbstractContextManager[None]:
+    """float32 means float32: TPUs and recent GPUs would multiply it in fewer bits by default."""
+    return jax.default_matmul_precision("highest" if config.dtype == "float32" else "default")
 
 
 class Dense(nnx.Module):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bert_jax.config import Config
+from bert_jax.config import Config, to_json
 from data_pipeline.batch import batch_spec
 from data_pipeline.loader import CorruptDataError, Loader, permute
 from data_pipeline.manifest import Manifest
@@ -28,12 +30,33 @@ def test_a_batch_is_as_the_contract_says(config: Config, batches):
     assert (batch["segment_ids"].max(axis=1) > 1).any(), "some row is packed"
 
 
+READER = """
+import sys
+from itertools import islice
+import numpy as np
+from bert_jax.config import from_json
+from data_pipeline.loader import Loader
+config, out, start, stop = open(sys.argv[1]).read(), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+with Loader(from_json(config).data, split="train", batch_size=16, rows=range(start, stop), start=7) as loader:
+    for step, batch in enumerate(islice(loader, 5)):
+        np.savez(f"{out}-{step}.npz", **batch)
+"""
+
+
 @pytest.mark.parametrize("processes", [2, 4])
-def test_any_number_of_processes_reads_the_same_global_batch(config: Config, batches, processes: int):
-    """Each one reads its own rows only; put together they are what one process reads."""
+def test_any_number_of_processes_reads_the_same_global_batch(
+    config: Config, batches, tmp_path: Path, processes: int
+):
+    """Real processes, each reading its own rows only; put together they are what one process reads."""
+    (tmp_path / "config.json").write_text(to_json(config))
     share = 16 // processes
-    parts = [batches(5, rows=range(i * share, (i + 1) * share)) for i in range(processes)]
-    for whole, *pieces in zip(batches(5), *parts, strict=True):
+    command = [sys.executable, "-c", READER, str(tmp_path / "config.json")]
+    bounds = [(str(tmp_path / str(i)), str(i * share), str((i + 1) * share)) for i in range(processes)]
+    root = Path(__file__).parent.parent
+    started = [subprocess.Popen([*command, *arguments], cwd=root) for arguments in bounds]
+    assert [process.wait() for process in started] == [0] * processes
+    for step, whole in enumerate(batches(5, start=7)):
+        pieces = [np.load(tmp_path / f"{i}-{step}.npz") for i in range(processes)]
         assert all(piece["token_ids"].shape == (share, 64) for piece in pieces)
         assert same(whole, {name: np.concatenate([piece[name] for piece in pieces]) for name in whole})
 
