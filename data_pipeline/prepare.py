@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import os
 import random
 import re
@@ -31,6 +32,8 @@ from data_pipeline.corpus import Document, blocks, documents, in_validation
 from data_pipeline.manifest import Manifest
 from data_pipeline.packing import Row, pack
 from data_pipeline.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 SHARD_CHARACTERS = 256_000_000
 """Text in a file of the dataset, about: some 100 MB of records."""
@@ -93,6 +96,7 @@ def prepare(config: DataConfig) -> Manifest:
 
 def _write(config: DataConfig, folder: Path) -> Path:
     corpus = _count(config)
+    log.info("tokenizer: %s of %d pieces", config.tokenizer.kind, config.tokenizer.vocab_size)
     words = tokenizer.train(
         config.tokenizer,
         lambda: (line for document in _documents(config, "train") for line in document.lines),
