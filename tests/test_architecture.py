@@ -67,8 +67,8 @@ def test_bert_jax_never_imports_torch_or_transformers_nor_tensorflow_itself(path
 
 @pytest.mark.parametrize("path", [path for path in modules("bert_jax") if path.stem in CORE], ids=str)
 def test_the_core_is_pure(path: Path):
-    """No files, clock, logging or environment: only jax, flax, optax, numpy and two helpers."""
-    allowed = {"jax", "flax", "optax", "numpy", "bert_jax", "__future__", "functools", "typing"}
+    """No files, clock, logging or environment: only jax, flax, optax, numpy and three helpers."""
+    allowed = {"jax", "flax", "optax", "numpy", "bert_jax", "__future__", "contextlib", "functools", "typing"}
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
 
