@@ -309,7 +309,7 @@ def from_json(text: str) -> Config:
     Raises:
       ValueError: it is not JSON, a field is unknown or missing, or a value has the wrong type or cannot work.
     """
-    return _build(Config, json.loads(text), "")
+    return _build(Config, json.loads(text))
 
 
 def load_json(path: Path) -> Config:
@@ -320,15 +320,16 @@ def load_json(path: Path) -> Config:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _build(kind: Any, value: Any, path: str) -> Any:
-    require(isinstance(value, dict), f"{path or 'the config'} is not an object")
-    hints = {field.name: typing.get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
-    odd = sorted(hints.keys() ^ value.keys())
-    require(not odd, f"{path or 'the config'} has unknown or missing fields: {', '.join(odd)}")
-    built = {
-        name: _build(hint, value[name], f"{path}.{name}".lstrip("."))
-        if dataclasses.is_dataclass(hint)
-        else value[name]
-        for name, hint in hints.items()
-    }
-    return kind(**built)
+def _build(kind: Any, value: Any) -> Any:
+    path = kind.path if issubclass(kind, Section) else "the config"
+    require(isinstance(value, dict), f"{path} is not an object")
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    odd = sorted(set(names) ^ value.keys())
+    require(not odd, f"{path} has unknown or missing fields: {', '.join(odd)}")
+
+    def built(name: str) -> Any:
+        is_section = dataclasses.is_dataclass(hints[name])
+        return _build(hints[name], value[name]) if is_section else value[name]
+
+    return kind(**{name: built(name) for name in names})

@@ -30,9 +30,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Means over the batches of `loader`, or the first `train.eval_batches` of them."""
     totals: Any = None
-    batch_size = config.train.global_batch_size
     for batch in islice(loader, config.train.eval_batches):
-        sums = step(params, sharding.global_batch(batch, mesh, batch_size=batch_size))
+        sums = step(params, sharding.global_batch(batch, mesh, batch_size=config.train.global_batch_size))
         sums = jax.tree.map(np.float64, jax.device_get(sums))
         totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
     metrics = {name: float(total / max(weight, 1)) for name, (total, weight) in totals.items()}

@@ -117,15 +117,17 @@ def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, batch_size: int) -> dict[str, jax.Array]:
     """Device arrays of the global batch from the rows `local_rows` of this process."""
     sharding = batch_sharding(mesh)
-    place = {row: i for i, row in enumerate(local_rows(mesh, batch_size))}
+    rows = local_rows(mesh, batch_size)
+    parts = {}
+    for device, index in sharding.addressable_devices_indices_map((batch_size,)).items():
+        assert index is not None
+        start, stop, _ = index[0].indices(batch_size)
+        first = rows.index(start)
+        parts[device] = slice(first, first + stop - start)
 
     def on_devices(array: np.ndarray) -> jax.Array:
+        pieces = [jax.device_put(array[part], device) for device, part in parts.items()]
         shape = (batch_size, *array.shape[1:])
-        parts = []
-        for device, index in sharding.addressable_devices_indices_map(shape).items():
-            assert index is not None
-            start, stop, _ = index[0].indices(batch_size)
-            parts.append(jax.device_put(array[place[start] : place[start] + stop - start], device))
-        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+        return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
     return {name: on_devices(array) for name, array in batch.items()}

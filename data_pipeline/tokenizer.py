@@ -33,6 +33,9 @@ MAX_ALPHABET = 1000
 MAX_WORD = 100
 """Characters. WordPiece makes a longer word [UNK], as google-research/bert/tokenization.py does."""
 
+Lines = Callable[[], Iterable[str]]
+"""Streams a corpus from its beginning, each time that it is called."""
+
 NATIVE_FILES = {"unigram": "spiece.model", "bpe": "spiece.model", "wordpiece": "vocab.txt"}
 
 
@@ -133,7 +136,7 @@ def load(directory: Path) -> Tokenizer:
     return Tokenizer(config["kind"], native, lowercase=config["lowercase"])
 
 
-def train(config: TokenizerConfig, lines: Callable[[], Iterable[str]]) -> Tokenizer:
+def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
     """Trains a tokenizer on what `lines` streams, or reads `config.vocab_file`. Same lines, same tokenizer.
 
     Raises:
@@ -145,18 +148,16 @@ def train(config: TokenizerConfig, lines: Callable[[], Iterable[str]]) -> Tokeni
             return Tokenizer("wordpiece", native, lowercase=config.lowercase)
         except (OSError, ValueError) as error:
             raise ValueError(f"data.tokenizer.vocab_file {config.vocab_file}: {error}") from error
-    if config.kind == "wordpiece":
-        native = _train_wordpiece(config, lines)
-    else:
-        native = _train_sentencepiece(config, lines)
+    train_native = _train_wordpiece if config.kind == "wordpiece" else _train_sentencepiece
+    native = train_native(config, _sample(lines))
     return Tokenizer(config.kind, native, lowercase=config.lowercase)
 
 
-def _train_sentencepiece(config: TokenizerConfig, lines: Callable[[], Iterable[str]]) -> bytes:
+def _train_sentencepiece(config: TokenizerConfig, lines: Lines) -> bytes:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sample(lines),
+            sentence_iterator=iter(lines()),
             model_writer=model,
             model_type=config.kind,
             vocab_size=config.vocab_size,
@@ -183,7 +184,7 @@ def _train_sentencepiece(config: TokenizerConfig, lines: Callable[[], Iterable[s
     return model.getvalue()
 
 
-def _sample(lines: Callable[[], Iterable[str]]) -> Iterator[str]:
+def _sample(lines: Lines) -> Lines:
     """TRAINING_LINES lines or fewer: all, or every n-th one. The trainers' own sampling differs every time.
 
     Long lines are cut: SentencePiece leaves out lines of more than 4,192 bytes.
@@ -195,7 +196,8 @@ def _sample(lines: Callable[[], Iterable[str]]) -> Iterator[str]:
                 yield line[start : start + 1000]
 
     total = sum(1 for _ in pieces())
-    return islice(pieces(), 0, None, max(1, -(-total // TRAINING_LINES)))
+    step = max(1, -(-total // TRAINING_LINES))
+    return lambda: islice(pieces(), 0, None, step)
 
 
 def _too_small(config: TokenizerConfig, needed: int) -> ValueError:
@@ -205,10 +207,10 @@ def _too_small(config: TokenizerConfig, needed: int) -> ValueError:
     )
 
 
-def _train_wordpiece(config: TokenizerConfig, lines: Callable[[], Iterable[str]]) -> bytes:
+def _train_wordpiece(config: TokenizerConfig, lines: Lines) -> bytes:
     model = _wordpiece(list(SPECIAL_PIECES), lowercase=config.lowercase)
     characters: Counter[str] = Counter()
-    for line in _sample(lines):
+    for line in lines():
         characters.update(model.normalizer.normalize_str(line))
     alphabet = sorted(character for character in characters if not character.isspace())
     alphabet = sorted(alphabet, key=lambda character: -characters[character])[:MAX_ALPHABET]
@@ -221,7 +223,7 @@ def _train_wordpiece(config: TokenizerConfig, lines: Callable[[], Iterable[str]]
         special_tokens=[*SPECIAL_PIECES, *(f"##{character}" for character in alphabet)],
         show_progress=False,
     )
-    model.train_from_iterator(_sample(lines), trainer)
+    model.train_from_iterator(lines(), trainer)
     pieces = sorted(model.get_vocab().items(), key=lambda item: item[1])
     if len(pieces) > config.vocab_size:
         raise _too_small(config, len(pieces))

@@ -32,15 +32,16 @@ from bert_jax.config import (
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
+    to_json,
 )
 from data_pipeline.corpus import documents
 from data_pipeline.loader import Loader
 from data_pipeline.prepare import prepare
 
 
-def real_documents(count: int, *, skip: int = 0) -> list[list[str]]:
+def real_documents(count: int) -> list[list[str]]:
     """Lines of `count` documents of the Python documentation, the longest lines cut."""
-    stream = islice(documents("builtin:python-docs"), skip, skip + count)
+    stream = islice(documents("builtin:python-docs"), count)
     return [[line[:400] for line in document.lines] for document in stream]
 
 
@@ -99,12 +100,28 @@ def strict_dtypes() -> Iterator[None]:
 
 
 @pytest.fixture
+def recipe(config: Config, tmp_path: Path) -> Path:
+    """The tiny config as a config file."""
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "from bert_jax.config import from_json\n"
+        f"def get_config():\n    return from_json({to_json(config)!r})\n"
+    )
+    return path
+
+
+def read_batches(config: Config, count: int, **arguments: object) -> list[dict[str, np.ndarray]]:
+    """The first `count` training batches of a run."""
+    size = config.train.global_batch_size
+    with Loader(config.data, split="train", batch_size=size, **arguments) as loader:
+        return list(islice(loader, count))
+
+
+@pytest.fixture
 def batches(config: Config) -> Callable[..., list[dict[str, np.ndarray]]]:
     """batches(n, ...) reads the first n training batches of the tiny run."""
 
     def read(count: int, config: Config = config, **arguments: object) -> list[dict[str, np.ndarray]]:
-        size = config.train.global_batch_size
-        with Loader(config.data, split="train", batch_size=size, **arguments) as loader:
-            return list(islice(loader, count))
+        return read_batches(config, count, **arguments)
 
     return read

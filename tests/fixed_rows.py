@@ -11,15 +11,15 @@ from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig
 from data_pipeline.manifest import Manifest
 from data_pipeline.packing import Row
 
+VOCAB_SIZE, SEQUENCE_LENGTH = 100, 48
 
-def write(
-    directory: Path, rows: list[Row], *, vocab_size: int = 100, sequence_length: int = 48
-) -> DataConfig:
+
+def write(directory: Path, rows: list[Row]) -> DataConfig:
     """Writes `rows` as the train split and returns the config that reads them."""
     config = DataConfig(
         dir=str(directory),
-        sequence_length=sequence_length,
-        tokenizer=TokenizerConfig(vocab_size=vocab_size),
+        sequence_length=SEQUENCE_LENGTH,
+        tokenizer=TokenizerConfig(vocab_size=VOCAB_SIZE),
         masking=MaskingConfig(max_predictions=8),
     )
     builder = PretrainingRows(
@@ -31,9 +31,9 @@ def write(
         source="",
         fingerprint="",
         tokenizer_sha256="",
-        vocab_size=vocab_size,
+        vocab_size=VOCAB_SIZE,
         special_ids=[0, 1, 2, 3, 4],
-        sequence_length=sequence_length,
+        sequence_length=SEQUENCE_LENGTH,
         max_sequences_per_row=1,
         documents={},
         rows={"train": len(rows)},

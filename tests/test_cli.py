@@ -14,21 +14,10 @@ import torch
 import transformers
 
 from bert_jax import cli
-from bert_jax.config import Config, from_json, to_json
+from bert_jax.config import Config, from_json
 from tests.conftest import replace
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def recipe(config: Config, tmp_path: Path) -> Path:
-    """The tiny config as a config file."""
-    path = tmp_path / "recipe.py"
-    path.write_text(
-        "from bert_jax.config import from_json\n"
-        f"def get_config():\n    return from_json({to_json(config)!r})\n"
-    )
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -139,26 +128,22 @@ def test_a_missing_or_damaged_dataset_is_one_line(refused, recipe: Path, config:
     assert "the files are damaged: prepare the dataset again" in refused("pretrain", recipe, *flags)
 
 
+def with_small_disk(limit: int, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs `bert-jax` in a process whose files cannot pass `limit` bytes: it stands for a full disk."""
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    program += "from bert_jax.cli import main; main()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
 @pytest.mark.parametrize(
     ("limit", "message"),
     [(20_000, "File too large"), (500_000, "File too large")],
     ids=["while reading pieces", "while writing rows"],
 )
 def test_no_space_left_is_one_line(recipe: Path, tmp_path: Path, limit: int, message: str):
-    """A limit on the size of files stands for a full disk."""
-    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-    program += "from bert_jax.cli import main; main()"
-    arguments = [
-        "prepare",
-        str(recipe),
-        "--data.dir",
-        str(tmp_path / "data"),
-        "--data.tokenizer.vocab-size",
-        "700",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+    flags = ["--data.dir", tmp_path / "data", "--data.tokenizer.vocab-size", 700]
+    done = with_small_disk(limit, "prepare", recipe, *flags)
     assert done.returncode == 2, done.stderr
     progress, complaint = done.stderr.splitlines()
     assert progress == "tokenizer: unigram of 700 pieces"
@@ -167,12 +152,8 @@ def test_no_space_left_is_one_line(recipe: Path, tmp_path: Path, limit: int, mes
 
 
 def test_no_space_left_while_training_is_one_line(recipe: Path, tmp_path: Path):
-    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
-    program += "from bert_jax.cli import main; main()"
-    arguments = ["pretrain", str(recipe), "--workdir", str(tmp_path / "run"), "--train.stop-at", "2"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+    flags = ["--workdir", tmp_path / "run", "--train.stop-at", 2]
+    done = with_small_disk(30_000, "pretrain", recipe, *flags)
     assert done.returncode == 2, done.stderr
     assert "File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

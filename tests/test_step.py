@@ -16,7 +16,7 @@ from bert_jax import losses, model, sharding
 from bert_jax.config import Config, MeshConfig
 from bert_jax.optimizer import decay_mask, learning_rate_schedule
 from bert_jax.step import TrainState, eval_step, init_state, state_sharding, train_step
-from tests.conftest import replace
+from tests.conftest import read_batches, replace
 
 MESHES = [(1, 1, 1), (8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 2, 4)]
 
@@ -48,12 +48,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def on_one_device(config: Config) -> tuple[list, TrainState, list[dict]]:
-    from itertools import islice
-
-    from data_pipeline.loader import Loader
-
-    with Loader(config.data, split="train", batch_size=16) as loader:
-        data = list(islice(loader, 5))
+    data = read_batches(config, 5)
     return data, *run(config, data)
 
 

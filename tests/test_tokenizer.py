@@ -158,8 +158,8 @@ print(tokenizer.train(TokenizerConfig(kind="{kind}", vocab_size=1000), lambda: l
 def test_the_sample_is_spread_over_the_corpus(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tokenizer, "TRAINING_LINES", 10)
     lines = [str(i) for i in range(95)]
-    assert list(tokenizer._sample(lambda: lines)) == [str(i) for i in range(0, 95, 10)]
-    assert list(tokenizer._sample(lambda: ["x" * 2500])) == ["x" * 1000, "x" * 1000, "x" * 500]
+    assert list(tokenizer._sample(lambda: lines)()) == [str(i) for i in range(0, 95, 10)]
+    assert list(tokenizer._sample(lambda: ["x" * 2500])()) == ["x" * 1000, "x" * 1000, "x" * 500]
 
 
 def test_a_given_vocabulary_tokenizes_as_transformers_does(lines: list[str]):

@@ -23,17 +23,10 @@ from bert_jax.step import init_state
 from data_pipeline.manifest import Manifest
 from tests.conftest import replace
 
-Run = Callable[..., subprocess.CompletedProcess]
-
 
 @pytest.fixture
-def start(config: Config, tmp_path: Path) -> Callable[..., subprocess.Popen]:
+def start(recipe: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
     """start("--train.stop-at", "7") starts `bert-jax pretrain` on the tiny config in tmp_path/run."""
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(
-        "from bert_jax.config import from_json\n"
-        f"def get_config():\n    return from_json({to_json(config)!r})\n"
-    )
 
     def start(*flags: str, workdir: str = "run", compiles: bool = False) -> subprocess.Popen:
         """`compiles`: does not take compiled code from another process."""
