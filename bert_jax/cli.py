@@ -11,14 +11,18 @@ import dataclasses
 import io
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from bert_jax.config import Config, load, to_json
+
+if TYPE_CHECKING:
+    from data_pipeline.manifest import Manifest
 
 OK, USER_ERROR, INTERRUPTED, KEYBOARD_INTERRUPT = 0, 2, 75, 130
 
@@ -31,22 +35,40 @@ class Prepare:
     """Read the corpus, train the tokenizer, write the dataset to data.dir."""
 
     config: FromFile
+    runner: Literal["local", "direct", "dataflow", "flink", "spark"] = "local"
+    """local: every core of this machine. The others are Apache Beam's; direct is to try it out here."""
+    runner_options: tuple[str, ...] = ()
+    """Of Beam, without dashes: project=my-project region=europe-west1 temp_location=gs://my-bucket/tmp"""
 
     def __call__(self) -> int:
-        from data_pipeline.prepare import prepare
-
-        manifest = prepare(self.config.data)
+        manifest = self._prepare()
         for split, rows in manifest.rows.items():
             print(
                 f"{split}: {manifest.documents[split]:,} documents, {manifest.tokens[split]:,} tokens "
                 f"in {rows:,} rows of {manifest.sequence_length}, {manifest.fill[split]:.1%} full"
             )
+        if dropped := sum(manifest.duplicates.values()):
+            print(f"{dropped:,} documents were dropped: another one has the same text")
         print(
             f"tokenizer: {manifest.vocab_size:,} pieces; knowing their frequencies and no context costs "
             f"{manifest.unigram_loss:.3f} nats a token"
         )
         print(f"written to {self.config.data.dir}")
         return OK
+
+    def _prepare(self) -> Manifest:
+        if self.runner == "local":
+            from data_pipeline.prepare import prepare
+
+            return prepare(self.config.data)
+        try:
+            from data_pipeline.beam import prepare_on_beam
+        except ImportError as error:
+            raise ValueError(
+                f"--runner {self.runner} needs Apache Beam ({error}): pip install 'bert-jax[beam]', "
+                "for Dataflow 'bert-jax[dataflow]'"
+            ) from error
+        return prepare_on_beam(self.config.data, runner=self.runner, options=self.runner_options)
 
 
 @dataclass(frozen=True)
@@ -172,8 +194,8 @@ def run(arguments: list[str]) -> int:
             config = Config()
         else:
             raise ValueError(f"give a config file after {verb!r}, for example configs/demo.py")
-        missing = {field.name: tyro.MISSING_NONPROP for field in dataclasses.fields(kind)}
-        default = kind(**missing | {"config": config})
+        required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+        default = kind(**dict.fromkeys(required, tyro.MISSING_NONPROP) | {"config": config})
     command = _parse(kind, default, prog, rest)
     return OK if command is None else command()
 
@@ -217,7 +239,7 @@ def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
             message = [message[0], ", ".join(named).replace(" (required)", "")]
         if "Perhaps you meant:" in lines:
             message.append(f"(perhaps {lines[lines.index('Perhaps you meant:') + 1].split()[0]}?)")
-        raise ValueError(" ".join(message).removeprefix("Error parsing config: ")) from None
+        raise ValueError(re.sub(r"^Error parsing config[\w.]*: ", "", " ".join(message))) from None
 
 
 def _is_for_the_person(error: BaseException) -> bool:

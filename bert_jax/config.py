@@ -233,9 +233,9 @@ class Config:
             f"{self.model.vocab_size}",
         )
         require(
-            self.data.objective != "next_sentence" or self.model.type_vocab_size >= 2,
+            not self.data.has_pairs or self.model.type_vocab_size >= 2,
             f"model.type_vocab_size is {self.model.type_vocab_size}; sentence pairs "
-            "(data.objective next_sentence) need 2",
+            f"(data.objective {self.data.objective}) need 2",
         )
         require(
             self.optimizer.warmup_steps < self.train.steps,
@@ -330,6 +330,8 @@ def _build(kind: Any, value: Any) -> Any:
 
     def built(name: str) -> Any:
         is_section = dataclasses.is_dataclass(hints[name])
-        return _build(hints[name], value[name]) if is_section else value[name]
+        if is_section:
+            return _build(hints[name], value[name])
+        return tuple(value[name]) if isinstance(value[name], list) else value[name]
 
     return kind(**{name: built(name) for name in names})

@@ -1,86 +1,110 @@
-"""Rows to a TFDS dataset of ArrayRecord files, and the names of its features.
-
-A record holds the tokens of one row, end to end, and the lengths to take them apart again. Tokens are stored
-as raw bytes (uint16 where the vocabulary allows it): parsing them is then a copy.
-"""
+"""Stored rows as a TFDS dataset: files of records, and what TFDS wants beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+import contextlib
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from data_pipeline.packing import Row
+from data_pipeline.records import LABELS, LENGTHS, TOKENS
 
-TOKENS, LENGTHS, LABELS = "token_ids", "segment_lengths", "nsp_labels"
-
-Shards = Sequence[Callable[[], Iterator[Row]]]
+NAME = "pretraining_rows"
 
 
-def token_dtype(vocab_size: int) -> type[np.generic]:
-    """Type of the stored token ids."""
-    return np.uint16 if vocab_size <= 2**16 else np.int32
+class Shard(NamedTuple):
+    """A file of a split."""
+
+    split: str
+    number: int
+    total: int
+
+    @property
+    def file_name(self) -> str:
+        """As TFDS names it."""
+        return f"{NAME}-{self.split}.array_record-{self.number:05d}-of-{self.total:05d}"
 
 
-def example(row: Row, *, dtype: type[np.generic]) -> dict[str, np.ndarray]:
-    """One record: all tokens, (A, B) lengths of each packed sequence, next-sentence labels."""
-    return {
-        TOKENS: np.concatenate([np.asarray(sequence.token_ids, dtype) for sequence in row]),
-        LENGTHS: np.array(
-            [(sequence.first_length, len(sequence.token_ids) - sequence.first_length) for sequence in row],
-            np.uint16,
-        ).reshape(-1),
-        LABELS: np.array([sequence.label for sequence in row], np.uint8),
-    }
+def write_files(folder: Path, parts: Iterable[tuple[Shard, Sequence[bytes]]]) -> dict[Shard, int]:
+    """Writes records, shard after shard; returns the rows in each.
 
-
-def empty_record() -> bytes:
-    """A record of a row without tokens, as it is stored."""
-    import tensorflow as tf
-
-    empty = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b""]))
-    features = tf.train.Features(feature=dict.fromkeys((TOKENS, LENGTHS, LABELS), empty))
-    return tf.train.Example(features=features).SerializeToString()
-
-
-class PretrainingRows(tfds.core.ShardBasedBuilder):
-    """The dataset that `bert-jax prepare` writes and `tfds.builder_from_directory` opens.
-
-    Shard-based, because TFDS's other builders gather a split in memory where they must keep its order.
-
-    Args:
-      splits: for each split, a function for each of its shards, called in turn, that yields rows in order.
-      dtype: type of the stored token ids.
+    Raises:
+      OSError: a file cannot be written.
     """
+    from array_record.python.array_record_module import ArrayRecordWriter
 
-    VERSION = tfds.core.Version("1.0.0")
+    counts = {}
+    try:
+        for shard, group in groupby(parts, key=lambda part: part[0]):
+            counts[shard] = 0
+            # Groups of one: each row is compressed by itself, and reading it reads no other.
+            with contextlib.closing(ArrayRecordWriter(str(folder / shard.file_name), "group_size:1")) as file:
+                for _, records in group:
+                    for record in records:
+                        file.write(record)
+                    counts[shard] += len(records)
+    except RuntimeError as error:
+        # ArrayRecord's C++ writer says: "write() failed: No space left on device; writing /data/train..."
+        failed = re.search(r"write\(\) failed: ([^;]+)", str(error))
+        if failed is None:
+            raise
+        raise OSError(f"the dataset cannot be written to {folder}: {failed[1]}") from error
+    return counts
 
-    def __init__(self, *, splits: Mapping[str, Shards], dtype: type[np.generic], **kwargs: Any):
-        self._rows = splits
-        self._dtype = dtype
-        super().__init__(**kwargs)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        def raw(dtype: type[np.generic]) -> tfds.features.Tensor:
-            return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+def write_metadata(folder: Path, counts: Mapping[Shard, int], *, dtype: type[np.generic]) -> None:
+    """Writes what `tfds.builder_from_directory` reads, for the files that `write_files` wrote."""
+    import tensorflow_datasets as tfds
 
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Rows of token ids for pretraining, unmasked.",
-            features=tfds.features.FeaturesDict(
-                {TOKENS: raw(self._dtype), LENGTHS: raw(np.uint16), LABELS: raw(np.uint8)}
-            ),
-            disable_shuffling=True,  # the loader permutes; the order on disk is that of the corpus
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=NAME, filetype_suffix="array_record"
+    )
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[counts[shard] for shard in shards],
+            num_bytes=sum((folder / shard.file_name).stat().st_size for shard in shards),
+            filename_template=template.replace(split=split),
         )
+        for split, group in groupby(counts, key=lambda shard: shard.split)
+        for shards in [list(group)]
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features(dtype),
+        split_infos=splits,
+        filename_template=template,
+        check_data=False,
+        description=DESCRIPTION,
+        disable_shuffling=True,  # the loader permutes
+    )
 
-    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {
-            name: [partial(self._examples, shard) for shard in shards] for name, shards in self._rows.items()
-        }
 
-    def _examples(self, shard: Callable[[], Iterator[Row]]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        for number, row in enumerate(shard()):
-            yield number, example(row, dtype=self._dtype)
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """TFDS announces what it does with print, log lines and progress bars."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+DESCRIPTION = "Rows of token ids for pretraining, unmasked."
+
+
+def features(dtype: type[np.generic]) -> Any:
+    """TFDS features of a row: three arrays of any length, as raw bytes."""
+    import tensorflow_datasets as tfds
+
+    def raw(dtype: type[np.generic]) -> tfds.features.Tensor:
+        return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+
+    return tfds.features.FeaturesDict({TOKENS: raw(dtype), LENGTHS: raw(np.uint16), LABELS: raw(np.uint8)})

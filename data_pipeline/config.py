@@ -31,6 +31,8 @@ class Section:
 
 
 def _fits(hint: Any, value: Any) -> bool:
+    if typing.get_origin(hint) is tuple:  # of any length, of one type
+        return isinstance(value, tuple) and all(_fits(typing.get_args(hint)[0], item) for item in value)
     match typing.get_origin(hint):
         case typing.Literal:
             return value in typing.get_args(hint)
@@ -42,6 +44,8 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _described(hint: Any) -> str:
+    if typing.get_origin(hint) is tuple:
+        return f"a tuple of values {_described(typing.get_args(hint)[0])}"
     match typing.get_origin(hint):
         case typing.Literal:
             return "one of " + ", ".join(map(repr, typing.get_args(hint)))
@@ -61,7 +65,7 @@ class TokenizerConfig(Section):
     vocab_size: int = 30522
     """Pieces to train, special ones included. A small corpus may give fewer."""
     vocab_file: str | None = None
-    """An existing vocab.txt (wordpiece only) to use in place of training one."""
+    """An existing vocab.txt (wordpiece) or SentencePiece model (unigram, bpe) to use in place of training."""
     lowercase: bool = True
 
     def __post_init__(self) -> None:
@@ -70,10 +74,6 @@ class TokenizerConfig(Section):
             self.vocab_size > 5,
             f"data.tokenizer.vocab_size is {self.vocab_size}; it must be greater than 5, "
             "the number of special pieces",
-        )
-        require(
-            self.vocab_file is None or self.kind == "wordpiece",
-            "data.tokenizer.vocab_file is a WordPiece vocab.txt: set data.tokenizer.kind to 'wordpiece'",
         )
 
 
@@ -115,27 +115,40 @@ class DataConfig(Section):
 
     path: ClassVar[str] = "data"
 
-    source: str = "builtin:python-docs"
-    """files:GLOB (.txt, .txt.gz, .jsonl, .jsonl.gz), tfds:NAME[:split], or builtin:python-docs."""
+    source: str | tuple[str, ...] = "builtin:python-docs"
+    """files:GLOB (.txt or .jsonl, also .gz or .zst), tfds:NAME[:SPLIT[:FEATURE]], or builtin:python-docs;
+    several of them are prepared side by side."""
+    weights: tuple[float, ...] = ()
+    """Share of each source in the training batches, relative to each other; empty: as it has rows."""
     dir: str = "runs/data"
     """The prepared dataset: `bert-jax prepare` writes it, everything else reads it."""
     sequence_length: int = 128
     """S: tokens in a row."""
-    objective: Literal["next_sentence", "full_sentences"] = "next_sentence"
-    """BERT's sentence pairs with a next-sentence label, or RoBERTa's full sentences without one."""
+    objective: Literal["next_sentence", "sentence_order", "full_sentences", "documents"] = "next_sentence"
+    """Pairs with a label: next_sentence (BERT), sentence_order (ALBERT). Single texts without one:
+    full_sentences (RoBERTa: up to S tokens, across documents), documents (never across)."""
     short_sequence_probability: float = 0.1
-    """Share of documents cut into sequences of random shorter length (next_sentence only)."""
+    """Share of documents cut into pairs of random shorter length (next_sentence, sentence_order)."""
     max_sequences_per_row: int = 1
     """P: sequences packed into a row at most. 1 is BERT's one sequence a row."""
     validation_fraction: float = 0.05
     """Share of the documents held out from the tokenizer and from training."""
     seed: int = 0
-    """Of sentence pairing and the validation split. Order and masks of training come from train.seed."""
+    """Of the pairs and the validation split. Order and masks of training come from train.seed."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(len(set(self.sources)) == len(self.sources) > 0, "data.source is empty or has a source twice")
+        require(
+            len(self.weights) in (0, len(self.sources)),
+            f"data.weights has {len(self.weights)} value(s) for {len(self.sources)} data.source",
+        )
+        require(
+            all(weight >= 0 for weight in self.weights) and (not self.weights or sum(self.weights) > 0),
+            f"data.weights is {self.weights}; none may be negative, and one must be positive",
+        )
         require(0 <= self.seed < 2**63, f"data.seed is {self.seed}; it must be at least 0")
         require(
             self.sequence_length >= 8,
@@ -160,3 +173,12 @@ class DataConfig(Section):
         for name in ("short_sequence_probability", "validation_fraction"):
             value = getattr(self, name)
             require(0 <= value < 1, f"data.{name} is {value}; it must be at least 0 and less than 1")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether sequences are sentence pairs, with a label to predict."""
+        return self.objective in ("next_sentence", "sentence_order")

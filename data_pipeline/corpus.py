@@ -1,124 +1,178 @@
 """Sources of text: a stream of documents, each a list of lines, in bounded memory.
 
-Owns reading and splitting by document. Does not tokenize.
+Owns reading, splitting by document and mending what no tokenizer should see. Does not tokenize.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import glob
 import gzip
 import hashlib
+import io
 import json
+import re
 import sys
 import sysconfig
-import typing
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+from etils import epath
 
 MAX_LINE = 100_000
 """Bytes of a text file, characters elsewhere. A longer line is cut here: it never fills the memory."""
 MAX_DOCUMENT = 1_000_000
-"""Characters. A longer document is passed on in parts that share its key."""
+"""Characters. A longer document is cut here, and is several documents from then on."""
+
+KEY_BITS = 63
+"""A key is a hash of this many bits: it fits a signed integer of a database."""
 
 
 class Document(NamedTuple):
-    """Lines of one document. `key` identifies it by its first lines, so that copies share a split."""
-
-    key: bytes
+    key: int
+    """Hash of the text: equal documents have equal keys."""
     lines: list[str]
 
 
-def documents(source: str) -> Iterator[Document]:
-    """Streams the documents of `source`.
+Reader = Callable[[], Iterator[Document]]
+"""Reads a part of a source, in any process."""
 
-    `files:GLOB` reads .txt and .txt.gz (a sentence or paragraph a line, a blank line between documents) and
-    .jsonl and .jsonl.gz (a document a line, its `text` field); `tfds:NAME[:split]` reads the `text`
-    feature of a TFDS dataset; `builtin:python-docs` reads the documentation of the running Python.
+
+def documents(source: str) -> Iterator[Document]:
+    """Streams the documents of `source`, see `readers`."""
+    for reader in readers(source):
+        yield from reader()
+
+
+def readers(source: str) -> list[Reader]:
+    """Functions that read `source` a part each; called in turn, they give it in order.
+
+    `files:GLOB` reads .txt (a sentence or paragraph a line, a blank line between documents) and .jsonl
+    (a document a line, its `text` field), plain or compressed (.gz, .zst), from a disk or a bucket
+    (gs://, through the library that TFDS uses); `tfds:NAME[:SPLIT[:FEATURE]]` reads a text feature of a
+    TFDS dataset; `builtin:python-docs` reads the documentation of the running Python.
 
     Raises:
-      ValueError: the source is unknown, missing, empty, not UTF-8 or not JSON; says where.
+      ValueError: the source is unknown or missing; a reader raises it for text that is not UTF-8 or not
+        JSON. It says where.
     """
     kind, _, name = source.partition(":")
     match kind:
         case "files":
-            chunks = _lines_of_files(name)
+            return [functools.partial(_read_file, path) for path in _paths(name)]
         case "tfds":
-            chunks = _lines_of_tfds(name)
+            return _tfds_readers(name)
         case "builtin" if name == "python-docs":
-            chunks = _lines_of_python_docs()
-        case _:
-            raise ValueError(
-                f"data.source {source!r} is unknown; use files:GLOB, tfds:NAME[:split] or builtin:python-docs"
-            )
-    empty = True
-    for document in _group(chunks):
-        empty = False
-        yield document
-    if empty:
-        raise ValueError(f"data.source {source!r} has no text in it")
+            return [_read_python_docs]
+    raise ValueError(
+        f"data.source {source!r} is unknown; use files:GLOB, tfds:NAME[:SPLIT[:FEATURE]] or "
+        "builtin:python-docs"
+    )
 
 
 def in_validation(document: Document, *, fraction: float, seed: int) -> bool:
     """Whether a document is held out: a hash of its key and the seed, not its place in the corpus."""
-    digest = hashlib.blake2b(document.key, digest_size=8, salt=seed.to_bytes(8, "little")).digest()
+    key = document.key.to_bytes(8, "big")
+    digest = hashlib.blake2b(key, digest_size=8, salt=seed.to_bytes(8, "little")).digest()
     return int.from_bytes(digest, "little") < fraction * 2**64
-
-
-def blocks(stream: Iterable[Document], *, characters: int = 4_000_000) -> Iterator[list[Document]]:
-    """Groups consecutive documents to about `characters` of text: the unit of work and of random pairing."""
-    block: list[Document] = []
-    size = 0
-    for document in stream:
-        block.append(document)
-        size += sum(map(len, document.lines))
-        if size >= characters:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
 
 
 def _group(lines: Iterable[str]) -> Iterator[Document]:
     """Documents from lines, where an empty line ends a document."""
-    key = b""
-    part: list[str] = []
+    held: list[str] = []
     size = 0
     for line in lines:
         if line:
-            part.append(line)
+            held.append(line)
             size += len(line)
-        if part and (not line or size >= MAX_DOCUMENT):
-            key = key or _key(part)
-            yield Document(key, part)
-            part, size = [], 0
-        if not line:
-            key = b""
-    if part:
-        yield Document(key or _key(part), part)
+        if held and (not line or size >= MAX_DOCUMENT):
+            yield _document(held)
+            held, size = [], 0
+    if held:
+        yield _document(held)
 
 
-def _key(lines: list[str]) -> bytes:
-    return hashlib.blake2b("\n".join(lines)[:2000].encode(), digest_size=16).digest()
+def _document(lines: list[str]) -> Document:
+    digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=8).digest()
+    return Document(int.from_bytes(digest, "big") >> (64 - KEY_BITS), lines)
 
 
-def _lines_of_files(pattern: str) -> Iterator[str]:
-    paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+_FILE_NAME = re.compile(r"\.(?P<kind>txt|jsonl)(\.(?P<packing>gz|zst))?$")
+
+
+def _paths(pattern: str) -> list[str]:
+    """The files that a glob pattern matches, sorted."""
+    if "://" in pattern:
+        steps = pattern.split("/")
+        fixed = next((i for i, step in enumerate(steps) if re.search(r"[*?\[]", step)), -1)
+        with _bucket_errors(pattern):
+            found = epath.Path("/".join(steps[:fixed])).glob("/".join(steps[fixed:]))
+            paths = sorted(str(path) for path in found)
+    else:
+        paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
     if not paths:
         raise ValueError(f"data.source files:{pattern} matches no file")
     for path in paths:
-        name = path.removesuffix(".gz")
-        if not name.endswith((".txt", ".jsonl")):
-            raise ValueError(f"{path}: the name must end in .txt, .txt.gz, .jsonl or .jsonl.gz")
-        read = _json_lines if name.endswith(".jsonl") else _text_lines
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            try:
-                yield from read(path, typing.cast(IO[bytes], file))
-            except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-                raise ValueError(f"{path}: not a whole gzip file ({error})") from error
-        yield ""
+        if not _FILE_NAME.search(path):
+            raise ValueError(f"{path}: the name must end in .txt or .jsonl, with .gz or .zst after it or not")
+    return paths
+
+
+def _read_file(path: str) -> Iterator[Document]:
+    name = _FILE_NAME.search(path)
+    assert name is not None
+    unpack: dict[str | None, Any] = {None: lambda raw: raw, "gz": gzip.open, "zst": zstd.open}
+    read = {"txt": _text_lines, "jsonl": _json_lines}[name["kind"]]
+    with _opened(path) as raw:
+        try:
+            yield from _group(read(path, unpack[name["packing"]](raw)))
+        except (gzip.BadGzipFile, zstd.ZstdError, zlib.error, EOFError) as error:
+            raise ValueError(f"{path}: not a whole compressed file ({error})") from error
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    if "://" not in path:
+        with open(path, "rb") as file:
+            yield file
+        return
+    with _bucket_errors(path), epath.Path(path).open("rb") as remote:
+        yield io.BufferedReader(_Raw(remote))
+
+
+class _Raw(io.RawIOBase):
+    """TensorFlow's remote files only know `read`; BufferedReader makes whole files of them."""
+
+    def __init__(self, file: IO[Any]):
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+@contextlib.contextmanager
+def _bucket_errors(path: str) -> Iterator[None]:
+    """TensorFlow has exceptions of its own for what is an OSError elsewhere."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("tensorflow"):
+            raise
+        raise OSError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
@@ -129,7 +183,7 @@ def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
     while raw := file.readline(MAX_LINE):
         ends = raw.endswith(b"\n")
         raw, carried = (carried + raw, b"") if ends else _split_at_character(carried + raw)
-        line = _decode(raw, path, number).strip()
+        line = mended(_decode(raw, path, number)).strip()
         if line or (ends and not is_piece):
             yield line
         is_piece = not ends
@@ -162,8 +216,8 @@ def _decode(raw: bytes, path: str, number: int) -> str:
 
 def _json_lines(path: str, file: IO[bytes]) -> Iterator[str]:
     for number, raw in enumerate(file, 1):
-        line = _decode(raw, path, number)
-        if not line.strip():
+        line = _decode(raw, path, number).strip("\ufeff \t\r\n")
+        if not line:
             continue
         try:
             record = json.loads(line)
@@ -171,11 +225,19 @@ def _json_lines(path: str, file: IO[bytes]) -> Iterator[str]:
             raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise ValueError(f"{path}, line {number}: has no string field `text`")
-        yield from _lines_of_text(_whole(record["text"]))
+        yield from _lines_of_text(record["text"])
 
 
-def _whole(text: str) -> str:
-    """`text` with each half of a surrogate pair, which JSON can hold and UTF-8 cannot, made U+FFFD."""
+def mended(text: str) -> str:
+    """`text` without what breaks tools on the way, and otherwise as it is.
+
+    Byte order marks go, NULs become spaces, and half a surrogate pair, which JSON can hold and UTF-8 cannot,
+    becomes U+FFFD. Unicode normalization and lower-casing are the tokenizer's.
+    """
+    if "\ufeff" in text:
+        text = text.replace("\ufeff", "")
+    if "\x00" in text:
+        text = text.replace("\x00", " ")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -185,25 +247,54 @@ def _whole(text: str) -> str:
 
 def _lines_of_text(text: str) -> Iterator[str]:
     """The non-empty lines of one document, then the empty line that ends it."""
-    for line in text.split("\n"):  # as in text files: not at form feeds and the like
+    for line in mended(text).split("\n"):  # as in text files: not at form feeds and the like
         line = line.strip()
         for start in range(0, len(line), MAX_LINE):
             yield line[start : start + MAX_LINE]
     yield ""
 
 
-def _lines_of_tfds(name: str) -> Iterator[str]:
+_TFDS_SOURCE = re.compile(
+    r"(?P<dataset>[^:]+(:(\d+\.\d+\.\d+|\*\.\*\.\*))?)(:(?P<split>\w+(\[[^]]*\])?))?(:(?P<feature>\w+))?"
+)
+"""wikipedia/20230601.en:1.0.0:train[:10%]:text, all but the name optional."""
+
+
+def _tfds_readers(name: str) -> list[Reader]:
     import tensorflow_datasets as tfds
 
-    dataset, _, split = name.partition(":")
+    fields = _TFDS_SOURCE.fullmatch(name)
+    if fields is None:
+        raise ValueError(f"data.source tfds:{name} is not of the form tfds:NAME[:SPLIT[:FEATURE]]")
+    dataset, split, feature = fields["dataset"], fields["split"] or "train", fields["feature"] or "text"
     try:
-        examples = tfds.load(dataset, split=split or "train", try_gcs=False)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        builder = tfds.builder(dataset, try_gcs=False)
+        builder.download_and_prepare()
+        shards = min(64, builder.info.splits[split].num_shards)
+    except (tfds.core.DatasetNotFoundError, AssertionError, ValueError, KeyError) as error:
         raise ValueError(f"data.source tfds:{name}: {str(error).strip().splitlines()[0]}") from error
-    if "text" not in examples.element_spec:
-        raise ValueError(f"data.source tfds:{name} has no feature `text`: {sorted(examples.element_spec)}")
-    for number, example in enumerate(examples.as_numpy_iterator(), 1):
-        yield from _lines_of_text(_decode(example["text"], f"tfds:{name}", number))
+    if feature not in builder.info.features:
+        names = ", ".join(sorted(builder.info.features))
+        raise ValueError(f"data.source tfds:{name} has no feature {feature!r}; it has {names}")
+    if not isinstance(builder.info.features[feature], tfds.features.Text):
+        raise ValueError(f"data.source tfds:{name}: the feature {feature!r} is not text")
+    parts = tfds.even_splits(split, shards) if shards > 1 else [split]
+    return [functools.partial(_read_tfds, name, dataset, part, feature) for part in parts]
+
+
+def _read_tfds(name: str, dataset: str, split: Any, feature: str) -> Iterator[Document]:
+    import tensorflow_datasets as tfds
+
+    def lines() -> Iterator[str]:
+        examples = tfds.load(dataset, split=split, try_gcs=False)
+        for number, example in enumerate(examples.as_numpy_iterator(), 1):
+            yield from _lines_of_text(_decode(example[feature], f"tfds:{name}", number))
+
+    yield from _group(lines())
+
+
+def _read_python_docs() -> Iterator[Document]:
+    yield from _group(map(mended, _lines_of_python_docs()))
 
 
 def _lines_of_python_docs() -> Iterator[str]:

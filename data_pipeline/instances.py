@@ -1,4 +1,4 @@
-"""Documents to sequences: BERT's next-sentence pairs, or RoBERTa's full sentences.
+"""Documents to sequences: pairs in BERT's or ALBERT's manner, or single texts in RoBERTa's.
 
 Pure functions of token ids and a random generator; no text, no files.
 """
@@ -23,7 +23,9 @@ class Sequence(NamedTuple):
     first_length: int
     """Tokens of type 0: [CLS] A [SEP]. The rest are of type 1."""
     label: int
-    """1: B is from another document; 0: B follows A; NO_LABEL."""
+    """1: B is from another document, or A and B are swapped; 0: B follows A; NO_LABEL."""
+    truncated: int = 0
+    """Tokens that were cut off to make A and B fit."""
 
 
 def cut_lines(document: list[Line], *, limit: int) -> list[Line]:
@@ -49,15 +51,10 @@ def next_sentence_pairs(
     limit = sequence_length - 3
     documents = [cut for document in documents if (cut := cut_lines(document, limit=(limit + 1) // 2))]
     for index, document in enumerate(documents):
-        target = limit
-        if rng.random() < short_sequence_probability:
-            target = rng.randint(2, limit)
+        target = _target(limit, short_sequence_probability, rng)
         start = 0
         while start < len(document):
-            end, length = start, 0
-            while end < len(document) and length < target:
-                length += len(document[end])
-                end += 1
+            end = _chunk_end(document, start, target)
             middle = start + 1 if end - start == 1 else rng.randint(start + 1, end - 1)
             first = list(chain(*document[start:middle]))
             if len(documents) > 1 and (end - start == 1 or rng.random() < 0.5):
@@ -67,9 +64,37 @@ def next_sentence_pairs(
             else:
                 second = list(chain(*document[middle:end]))
                 label = 0 if second else NO_LABEL
-            first, second = _truncate(first, second, limit, rng)
-            tokens = [cls, *first, sep, *second, sep] if second else [cls, *first, sep]
-            yield Sequence(tokens, len(first) + 2, label)
+            yield _pair(first, second, label, limit, cls, sep, rng)
+            start = end
+
+
+def sentence_order_pairs(
+    documents: list[list[Line]],
+    *,
+    sequence_length: int,
+    short_sequence_probability: float,
+    cls: int,
+    sep: int,
+    rng: random.Random,
+) -> Iterator[Sequence]:
+    """Neighbouring texts of one document, half of them in the wrong order, label 1 (ALBERT, section 3.1).
+
+    The chunks are those of `next_sentence_pairs`. A chunk of a single line has no label and no B.
+    """
+    limit = sequence_length - 3
+    for document in documents:
+        lines = cut_lines(document, limit=(limit + 1) // 2)
+        target = _target(limit, short_sequence_probability, rng)
+        start = 0
+        while start < len(lines):
+            end = _chunk_end(lines, start, target)
+            middle = start + 1 if end - start == 1 else rng.randint(start + 1, end - 1)
+            first, second = list(chain(*lines[start:middle])), list(chain(*lines[middle:end]))
+            label = NO_LABEL
+            if second:
+                label = int(rng.random() < 0.5)
+                first, second = (second, first) if label else (first, second)
+            yield _pair(first, second, label, limit, cls, sep, rng)
             start = end
 
 
@@ -94,10 +119,46 @@ def full_sentences(
         yield _full(tokens, cls, sep)
 
 
+def document_sequences(
+    documents: list[list[Line]], *, sequence_length: int, cls: int, sep: int
+) -> Iterator[Sequence]:
+    """Each document by itself, cut every `sequence_length` tokens, wherever that is: packed, rows are full.
+
+    Every token of `documents` is in exactly one sequence.
+    """
+    for document in documents:
+        for tokens in cut_lines([list(chain(*document))], limit=sequence_length - 2):
+            yield _full(tokens, cls, sep)
+
+
 def _full(tokens: list[int], cls: int, sep: int) -> Sequence:
     if tokens[-1] == sep:  # the document ended where the sequence does
         tokens = tokens[:-1]
     return Sequence([cls, *tokens, sep], len(tokens) + 2, NO_LABEL)
+
+
+def _target(limit: int, short_sequence_probability: float, rng: random.Random) -> int:
+    """Tokens that the pairs of a document are to have."""
+    return rng.randint(2, limit) if rng.random() < short_sequence_probability else limit
+
+
+def _chunk_end(document: list[Line], start: int, target: int) -> int:
+    """Where the lines from `start` on reach `target` tokens, or the document ends."""
+    length = 0
+    for end in range(start, len(document)):
+        length += len(document[end])
+        if length >= target:
+            return end + 1
+    return len(document)
+
+
+def _pair(
+    first: Line, second: Line, label: int, limit: int, cls: int, sep: int, rng: random.Random
+) -> Sequence:
+    excess = max(0, len(first) + len(second) - limit)
+    first, second = _truncate(first, second, limit, rng)
+    tokens = [cls, *first, sep, *second, sep] if second else [cls, *first, sep]
+    return Sequence(tokens, len(first) + 2, label, excess)
 
 
 def _random_lines(documents: list[list[Line]], index: int, target: int, rng: random.Random) -> Line:

@@ -2,8 +2,9 @@
 
     position = step * batch_size + row;   epoch = position // N;   record = permute(position % N, seed, epoch)
 
-The data state of a run is its step. A seek costs nothing, and any number of processes, each reading its own
-rows, build the same global batch.
+Where sources have weights, each has a permutation of its own, and `mix` says whose turn a position is. The
+data state of a run is its step. A seek costs nothing, and any number of processes, each reading its own rows,
+build the same global batch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from data_pipeline.batch import Batch
 from data_pipeline.config import DataConfig
 from data_pipeline.manifest import Manifest
+from data_pipeline.records import EMPTY, LABELS, LENGTHS, TOKENS, token_dtype
 
 EVALUATION_SEED = 0
 """Masks of the validation rows: the same at every evaluation of every run."""
@@ -104,7 +106,6 @@ def _dataset(
     would print the traceback of an exception from every reading thread."""
     tf = _tensorflow()
     from data_pipeline import masking
-    from data_pipeline.builder import empty_record
 
     records = _records(config, manifest, split)
     count = len(records)
@@ -117,12 +118,18 @@ def _dataset(
             return np.array(records.__getitems__(indices.tolist()), dtype=object)
         except (OSError, RuntimeError, ValueError) as error:  # what ArrayRecord raises for damaged files
             failures.append(error)
-            return np.array([empty_record()] * len(indices), dtype=object)
+            return np.array([EMPTY] * len(indices), dtype=object)
+
+    def record_at(positions: Any) -> Any:
+        if not training:
+            return positions % count
+        if not config.weights:
+            return permute(positions % count, seed=seed, epoch=positions // count, count=count)
+        return mix(positions, seed=seed, rows=manifest.rows_by_source[split], weights=config.weights)
 
     def batch(step: Any) -> dict[str, Any]:
         positions = step * batch_size + tf.constant(list(rows), tf.int64)
-        indices = permute(positions % count, seed=seed, epoch=positions // count, count=count)
-        raw = tf.numpy_function(read, [indices if training else positions % count], tf.string, stateful=False)
+        raw = tf.numpy_function(read, [record_at(positions)], tf.string, stateful=False)
         tokens, lengths, labels = _parse(tf.ensure_shape(raw, [len(rows)]), config, manifest)
         if not training:  # past the last record: padding
             exists = tf.cast(positions < count, tf.int32)
@@ -142,25 +149,55 @@ def _dataset(
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def permute(indices: Any, *, seed: int, epoch: Any, count: int) -> Any:
+def permute(indices: Any, *, seed: int, epoch: Any, count: Any, stream: Any = 0) -> Any:
     """[n] int64 in, [n] int64 out: place in an epoch -> record, a permutation of range(count).
 
-    The cipher is TensorFlow's RandomIndexShuffle, one seed an index, since a batch may span two epochs.
-    A golden test pins its values: the op is experimental.
+    Every seed, epoch and stream has its own; all but the seed may be arrays. The cipher is TensorFlow's
+    RandomIndexShuffle. A golden test pins its values: the op is experimental.
     """
     import tensorflow as tf
 
-    key = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed % 2**63, tf.int64)), epoch, epoch * 0], axis=1)
-    return tf.raw_ops.RandomIndexShuffle(
-        index=indices, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=4
-    )
+    key = tf.stack([epoch * 0 + seed % 2**63, epoch, epoch * 0 + stream], axis=1)
+    last = tf.convert_to_tensor(count, tf.int64) - 1
+    return tf.raw_ops.RandomIndexShuffle(index=indices, seed=key, max_index=last, rounds=4)
+
+
+SLOTS = 10_000
+"""Of a cycle of a mixture. Over each cycle the shares of the sources are exact."""
+
+
+def mix(positions: Any, *, seed: int, rows: Sequence[int], weights: Sequence[float]) -> Any:
+    """[n] int64 positions -> [n] int64 records, of sources whose rows lie one after the other.
+
+    A source is read in epochs of its own, each a permutation of its rows.
+    """
+    import tensorflow as tf
+
+    shares = tf.constant(slots(weights), tf.int64)
+    ends = tf.cumsum(shares)
+    cycle = positions // SLOTS
+    slot = permute(positions % SLOTS, seed=seed, epoch=cycle, count=SLOTS, stream=1)
+    source = tf.searchsorted(ends, slot, side="right")
+    # The how-manieth row of its source: those of earlier cycles, and the slots before it in this one.
+    place = cycle * tf.gather(shares, source) + slot - tf.gather(ends - shares, source)
+    count = tf.gather(tf.constant(rows, tf.int64), source)
+    first = tf.gather(tf.cumsum(tf.constant(rows, tf.int64), exclusive=True), source)
+    stream = 2 + tf.cast(source, tf.int64)
+    return first + permute(place % count, seed=seed, epoch=place // count, count=count, stream=stream)
+
+
+def slots(weights: Sequence[float]) -> list[int]:
+    """How many of SLOTS each weight gets: its share, rounded so that they add up (largest remainders)."""
+    exact = np.asarray(weights) * SLOTS / sum(weights)
+    shares = np.floor(exact).astype(int)
+    for index in np.argsort(shares - exact, kind="stable")[: SLOTS - shares.sum()]:
+        shares[index] += 1
+    return shares.tolist()
 
 
 def _parse(raw: Any, config: DataConfig, manifest: Manifest) -> tuple[Any, Any, Any]:
     """Records to tokens [B, S], lengths [B, P, 2] and labels [B, P], int32; unused places are 0."""
     import tensorflow as tf
-
-    from data_pipeline.builder import LABELS, LENGTHS, TOKENS, token_dtype
 
     size, packed = config.sequence_length, config.max_sequences_per_row
     feature = tf.io.FixedLenFeature([], tf.string)

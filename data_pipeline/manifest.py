@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils import epath
 
 from data_pipeline.config import DataConfig
 
+if TYPE_CHECKING:
+    from data_pipeline.blocks import Statistics
+    from data_pipeline.tokenizer import Tokenizer
+
 FILE = "manifest.json"
+
+READING = ("dir", "source", "weights", "masking")
+"""Fields of the data section that say where rows are and how to read them; the others, what is in them."""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Counts are by split, "train" and "validation"."""
 
-    source: str
+    sources: list[str]
     fingerprint: str
     """Hash of every row, the tokenizer and the row length."""
     tokenizer_sha256: str
@@ -27,7 +41,11 @@ class Manifest:
     sequence_length: int
     max_sequences_per_row: int
     documents: dict[str, int]
+    duplicates: dict[str, int]
+    """Documents that were dropped because another one has the same text."""
     rows: dict[str, int]
+    rows_by_source: dict[str, list[int]]
+    """The same, by source: those of a source lie together, in the order of `sources`."""
     sequences: dict[str, int]
     tokens: dict[str, int]
     fill: dict[str, float]
@@ -35,11 +53,49 @@ class Manifest:
     unigram_loss: float
     """Nats a token of the held-out tokens under the training frequencies: the loss to get under."""
     majority_nsp_accuracy: float | None
-    """Next-sentence accuracy on held-out rows of always giving the more frequent label."""
+    """Accuracy on the labels of held-out pairs of always giving the more frequent one."""
     settings: dict[str, Any]
-    """The data section of the config that it was prepared with, less dir, source and masking."""
+    """The data section of the config that it was prepared with, less what only reading needs."""
 
-    def save(self, directory: Path) -> None:
+    @classmethod
+    def of(
+        cls, config: DataConfig, words: Tokenizer, statistics: Mapping[tuple[int, str], Statistics]
+    ) -> Manifest:
+        """Of a dataset with these counts, by source and split."""
+        splits = sorted({split for _, split in statistics})
+        parts = {
+            split: [counted for part, counted in sorted(statistics.items()) if part[1] == split]
+            for split in splits
+        }
+        total = {split: functools.reduce(operator.add, counted) for split, counted in parts.items()}
+        train, held_out = total["train"], total.get("validation", total["train"])
+        digests = {split: [counted.digest for counted in parts[split]] for split in splits}
+        identity = json.dumps([words.sha256, config.sequence_length, digests])
+        settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in READING}
+        return cls(
+            sources=list(config.sources),
+            fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+            tokenizer_sha256=words.sha256,
+            vocab_size=words.vocab_size,
+            special_ids=words.special_ids,
+            sequence_length=config.sequence_length,
+            max_sequences_per_row=config.max_sequences_per_row,
+            documents={split: counted.documents for split, counted in total.items()},
+            duplicates={split: counted.duplicates for split, counted in total.items()},
+            rows={split: counted.rows for split, counted in total.items()},
+            rows_by_source={split: [counted.rows for counted in parts[split]] for split in splits},
+            sequences={split: counted.sequences for split, counted in total.items()},
+            tokens={split: counted.tokens for split, counted in total.items()},
+            fill={
+                split: round(counted.tokens / (counted.rows * config.sequence_length), 4)
+                for split, counted in total.items()
+            },
+            unigram_loss=_unigram_loss(train.token_counts, held_out.token_counts, words.special_ids),
+            majority_nsp_accuracy=_majority(held_out.label_counts[:2]),
+            settings=settings,
+        )
+
+    def save(self, directory: epath.Path) -> None:
         (directory / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
@@ -62,6 +118,11 @@ class Manifest:
 
     def check(self, config: DataConfig) -> None:
         """Raises ValueError if `config` asks for rows that this dataset does not have."""
+        if config.weights and list(config.sources) != self.sources:
+            raise ValueError(
+                f"data.weights are for data.source {', '.join(config.sources)}, but data.dir {config.dir} "
+                f"was prepared from {', '.join(self.sources)}: name the same sources in the same order"
+            )
         for name, prepared in self.settings.items():
             wanted = getattr(config, name)
             wanted = dataclasses.asdict(wanted) if dataclasses.is_dataclass(wanted) else wanted  # type: ignore[arg-type]
@@ -70,3 +131,15 @@ class Manifest:
                     f"data.dir {config.dir} was prepared with data.{name}={prepared!r}, the config says "
                     f"{wanted!r}: prepare it again under another --data.dir, or change the config"
                 )
+
+
+def _unigram_loss(train: np.ndarray, held_out: np.ndarray, special_ids: list[int]) -> float:
+    """Nats a token of the held-out tokens under the training frequencies, add-one: knowing no context."""
+    train = np.delete(train, special_ids).astype(np.float64) + 1
+    held_out = np.delete(held_out, special_ids)
+    return float(-(held_out * np.log(train / train.sum())).sum() / max(1, held_out.sum()))
+
+
+def _majority(labels: np.ndarray) -> float | None:
+    """Accuracy of always giving the more frequent label; None without labels."""
+    return float(labels.max() / labels.sum()) if labels.sum() else None

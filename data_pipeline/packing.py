@@ -1,4 +1,4 @@
-"""Sequences to rows of S tokens: best fit, longest first, at most P sequences a row."""
+"""Sequences to rows of S tokens, at most P sequences a row."""
 
 from __future__ import annotations
 
@@ -13,23 +13,33 @@ Row = list[Sequence]
 def pack(sequences: Iterable[Sequence], *, sequence_length: int, max_sequences: int) -> list[Row]:
     """Rows that hold every sequence once, in a fixed order.
 
-    Each sequence, longest first, goes to the row in which it leaves the least space (best-fit decreasing).
+    A row takes the longest sequence that is left, then again and again the longest one that fits (first-fit
+    decreasing, row by row). That leaves the short ones for the end, where rows of P of them would be half
+    empty. So while nearly as many sequences are left as full rows have places for, the middle of a row
+    takes the shortest ones.
     """
-    sequences = list(sequences)
     if max_sequences == 1:
         return [[sequence] for sequence in sequences]
+    left = sorted(sequences, key=_length)
+    tokens = sum(map(_length, left))
     rows: list[Row] = []
-    open_rows: list[tuple[int, int]] = []  # (free tokens, index of the row), sorted
-    for sequence in sorted(sequences, key=lambda sequence: -len(sequence.token_ids)):
-        size = len(sequence.token_ids)
-        assert size <= sequence_length
-        place = bisect.bisect_left(open_rows, (size, -1))
-        if place == len(open_rows):
-            free, row = sequence_length, len(rows)
-            rows.append([])
-        else:
-            free, row = open_rows.pop(place)
-        rows[row].append(sequence)
-        if len(rows[row]) < max_sequences and free > size:
-            bisect.insort(open_rows, (free - size, row))
+    while left:
+        row: Row = []
+        free = sequence_length
+        while left and len(row) < max_sequences and _length(left[0]) <= free:
+            places = max_sequences * tokens / sequence_length
+            if 0 < len(row) < max_sequences - 1 and len(left) > 0.9 * places:
+                place = 0
+            else:
+                place = bisect.bisect_right(left, free, key=_length) - 1
+            sequence = left.pop(place)
+            row.append(sequence)
+            free -= _length(sequence)
+            tokens -= _length(sequence)
+        assert row, "a sequence is longer than a row"
+        rows.append(row)
     return rows
+
+
+def _length(sequence: Sequence) -> int:
+    return len(sequence.token_ids)

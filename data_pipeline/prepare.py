@@ -1,271 +1,270 @@
-"""The offline job: corpus in, prepared dataset out. `bert-jax prepare` calls `prepare`.
+"""The offline job on one machine: corpus in, prepared dataset out. `bert-jax prepare` calls `prepare`.
 
-The corpus is streamed several times: to count it, to train the tokenizer on the training documents, and to
-make rows, a block of documents at a time, so that memory does not grow with the corpus. Everything is
-written to a folder beside `data.dir` and renamed at the end: what is at `data.dir` is finished.
+The corpus is read once and laid on disk by the hash of its documents (shuffle.py). The tokenizer is trained
+on a sample of it. Then every core makes rows, a block of documents at a time, so that memory does not grow
+with the corpus. Everything is written to a folder beside `data.dir` and renamed at the end: what is at
+`data.dir` is finished.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
-import io
+import functools
 import json
 import logging
+import multiprocessing
 import os
-import random
-import re
-import shutil
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import chain, groupby
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
+from etils import epath
 from tqdm import tqdm
 
-from data_pipeline import instances, tokenizer
+from data_pipeline import blocks, records, shuffle, tokenizer
+from data_pipeline.blocks import Block, Part, Statistics
+from data_pipeline.builder import Shard, write_files, write_metadata
 from data_pipeline.config import DataConfig
-from data_pipeline.corpus import Document, blocks, documents, in_validation
+from data_pipeline.corpus import KEY_BITS, Document, Reader, readers
 from data_pipeline.manifest import Manifest
-from data_pipeline.packing import Row, pack
 from data_pipeline.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+STATISTICS = "statistics.json"
 
 SHARD_CHARACTERS = 256_000_000
 """Text in a file of the dataset, about: some 100 MB of records."""
 
 
-@dataclasses.dataclass
-class Corpus:
-    """What there is to prepare, by split."""
-
-    documents: dict[str, int]
-    characters: dict[str, int]
-
-
-class RowStatistics:
-    """Counts and the fingerprint of the rows of one split, gathered as they are written."""
-
-    def __init__(self, vocab_size: int):
-        self.rows = 0
-        self.sequences = 0
-        self.token_counts = np.zeros(vocab_size, np.int64)
-        self.label_counts = np.zeros(3, np.int64)
-        self._digest = hashlib.sha256()
-
-    def add(self, row: Row) -> None:
-        self.rows += 1
-        self.sequences += len(row)
-        tokens = np.concatenate([np.asarray(sequence.token_ids, np.int32) for sequence in row])
-        np.add.at(self.token_counts, tokens, 1)
-        self._digest.update(len(row).to_bytes(4, "little"))
-        for sequence in row:
-            self.label_counts[sequence.label] += 1
-            self._digest.update(np.array([sequence.first_length, sequence.label], np.int32).tobytes())
-        self._digest.update(tokens.tobytes())
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-
 def prepare(config: DataConfig) -> Manifest:
     """Writes the prepared dataset of `config` to `config.dir` and returns its manifest.
+
+    Needs as much free disk beside `config.dir` as the text has bytes, unpacked, for the time that it runs.
 
     Raises:
       ValueError: the corpus or the tokenizer cannot be used; says why.
       FileExistsError: `config.dir` exists already.
+      OSError: the dataset cannot be written.
     """
-    directory = Path(config.dir)
+    with unfinished(config) as folder, _workers() as executor:
+        return _write(config, Path(folder), executor)
+
+
+@contextlib.contextmanager
+def unfinished(config: DataConfig) -> Iterator[epath.Path]:
+    """A folder beside `config.dir` to work in. At the end, what is in its `dataset` becomes `config.dir`.
+
+    After a fault nothing is left. What a killed run left is deleted by the next one.
+    """
+    directory = epath.Path(config.dir)
     if directory.exists():
         raise FileExistsError(f"data.dir {directory} exists already; delete it, or give another --data.dir")
-    unfinished = directory.with_name(f"{directory.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-    unfinished.mkdir(parents=True)
+    folder = directory.with_name(f"{directory.name}.unfinished")
+    folder.rmtree(missing_ok=True)
+    (folder / "dataset").mkdir(parents=True)
     try:
-        finished = _write(config, unfinished)
-        os.rename(finished, directory)
+        yield folder
+        (folder / "dataset").rename(directory)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return Manifest.load(directory)
+        folder.rmtree(missing_ok=True)
 
 
-def _write(config: DataConfig, folder: Path) -> Path:
-    corpus = _count(config)
-    log.info("tokenizer: %s of %d pieces", config.tokenizer.kind, config.tokenizer.vocab_size)
-    words = tokenizer.train(
-        config.tokenizer,
-        lambda: (line for document in _documents(config, "train") for line in document.lines),
-    )
-    statistics = {split: RowStatistics(words.vocab_size) for split in corpus.documents}
-    total = sum(corpus.characters.values())
-    with tqdm(total=total, unit="ch", unit_scale=True, desc="prepare", disable=None) as bar:
-        shards = {
-            split: _shards(config, split, words, corpus.characters[split], counted, bar)
-            for split, counted in statistics.items()
-        }
-        written = _write_tfds(config, folder, shards, words)
-    for split, counted in statistics.items():
-        if not counted.rows:
-            raise ValueError(f"data.source {config.source!r} gives no {split} row")
-    words.save(written / "tokenizer")
-    _manifest(config, corpus, words, statistics).save(written)
-    return written
+def _write(config: DataConfig, folder: Path, executor: Executor) -> Manifest:
+    characters = _read(config, folder, executor)
+    check(config, characters)
+    words = train_tokenizer(config, lambda: _sample(folder, characters))
+    words.save(folder / "dataset" / "tokenizer")
+
+    planned = blocks.plan(characters)
+    statistics: dict[Part, Statistics] = {}
+    tasks = [functools.partial(_records_of_block, config, folder, block) for block in planned]
+
+    def parts() -> Iterator[tuple[Shard, list[bytes]]]:
+        done = zip(planned, shards(planned), _in_order(executor, tasks), strict=True)
+        with tqdm(
+            total=sum(characters.values()), unit="ch", unit_scale=True, desc="rows", disable=None
+        ) as bar:
+            for block, shard, (rows, counted) in done:
+                part = block.source, block.split
+                statistics[part] = statistics.get(part, Statistics()) + counted
+                bar.update(characters[part] // block.total)
+                yield shard, rows
+
+    counts = write_files(folder / "dataset", parts())
+    write_metadata(folder / "dataset", counts, dtype=records.token_dtype(words.vocab_size))
+    return finish(config, epath.Path(folder / "dataset"), words, statistics)
 
 
-def _count(config: DataConfig) -> Corpus:
-    """Counts documents and characters; checks that there are documents for each split."""
-    corpus = Corpus(documents={"train": 0, "validation": 0}, characters={"train": 0, "validation": 0})
-    for document in tqdm(documents(config.source), unit=" documents", desc="read", disable=None):
-        split = _split(config, document)
-        corpus.documents[split] += 1
-        corpus.characters[split] += _size(document)
-    total = sum(corpus.documents.values())
-    if not corpus.documents["train"]:
-        raise ValueError(
-            f"data.source {config.source!r} has {total} document(s), none left for training: a blank line "
-            "ends a document; or set data.validation_fraction to 0"
-        )
-    if not config.validation_fraction:
-        del corpus.documents["validation"]
-    elif not corpus.documents["validation"]:
-        raise ValueError(
-            f"data.source {config.source!r} has {total} document(s), none of them held out: a blank line "
-            "ends a document; or raise data.validation_fraction, or set it to 0"
-        )
-    return corpus
+def _read(config: DataConfig, folder: Path, executor: Executor) -> dict[Part, int]:
+    """Lays the documents of every source on disk; returns the characters of each part of the corpus."""
+    tasks = []
+    for number, source in enumerate(config.sources):
+        parts = readers(source)
+        groups = min(len(parts), 4 * _cores())
+        for group in range(groups):
+            path = _folder_of(folder, number) / f"{group}.sqlite"
+            path.parent.mkdir(exist_ok=True)
+            tasks.append(functools.partial(_read_part, config, number, parts[group::groups], path))
+    characters: Counter[Part] = Counter()
+    for counted in tqdm(
+        _in_order(executor, tasks), total=len(tasks), unit=" parts", desc="read", disable=None
+    ):
+        characters.update(counted)
+    return dict(characters)
 
 
-def _size(document: Document) -> int:
-    return sum(map(len, document.lines))
+def _read_part(config: DataConfig, source: int, parts: list[Reader], path: Path) -> Counter[Part]:
+    """Runs in a worker."""
+    characters: Counter[Part] = Counter()
+
+    def documents() -> Iterator[tuple[str, Document]]:
+        for reader in parts:
+            for document in reader():
+                split = blocks.split_of(config, document)
+                characters[source, split] += sum(map(len, document.lines))
+                yield split, document
+
+    shuffle.write(path, documents())
+    return characters
 
 
-def _documents(config: DataConfig, split: str) -> Iterator[Document]:
-    return (document for document in documents(config.source) if _split(config, document) == split)
+def _records_of_block(config: DataConfig, folder: Path, block: Block) -> tuple[list[bytes], Statistics]:
+    """Runs in a worker."""
+    paths = sorted(_folder_of(folder, block.source).iterdir())
+    documents = shuffle.read(paths, block.split, keys=block.keys)
+    words = _load_tokenizer(folder / "dataset" / "tokenizer")
+    examples, statistics = blocks.examples_of_block(config, block, documents, words)
+    return list(map(records.serialize, examples)), statistics
 
 
-def _split(config: DataConfig, document: Document) -> str:
-    held_out = in_validation(document, fraction=config.validation_fraction, seed=config.seed)
-    return "validation" if held_out else "train"
+@functools.lru_cache(maxsize=1)
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    return tokenizer.load(folder)
 
 
-def _shards(
-    config: DataConfig, split: str, words: Tokenizer, characters: int, counted: RowStatistics, bar: tqdm
-) -> list[Callable[[], Iterator[Row]]]:
-    """A function for each shard of a split, to be called in turn: they read on from each other."""
-    stream = enumerate(blocks(_documents(config, split)))
-    done = 0
-
-    def shard(end: int) -> Iterator[Row]:
-        nonlocal done
-        while done < end and (numbered := next(stream, None)) is not None:
-            number, block = numbered
-            for row in rows_of_block(config, block, words, seed=f"{config.seed}/{split}/{number}"):
-                counted.add(row)
-                yield row
-            size = sum(map(_size, block))
-            done += size
-            bar.update(size)
-
-    count = max(1, round(characters / SHARD_CHARACTERS))
-    return [partial(shard, characters * (i + 1) // count) for i in range(count)]
+def _folder_of(folder: Path, source: int) -> Path:
+    return folder / f"source-{source}"
 
 
-def rows_of_block(config: DataConfig, block: list[Document], words: Tokenizer, *, seed: str) -> list[Row]:
-    """Rows of a block of documents: a pure function of its arguments, whoever calls it and when."""
-    # Parts of a long document are joined again, so that none is "another document" to the others.
-    whole = [[line for part in parts for line in part.lines] for _, parts in groupby(block, lambda d: d.key)]
-    ids = iter(words.encode_batch(list(chain(*whole))))
-    encoded = [[next(ids) for _ in lines] for lines in whole]
-    _, _, cls, sep, _ = words.special_ids
-    match config.objective:
-        case "next_sentence":
-            sequences = instances.next_sentence_pairs(
-                encoded,
-                sequence_length=config.sequence_length,
-                short_sequence_probability=config.short_sequence_probability,
-                cls=cls,
-                sep=sep,
-                rng=random.Random(seed),
+def check(config: DataConfig, characters: dict[Part, int]) -> None:
+    """Raises ValueError if a source has no text, or none for a split."""
+    for number, source in enumerate(config.sources):
+        found = {split for part, split in characters if part == number}
+        if not found:
+            raise ValueError(f"data.source {source!r} has no text in it")
+        if "train" not in found:
+            raise ValueError(
+                f"data.source {source!r} has no document left for training: a blank line ends a document; "
+                "or set data.validation_fraction to 0"
             )
-        case "full_sentences":
-            sequences = instances.full_sentences(
-                encoded, sequence_length=config.sequence_length, cls=cls, sep=sep
+        if config.validation_fraction and "validation" not in found:
+            raise ValueError(
+                f"data.source {source!r} has no document held out: a blank line ends a document; or raise "
+                "data.validation_fraction, or set it to 0"
             )
-    return pack(sequences, sequence_length=config.sequence_length, max_sequences=config.max_sequences_per_row)
 
 
-def _write_tfds(config: DataConfig, folder: Path, splits: dict[str, Any], words: Tokenizer) -> Path:
-    """Runs the TFDS builder; returns the folder of the dataset it wrote."""
-    import tensorflow_datasets as tfds
-    from absl import logging
-
-    from data_pipeline.builder import PretrainingRows, token_dtype
-
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    builder = PretrainingRows(
-        splits=splits, dtype=token_dtype(words.vocab_size), data_dir=str(folder / "tfds")
-    )
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download with print
-            builder.download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
-    except RuntimeError as error:
-        # ArrayRecord's C++ writer says: "write() failed: No space left on device; writing /data/train..."
-        failed = re.search(r"write\(\) failed: ([^;]+)", str(error))
-        if failed is None:
-            raise
-        raise OSError(f"the dataset cannot be written beside {config.dir}: {failed[1]}") from error
-    return Path(builder.data_dir)
+def train_tokenizer(config: DataConfig, lines: tokenizer.Lines) -> Tokenizer:
+    if config.tokenizer.vocab_file is None:
+        log.info("tokenizer: %s of %d pieces", config.tokenizer.kind, config.tokenizer.vocab_size)
+    return tokenizer.train(config.tokenizer, lines)
 
 
-def _manifest(
-    config: DataConfig, corpus: Corpus, words: Tokenizer, statistics: dict[str, RowStatistics]
+def sampled_keys(characters: Mapping[Part, int]) -> range:
+    """Of the training documents that the tokenizer is trained on: all, or a random part of a large corpus."""
+    total = sum(size for (_, split), size in characters.items() if split == "train")
+    return range(min(1 << KEY_BITS, (tokenizer.TRAINING_CHARACTERS << KEY_BITS) // total))
+
+
+def _sample(folder: Path, characters: dict[Part, int]) -> Iterator[str]:
+    for source in sorted({source for source, _ in characters}):
+        paths = sorted(_folder_of(folder, source).iterdir())
+        for document in blocks.unique(shuffle.read(paths, "train", keys=sampled_keys(characters))):
+            yield from document.lines
+
+
+def finish(
+    config: DataConfig, folder: epath.Path, words: Tokenizer, statistics: Mapping[Part, Statistics]
 ) -> Manifest:
-    train = statistics["train"]
-    held_out = statistics.get("validation", train)
-    tokens = {split: int(counted.token_counts.sum()) for split, counted in statistics.items()}
-    settings = dataclasses.asdict(config)
-    del settings["dir"], settings["source"], settings["masking"]
-    identity = json.dumps(
-        [words.sha256, config.sequence_length, {name: counted.sha256 for name, counted in statistics.items()}]
-    )
-    return Manifest(
-        source=config.source,
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
-        tokenizer_sha256=words.sha256,
-        vocab_size=words.vocab_size,
-        special_ids=words.special_ids,
-        sequence_length=config.sequence_length,
-        max_sequences_per_row=config.max_sequences_per_row,
-        documents=corpus.documents,
-        rows={split: counted.rows for split, counted in statistics.items()},
-        sequences={split: counted.sequences for split, counted in statistics.items()},
-        tokens=tokens,
-        fill={
-            split: round(tokens[split] / (counted.rows * config.sequence_length), 4)
-            for split, counted in statistics.items()
-        },
-        unigram_loss=_unigram_loss(train.token_counts, held_out.token_counts, words.special_ids),
-        majority_nsp_accuracy=_majority(held_out.label_counts[:2]),
-        settings=settings,
-    )
+    """Writes what tells of a dataset: the manifest, and the counts that `bert-jax inspect-data` shows.
+
+    Raises:
+      ValueError: a part of the corpus gives no row.
+    """
+    for (source, split), counted in statistics.items():
+        if not counted.rows:
+            raise ValueError(f"data.source {config.sources[source]!r} gives no {split} row")
+    manifest = Manifest.of(config, words, statistics)
+    manifest.save(folder)
+    counts = [
+        {"source": config.sources[source], "split": split} | counted.to_json()
+        for (source, split), counted in sorted(statistics.items())
+    ]
+    (folder / STATISTICS).write_text(json.dumps(counts) + "\n")
+    return manifest
 
 
-def _unigram_loss(train: np.ndarray, held_out: np.ndarray, special_ids: list[int]) -> float:
-    """Nats a token of the held-out tokens under the training frequencies, add-one: knowing no context."""
-    train = np.delete(train, special_ids).astype(np.float64) + 1
-    held_out = np.delete(held_out, special_ids)
-    return float(-(held_out * np.log(train / train.sum())).sum() / max(1, held_out.sum()))
+def shards(planned: list[Block]) -> list[Shard]:
+    """The file of each block."""
+    blocks_a_shard = SHARD_CHARACTERS // blocks.BLOCK_CHARACTERS
+    sizes = Counter(block.split for block in planned)
+    placed: Counter[str] = Counter()
+    found = []
+    for block in planned:
+        count = max(1, round(sizes[block.split] / blocks_a_shard))
+        found.append(Shard(block.split, placed[block.split] * count // sizes[block.split], count))
+        placed[block.split] += 1
+    return found
 
 
-def _majority(labels: np.ndarray) -> float | None:
-    """Accuracy of always giving the more frequent next-sentence label; None without labels."""
-    return float(labels.max() / labels.sum()) if labels.sum() else None
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _workers() -> Iterator[Executor]:
+    """A process for each core, started when there is work. Not forked: TensorFlow and JAX do not bear it."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(_cores(), mp_context=context, initializer=_start_worker) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends the workers
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other cores have workers of their own
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+
+
+def _leave_with_the_parent() -> None:
+    """A killed parent says no goodbye, and a worker would wait for its next task forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+Result = TypeVar("Result")
+
+
+def _in_order(executor: Executor, tasks: Sequence[Callable[[], Result]]) -> Iterator[Result]:
+    """Results of tasks in their order, only a few of them ahead of the reader. A single task runs here."""
+    if len(tasks) == 1 or _cores() == 1:
+        yield from (task() for task in tasks)
+        return
+    ahead: deque[Future[Result]] = deque()
+    waiting = iter(tasks)
+    while True:
+        ahead.extend(map(executor.submit, islice(waiting, 2 * _cores() - len(ahead))))
+        if not ahead:
+            return
+        yield ahead.popleft().result()

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 import tokenizers
+from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -26,12 +26,15 @@ from data_pipeline.config import TokenizerConfig
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNK, CLS, SEP, MASK)
-TRAINING_LINES = 1_000_000
-"""Lines of up to 1,000 characters to train a tokenizer on at most, evenly spread over the corpus."""
+TRAINING_CHARACTERS = 64_000_000
+"""What a tokenizer is trained on at most, about; the caller takes a sample of a larger corpus."""
 MAX_ALPHABET = 1000
 """Characters of a trained WordPiece vocabulary at most, the most frequent ones; others become [UNK]."""
 MAX_WORD = 100
 """Characters. WordPiece makes a longer word [UNK], as google-research/bert/tokenization.py does."""
+
+KNOWN_WORDS = 200_000
+"""Words whose pieces are remembered, about."""
 
 Lines = Callable[[], Iterable[str]]
 """Streams a corpus from its beginning, each time that it is called."""
@@ -64,6 +67,7 @@ class Tokenizer:
                     raise ValueError("the vocabulary has a piece twice")
                 self._wordpiece = _wordpiece(self.pieces, lowercase=lowercase)
                 self._wordpiece.encode_special_tokens = True  # a "[SEP]" in the corpus is plain text
+                self._known: dict[str, list[int]] = {}
             case _:
                 raise AssertionError(kind)
         self.ids = {piece: i for i, piece in enumerate(self.pieces)}
@@ -91,9 +95,19 @@ class Tokenizer:
     def encode_batch(self, lines: list[str]) -> list[list[int]]:
         """Ids of each line, without special tokens."""
         if self.kind == "wordpiece":
-            encodings = self._wordpiece.encode_batch_fast(lines, add_special_tokens=False)
-            return [encoding.ids for encoding in encodings]
-        return self._sentencepiece.encode(lines, out_type=int, num_threads=os.cpu_count() or 1)
+            return self._encode_by_word(lines)
+        return self._sentencepiece.encode(lines, out_type=int, num_threads=1)
+
+    def _encode_by_word(self, lines: list[str]) -> list[list[int]]:
+        """WordPiece does not look across a space, and most words have been seen before."""
+        split = [line.split(" ") for line in lines]
+        if len(self._known) > KNOWN_WORDS:
+            self._known.clear()
+        new = list(set(chain.from_iterable(split)).difference(self._known))
+        encodings = self._wordpiece.encode_batch_fast(new, add_special_tokens=False)
+        self._known.update(zip(new, (encoding.ids for encoding in encodings), strict=True))
+        known = self._known
+        return [[i for word in words for i in known[word]] for words in split]
 
     def to_huggingface(self) -> tokenizers.Tokenizer:
         """The same tokenizer in Hugging Face's library, with BERT's [CLS] A [SEP] B [SEP] around the text."""
@@ -109,11 +123,11 @@ class Tokenizer:
         )
         return converted
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path | epath.Path) -> None:
         """Writes the native file, tokenizer.json and tokenizer_config.json into a new `directory`."""
         directory.mkdir(parents=True)
         (directory / NATIVE_FILES[self.kind]).write_bytes(self.native)
-        self.to_huggingface().save(str(directory / "tokenizer.json"))
+        (directory / "tokenizer.json").write_text(self.to_huggingface().to_str(pretty=True))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
@@ -129,7 +143,7 @@ class Tokenizer:
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load(directory: Path) -> Tokenizer:
+def load(directory: Path | epath.Path) -> Tokenizer:
     """Reads what `Tokenizer.save` wrote."""
     config = json.loads((directory / "tokenizer_config.json").read_text())
     native = (directory / NATIVE_FILES[config["kind"]]).read_bytes()
@@ -145,11 +159,13 @@ def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
     if config.vocab_file is not None:
         try:
             native = Path(config.vocab_file).read_bytes()
-            return Tokenizer("wordpiece", native, lowercase=config.lowercase)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"data.tokenizer.vocab_file {config.vocab_file}: {error}") from error
+            return Tokenizer(config.kind, native, lowercase=config.lowercase)
+        except (OSError, ValueError, RuntimeError) as error:  # SentencePiece raises a RuntimeError
+            raise ValueError(
+                f"data.tokenizer.vocab_file {config.vocab_file} is no {config.kind} vocabulary: {error}"
+            ) from error
     train_native = _train_wordpiece if config.kind == "wordpiece" else _train_sentencepiece
-    native = train_native(config, _sample(lines))
+    native = train_native(config, lambda: _pieces(lines()))
     return Tokenizer(config.kind, native, lowercase=config.lowercase)
 
 
@@ -184,20 +200,11 @@ def _train_sentencepiece(config: TokenizerConfig, lines: Lines) -> bytes:
     return model.getvalue()
 
 
-def _sample(lines: Lines) -> Lines:
-    """TRAINING_LINES lines or fewer: all, or every n-th one. The trainers' own sampling differs every time.
-
-    Long lines are cut: SentencePiece leaves out lines of more than 4,192 bytes.
-    """
-
-    def pieces() -> Iterator[str]:
-        for line in lines():
-            for start in range(0, len(line), 1000):
-                yield line[start : start + 1000]
-
-    total = sum(1 for _ in pieces())
-    step = max(1, -(-total // TRAINING_LINES))
-    return lambda: islice(pieces(), 0, None, step)
+def _pieces(lines: Iterable[str]) -> Iterator[str]:
+    """Lines, long ones cut: SentencePiece leaves out lines of more than 4,192 bytes."""
+    for line in lines:
+        for start in range(0, len(line), 1000):
+            yield line[start : start + 1000]
 
 
 def _too_small(config: TokenizerConfig, needed: int) -> ValueError:

@@ -6,29 +6,33 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.builder import PretrainingRows
+from data_pipeline.builder import Shard, write_files, write_metadata
 from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig
 from data_pipeline.manifest import Manifest
 from data_pipeline.packing import Row
+from data_pipeline.records import example, serialize
 
 VOCAB_SIZE, SEQUENCE_LENGTH = 100, 48
 
 
-def write(directory: Path, rows: list[Row]) -> DataConfig:
-    """Writes `rows` as the train split and returns the config that reads them."""
+def write(directory: Path, *sources: list[Row], weights: tuple[float, ...] = ()) -> DataConfig:
+    """Writes rows, of one source or several, as the train split and returns the config that reads them."""
+    names = tuple(f"files:{number}" for number in range(len(sources)))
     config = DataConfig(
+        source=names,
+        weights=weights,
         dir=str(directory),
         sequence_length=SEQUENCE_LENGTH,
         tokenizer=TokenizerConfig(vocab_size=VOCAB_SIZE),
         masking=MaskingConfig(max_predictions=8),
     )
-    builder = PretrainingRows(
-        splits={"train": [lambda: iter(rows)]}, dtype=np.uint16, data_dir=str(directory.with_name("tfds"))
-    )
-    builder.download_and_prepare(file_format="array_record")
-    Path(builder.data_dir).rename(directory)
+    directory.mkdir()
+    shard = Shard("train", 0, 1)
+    records = [serialize(example(row, dtype=np.uint16)) for rows in sources for row in rows]
+    counts = write_files(directory, [(shard, records)])
+    write_metadata(directory, counts, dtype=np.uint16)
     Manifest(
-        source="",
+        sources=list(names),
         fingerprint="",
         tokenizer_sha256="",
         vocab_size=VOCAB_SIZE,
@@ -36,7 +40,9 @@ def write(directory: Path, rows: list[Row]) -> DataConfig:
         sequence_length=SEQUENCE_LENGTH,
         max_sequences_per_row=1,
         documents={},
-        rows={"train": len(rows)},
+        duplicates={},
+        rows={"train": len(records)},
+        rows_by_source={"train": [len(rows) for rows in sources]},
         sequences={},
         tokens={},
         fill={},

@@ -136,19 +136,34 @@ def with_small_disk(limit: int, *arguments: object) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-@pytest.mark.parametrize(
-    ("limit", "message"),
-    [(20_000, "File too large"), (500_000, "File too large")],
-    ids=["while reading pieces", "while writing rows"],
-)
-def test_no_space_left_is_one_line(recipe: Path, tmp_path: Path, limit: int, message: str):
-    flags = ["--data.dir", tmp_path / "data", "--data.tokenizer.vocab-size", 700]
-    done = with_small_disk(limit, "prepare", recipe, *flags)
+def test_no_space_left_is_one_line(recipe: Path, tmp_path: Path):
+    done = with_small_disk(20_000, "prepare", recipe, "--data.dir", tmp_path / "data")
     assert done.returncode == 2, done.stderr
-    progress, complaint = done.stderr.splitlines()
-    assert progress == "tokenizer: unigram of 700 pieces"
-    assert message in complaint
+    (complaint,) = done.stderr.splitlines()
+    assert "it needs as much free disk as it has bytes" in complaint
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.py"]
+
+
+@pytest.mark.parametrize("runner", ["direct", "dataflow", "flink", "spark"])
+def test_a_runner_that_is_not_installed_is_one_line(refused, recipe: Path, runner: str, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # importing it raises ImportError
+    monkeypatch.delitem(sys.modules, "data_pipeline.beam", raising=False)
+    assert "pip install 'bert-jax[beam]'" in refused("prepare", recipe, "--runner", runner)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.source", "files:a", "files:b", "--data.weights", "0", "0"], "one must be positive"),
+        (["--data.source", "files:a", "files:b", "--data.weights", "-1", "2"], "none may be negative"),
+        (["--data.source", "files:a", "files:b", "--data.weights", "1"], "1 value(s) for 2 data.source"),
+        (["--data.source", "files:a", "files:a"], "has a source twice"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_one_line(refused, recipe: Path, flags: list[str], message: str):
+    complaint = refused("prepare", recipe, *flags)
+    assert complaint.startswith("bert-jax: data.")
+    assert message in complaint
 
 
 def test_no_space_left_while_training_is_one_line(recipe: Path, tmp_path: Path):

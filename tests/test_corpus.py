@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
+import random
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from etils.epath import backend
 
 from data_pipeline import corpus
-from data_pipeline.corpus import Document, blocks, documents, in_validation
+from data_pipeline.corpus import Document, documents, in_validation, readers, zstd
 
 TEXT = "The first line.\nThe second one.\n\n\n  Another document, with spaces around.  \nÅngström and 東京.\n"
 LINES = [
@@ -34,6 +37,58 @@ def test_text_files_plain_and_gzipped_in_the_order_of_their_names(tmp_path: Path
     assert read(f"files:{tmp_path}/*") == [["Only this"], *LINES]
 
 
+def test_zstandard_files_of_one_frame_and_of_several(tmp_path: Path):
+    (tmp_path / "a.txt.zst").write_bytes(zstd.compress(TEXT.encode()))
+    halves = TEXT.encode()[:30], TEXT.encode()[30:]
+    (tmp_path / "b.txt.zst").write_bytes(b"".join(map(zstd.compress, halves)))
+    assert read(f"files:{tmp_path}/*.zst") == [*LINES, *LINES]
+
+
+def test_a_glob_may_name_folders_and_go_down_into_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("x/one.txt", "x/deep/two.txt", "y/three.txt", "y/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert read(f"files:{tmp_path}/x/**/*.txt") == [["x/deep/two.txt"], ["x/one.txt"]]
+    assert read(f"files:{tmp_path}/[xy]/*.txt") == [["x/one.txt"], ["y/three.txt"]]
+    monkeypatch.chdir(tmp_path)
+    assert read("files:x/*.txt") == read("files:x/one.txt") == [["x/one.txt"]]
+
+
+def test_a_bucket_is_read_like_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """TensorFlow's own file objects, which TFDS uses too; a folder stands for the bucket."""
+
+    class Bucket(type(backend.tf_backend)):
+        def open(self, path: str, mode: str) -> object:
+            return super().open(path.replace("gs://corpora", str(tmp_path)), mode)
+
+        def glob(self, path: str) -> list[str]:
+            found = super().glob(path.replace("gs://corpora", str(tmp_path)))
+            return [name.replace(str(tmp_path), "gs://corpora") for name in found]
+
+    monkeypatch.setattr(backend, "tf_backend", Bucket())
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(TEXT)
+    (tmp_path / "texts" / "b.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (tmp_path / "texts" / "c.txt.zst").write_bytes(zstd.compress(TEXT.encode()))
+    (tmp_path / "texts" / "d.jsonl").write_text(json.dumps({"text": "last"}))
+    assert read("files:gs://corpora/texts/*") == [*LINES * 3, ["last"]]
+    assert read("files:gs://corpora/texts/a.txt") == LINES
+    with pytest.raises(ValueError, match=r"gs://corpora/none/\*\.gz matches no file"):
+        read("files:gs://corpora/none/*.gz")
+    (tmp_path / "texts" / "d.jsonl").unlink()
+    reader = readers("files:gs://corpora/texts/a.txt")[0]
+    (tmp_path / "texts" / "a.txt").unlink()
+    with pytest.raises(OSError, match=r"texts/a\.txt"):
+        list(reader())
+
+
+def test_a_source_is_read_in_parts_by_other_processes(tmp_path: Path):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name)
+    parts = pickle.loads(pickle.dumps(readers(f"files:{tmp_path}/*.txt")))  # noqa: S301
+    assert [[document.lines for document in part()] for part in parts] == [[["a"]], [["b"]], [["c"]]]
+
+
 def test_windows_line_ends_and_lines_of_spaces_end_documents(tmp_path: Path):
     (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\r\n \t\r\nthree\r\n")
     assert read(f"files:{tmp_path}/a.txt") == [["one", "two"], ["three"]]
@@ -51,22 +106,60 @@ def test_half_a_surrogate_pair_becomes_the_replacement_character(tmp_path: Path)
     assert read(f"files:{tmp_path}/a.jsonl") == [["broken \ufffd here, whole 🙂 here"]]
 
 
-def test_a_tfds_dataset_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_byte_order_marks_and_nuls_do_not_reach_the_tokenizer(tmp_path: Path, name: str):
+    text = "first\x00line\nsecond"
+    text = json.dumps({"text": text}) if name == "a.jsonl" else text
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read(f"files:{tmp_path}/{name}") == [["first line", "second"]]
+
+
+def test_other_scripts_come_through_as_they_are(tmp_path: Path):
+    """Normalization is the tokenizer's: composed and decomposed letters, right-to-left marks, all stay."""
+    text = "שלום עולם\nمرحبا \u200fبالعالم\n東京タワー 한국어\nÅ Å ﬁ\n👩‍👩‍👧"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert read(f"files:{tmp_path}/a.txt") == [text.split("\n")]
+
+
+@pytest.fixture
+def tfds_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """small_texts: a split `test` of two documents in the feature `text`, `title` and `number` beside it."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     texts = ["\n".join(lines) for lines in LINES]
+    rows = {"text": texts, "title": ["one", "two"], "number": [1, 2]}
+    features = {"text": tfds.features.Text(), "title": tfds.features.Text(), "number": tf.int64}
     tfds.dataset_builders.store_as_tfds_dataset(
         name="small_texts",
         version="1.0.0",
         data_dir=tmp_path,
-        split_datasets={"test": tf.data.Dataset.from_tensor_slices({"text": texts})},
-        features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+        split_datasets={"test": tf.data.Dataset.from_tensor_slices(rows)},
+        features=tfds.features.FeaturesDict(features),
     )
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))  # of the variable TFDS_DATA_DIR
+
+
+@pytest.mark.usefixtures("tfds_dataset")
+def test_a_tfds_dataset_is_read_by_name_split_and_feature():
     assert sorted(read("tfds:small_texts:test")) == sorted(LINES)
-    with pytest.raises(ValueError, match="tfds:small_texts:train"):
-        read("tfds:small_texts:train")
+    assert sorted(read("tfds:small_texts:1.0.0:test[:100%]:title")) == [["one"], ["two"]]
+    assert len(read("tfds:small_texts:test[:1]")) == 1
+
+
+@pytest.mark.usefixtures("tfds_dataset")
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tfds:small_texts", "tfds:small_texts: .*train"),
+        ("tfds:small_texts:test:body", "has no feature 'body'; it has number, text, title"),
+        ("tfds:small_texts:test:number", "the feature 'number' is not text"),
+        ("tfds::test", "is not of the form tfds:NAME"),
+    ],
+)
+def test_what_a_tfds_dataset_lacks_is_named(source: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        read(source)
 
 
 def test_the_python_docs_are_megabytes_of_english():
@@ -108,14 +201,21 @@ def test_a_file_larger_than_memory_would_like_is_streamed(tmp_path: Path):
     assert peak < 10_000_000
 
 
-def test_a_huge_document_comes_in_parts_with_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_huge_document_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(corpus, "MAX_DOCUMENT", 100)
     lines = [f"This is line number {i}." for i in range(50)]
     (tmp_path / "a.txt").write_text("\n".join(lines))
-    parts = list(documents(f"files:{tmp_path}/a.txt"))
+    parts = read(f"files:{tmp_path}/a.txt")
     assert len(parts) > 5
-    assert len({part.key for part in parts}) == 1
-    assert [line for part in parts for line in part.lines] == lines
+    assert [line for part in parts for line in part] == lines
+
+
+def test_equal_documents_have_equal_keys(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n\none\ntwo\n\none two\n")
+    keys = [document.key for document in documents(f"files:{tmp_path}/a.txt")]
+    assert keys[0] == keys[2]
+    assert len(set(keys)) == 3
+    assert all(0 <= key < 2**corpus.KEY_BITS for key in keys)
 
 
 @pytest.mark.parametrize(
@@ -123,10 +223,11 @@ def test_a_huge_document_comes_in_parts_with_one_key(tmp_path: Path, monkeypatch
     [
         ("a.txt", b"fine\nnot \xff fine\n", r"a\.txt, line 2: not valid UTF-8"),
         ("a.txt", b"cut in a character \xe2\x82", r"a\.txt, line 1: not valid UTF-8"),
-        ("a.txt", b"\n \n\n", "has no text in it"),
-        ("a.txt.gz", DAMAGED, r"a\.txt\.gz: not a whole gzip file"),
-        ("a.txt.gz", b"not gzip at all", r"a\.txt\.gz: not a whole gzip file"),
-        ("a.txt.gz", gzip.compress(b"text " * 10_000)[:-20], r"a\.txt\.gz: not a whole gzip file"),
+        ("a.txt.gz", DAMAGED, r"a\.txt\.gz: not a whole compressed file"),
+        ("a.txt.gz", b"not gzip at all", r"a\.txt\.gz: not a whole compressed file"),
+        ("a.txt.gz", gzip.compress(b"text " * 10_000)[:-20], r"a\.txt\.gz: not a whole compressed file"),
+        ("a.txt.zst", zstd.compress(b"text " * 10_000)[:-5], r"a\.txt\.zst: not a whole compressed file"),
+        ("a.txt.zst", b"not zstandard", r"a\.txt\.zst: not a whole compressed file"),
         ("a.jsonl", b'{"text": "fine"}\n{"text": ', r"a\.jsonl, line 2: not JSON"),
         ("a.jsonl", b'{"body": "no text"}\n', r"a\.jsonl, line 1: has no string field `text`"),
         ("a.csv", b"text", r"must end in \.txt"),
@@ -153,16 +254,9 @@ def test_a_source_that_does_not_exist_is_named(source: str, message: str):
 
 
 def test_the_validation_split_is_by_document_and_near_its_fraction():
-    stream = [Document(f"document {i}".encode(), ["text"]) for i in range(10_000)]
+    stream = [Document(random.Random(i).getrandbits(63), ["text"]) for i in range(10_000)]
     held_out = [in_validation(document, fraction=0.1, seed=0) for document in stream]
     assert abs(sum(held_out) - 1000) < 5 * 30  # five standard deviations
     other = [in_validation(document, fraction=0.1, seed=1) for document in stream]
     assert sum(a and b for a, b in zip(held_out, other, strict=True)) < 200
     assert not any(in_validation(document, fraction=0.0, seed=0) for document in stream)
-
-
-def test_blocks_keep_every_document_in_order():
-    stream = [Document(b"", ["x" * 30]) for _ in range(100)]
-    grouped = list(blocks(stream, characters=100))
-    assert [document for block in grouped for document in block] == stream
-    assert {len(block) for block in grouped} == {4}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,9 +15,11 @@ import pytest
 
 from bert_jax.config import Config, to_json
 from data_pipeline.batch import batch_spec
-from data_pipeline.loader import CorruptDataError, Loader, permute
+from data_pipeline.instances import Sequence
+from data_pipeline.loader import SLOTS, CorruptDataError, Loader, permute, slots
 from data_pipeline.manifest import Manifest
 from tests.conftest import replace
+from tests.fixed_rows import write
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -157,9 +160,6 @@ def test_a_batch_is_pinned(config: Config, tmp_path: Path):
     """The whole path from stored rows to a batch, by its hash, on rows that no corpus can change."""
     import hashlib
 
-    from data_pipeline.instances import Sequence
-    from tests.fixed_rows import write
-
     rows = [[Sequence([2, *range(5 + i, 25 + i), 3, *range(30, 40), 3], 22, i % 2)] for i in range(50)]
     data = write(tmp_path / "data", rows)
     with Loader(data, split="train", batch_size=8, seed=1, start=5) as loader:
@@ -169,6 +169,70 @@ def test_a_batch_is_pinned(config: Config, tmp_path: Path):
 
 
 PINNED = "bda21255b5c43937"
+
+
+def numbered(source: int, rows: int) -> list[list[Sequence]]:
+    """Rows that tell their source and number in their tokens."""
+    body = [[10 + source, 20 + i // 50, 20 + i % 50] * 5 for i in range(rows)]
+    return [[Sequence([2, *tokens, 3], 17, 0)] for tokens in body]
+
+
+def who(batch: dict[str, np.ndarray]) -> list[tuple[int, int]]:
+    """(source, number) of each row."""
+    rows = restore(batch)[:, 1:4]
+    return [(int(a) - 10, (int(b) - 20) * 50 + int(c) - 20) for a, b, c in rows]
+
+
+def test_sources_are_mixed_by_weight_and_each_has_epochs_of_its_own(tmp_path: Path):
+    """A cycle of 10,000 rows holds the exact shares; the small source comes round many times."""
+    data = write(tmp_path / "data", numbered(0, 70), numbered(1, 900), numbered(2, 5), weights=(1, 3, 0))
+    with Loader(data, split="train", batch_size=500, seed=3) as loader:
+        cycle = [row for batch in islice(loader, 20) for row in who(batch)]
+    by_source = {source: [n for s, n in cycle if s == source] for source in (0, 1, 2)}
+    assert [len(numbers) for numbers in by_source.values()] == [2500, 7500, 0]
+    counts = np.bincount(by_source[0], minlength=70)
+    assert set(counts.tolist()) <= {2500 // 70, 2500 // 70 + 1}
+    counts = np.bincount(by_source[1], minlength=900)
+    assert set(counts.tolist()) <= {7500 // 900, 7500 // 900 + 1}
+    # No source waits: each hundred rows has its share, as chance gives it.
+    shares = np.array([source == 0 for source, _ in cycle]).reshape(-1, 100).mean(axis=1)
+    assert abs(shares - 0.25).max() < 5 * (0.25 * 0.75 / 100) ** 0.5
+
+
+def test_a_mixture_depends_on_the_position_alone(tmp_path: Path):
+    data = write(tmp_path / "data", numbered(0, 70), numbered(1, 900), weights=(0.7, 0.3))
+
+    def rows(batch_size: int, count: int, **arguments: int) -> list[tuple[int, int]]:
+        with Loader(data, split="train", batch_size=batch_size, **arguments) as loader:
+            return [row for batch in islice(loader, count) for row in who(batch)]
+
+    whole = rows(40, 300)
+    assert rows(8, 1500) == whole
+    assert rows(40, 10, start=252) == whole[252 * 40 : 262 * 40]  # across the end of a cycle
+    assert rows(40, 3, seed=1) != whole[:120]
+
+
+def test_the_mixture_is_pinned(tmp_path: Path):
+    data = write(tmp_path / "data", numbered(0, 7), numbered(1, 9), weights=(1, 1))
+    with Loader(data, split="train", batch_size=10, seed=3, start=1000) as loader:
+        assert who(next(loader)) == PINNED_MIXTURE
+
+
+PINNED_MIXTURE = [(1, 7), (1, 5), (1, 4), (1, 8), (0, 6), (0, 3), (0, 4), (1, 7), (0, 2), (0, 6)]
+
+
+@pytest.mark.parametrize("weights", [(1, 2), (1, 1, 1), (0.1, 1e-9, 5), (3, 0)])
+def test_every_slot_of_a_cycle_has_a_source(weights: tuple[float, ...]):
+    shares = slots(weights)
+    assert sum(shares) == SLOTS
+    exact = np.array(weights) / sum(weights) * SLOTS
+    assert np.abs(shares - exact).max() < 1
+
+
+def test_weights_are_for_the_sources_that_were_prepared(tmp_path: Path):
+    data = write(tmp_path / "data", numbered(0, 7), numbered(1, 9), weights=(1, 1))
+    with pytest.raises(ValueError, match=r"prepared from files:0, files:1: name the same sources"):
+        Loader(dataclasses.replace(data, source=("files:1", "files:0")), split="train", batch_size=4)
 
 
 def copy(config: Config, tmp_path: Path) -> Config:

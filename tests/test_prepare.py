@@ -10,24 +10,29 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace as change
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bert_jax.config import Config
-from data_pipeline import corpus, tokenizer
+from data_pipeline import blocks, corpus, records, tokenizer
 from data_pipeline import prepare as module
 from data_pipeline.config import DataConfig, TokenizerConfig
+from data_pipeline.corpus import documents
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import prepare
 
 
 @pytest.fixture
 def data(config: Config, tmp_path: Path) -> DataConfig:
-    """The tiny config, not prepared yet."""
-    return change(config.data, dir=str(tmp_path / "data"))
+    """The tiny config, not prepared yet, with the tokenizer that was trained for it."""
+    words = TokenizerConfig(vocab_size=700, vocab_file=f"{config.data.dir}/tokenizer/spiece.model")
+    return change(config.data, dir=str(tmp_path / "data"), tokenizer=words)
 
 
 def rows_of(data: DataConfig, split: str) -> list[dict[str, np.ndarray]]:
@@ -97,6 +102,12 @@ def test_validation_documents_are_held_out_of_training(data: DataConfig, tmp_pat
     assert not numbers["train"] & numbers["validation"]
 
 
+def lines_of(data: DataConfig, split: str) -> list[str]:
+    """Of the documents of a split, in the order of their keys, each once."""
+    found = sorted(d for d in documents(data.sources[0]) if blocks.split_of(data, d) == split)
+    return [line for document in blocks.unique(found) for line in document.lines]
+
+
 def test_the_tokenizer_sees_no_held_out_document(data: DataConfig, monkeypatch: pytest.MonkeyPatch):
     seen: list[str] = []
     train = tokenizer.train
@@ -106,18 +117,39 @@ def test_the_tokenizer_sees_no_held_out_document(data: DataConfig, monkeypatch: 
         return train(config, lines)
 
     monkeypatch.setattr(tokenizer, "train", spy)
-    prepare(data)
-    held_out = {line for document in module._documents(data, "validation") for line in document.lines}
-    training = {line for document in module._documents(data, "train") for line in document.lines}
-    assert set(seen) == training
-    assert held_out - training
+    prepare(change(data, tokenizer=TokenizerConfig(vocab_size=700)))
+    assert seen == lines_of(data, "train")
+    assert set(lines_of(data, "validation")) - set(seen)
 
 
+def test_the_tokenizer_of_a_large_corpus_sees_a_sample(data: DataConfig, monkeypatch: pytest.MonkeyPatch):
+    """Of documents with the smallest keys, so of all files alike, in whatever order they are read."""
+    seen: list[list[str]] = []
+    train = tokenizer.train
+
+    def spy(config, lines):
+        seen.append(list(lines()))
+        return train(config, lines)
+
+    monkeypatch.setattr(tokenizer, "train", spy)
+    total = sum(map(len, lines_of(data, "train")))
+    monkeypatch.setattr(tokenizer, "TRAINING_CHARACTERS", total // 2)
+    prepare(change(data, tokenizer=TokenizerConfig(vocab_size=500)))
+    (sample,) = seen
+    assert sample == lines_of(data, "train")[: len(sample)]
+    assert 0.3 < sum(map(len, sample)) / total < 0.7
+
+
+@pytest.fixture
+def many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_CHARACTERS", 20_000)
+
+
+@pytest.mark.usefixtures("many_blocks")
 def test_a_large_dataset_is_in_several_files_with_the_same_rows(
-    data: DataConfig, config: Config, monkeypatch: pytest.MonkeyPatch
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch
 ):
-    small = {"characters": 20_000}
-    monkeypatch.setattr(module, "blocks", lambda stream: corpus.blocks(stream, **small))
+    monkeypatch.setattr(module, "_cores", lambda: 1)  # the smaller blocks are known in this process only
     one = prepare(change(data, dir=f"{data.dir}-one"))
     monkeypatch.setattr(module, "SHARD_CHARACTERS", 60_000)
     several = prepare(data)
@@ -131,27 +163,92 @@ def test_a_large_dataset_is_in_several_files_with_the_same_rows(
         assert (a["token_ids"] == b["token_ids"]).all()
 
 
-def test_the_parts_of_a_long_document_are_not_random_next_to_each_other(config: Config):
+def test_several_processes_make_what_one_does(data: DataConfig, tmp_path: Path, monkeypatch):
+    """Four files, two sources, two splits: every stage has work for the workers."""
+    lines = lines_of(data, "train")
+    for number in range(4):
+        text = "\n\n".join("\n".join(lines[i : i + 5]) for i in range(number, len(lines), 20))
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    data = change(data, source=(f"files:{tmp_path}/[012].txt", f"files:{tmp_path}/3.txt"))
+    monkeypatch.setattr(module, "_cores", lambda: 2)
+    two = prepare(change(data, dir=f"{data.dir}-two"))
+    monkeypatch.setattr(module, "_cores", lambda: 1)
+    assert prepare(data) == two
+    names = [path.name for path in sorted(Path(data.dir).iterdir()) if path.is_file()]
+    assert len(names) == 6
+    for name in set(names) - {"dataset_info.json"}:
+        assert (Path(data.dir) / name).read_bytes() == (Path(f"{data.dir}-two") / name).read_bytes(), name
+
+
+def test_the_order_of_the_files_does_not_matter(data: DataConfig, tmp_path: Path, config: Config):
+    corpus = Path(config.data.sources[0].removeprefix("files:")).read_text().split("\n\n")
+    half = len(corpus) // 2
+    (tmp_path / "a.txt").write_text("\n\n".join(corpus[half:]), encoding="utf-8")
+    (tmp_path / "b.txt").write_text("\n\n".join(reversed(corpus[:half])), encoding="utf-8")
+    manifest = prepare(change(data, source=f"files:{tmp_path}/*.txt"))
+    assert manifest.fingerprint == Manifest.load(Path(config.data.dir)).fingerprint
+
+
+def test_documents_with_the_same_text_are_there_once(data: DataConfig, tmp_path: Path, config: Config):
+    text = Path(config.data.sources[0].removeprefix("files:")).read_text()
+    copies = text.split("\n\n")[3:10]
+    (tmp_path / "a.txt").write_text("\n\n".join([*copies, text, *copies]), encoding="utf-8")
+    manifest = prepare(change(data, source=f"files:{tmp_path}/a.txt"))
+    original = Manifest.load(Path(config.data.dir))
+    assert sum(manifest.duplicates.values()) == 14 + sum(original.duplicates.values())
+    assert manifest.fingerprint == original.fingerprint
+    assert manifest.documents == original.documents
+
+
+def test_a_block_is_a_range_of_keys_and_blocks_cover_them_all():
+    characters = {(0, "train"): 10 * blocks.BLOCK_CHARACTERS, (0, "validation"): 5, (1, "train"): 7}
+    planned = blocks.plan(characters)
+    assert [(b.split, b.source, b.number) for b in planned] == sorted(
+        (b.split, b.source, b.number) for b in planned
+    )
+    first = planned[:10]
+    assert first[0].keys.start == 0
+    assert first[-1].keys.stop == 2**63
+    assert all(a.keys.stop == b.keys.start for a, b in pairwise(first))
+    for key in (0, 1, 2**62, 2**63 - 1, *(block.keys.start for block in first)):
+        block = blocks.block_of((0, "train"), 10, corpus.Document(key, []))
+        assert key in block.keys
+
+
+@given(st.lists(st.lists(st.sampled_from(["some words", "a longer line of words", "three"]), min_size=1)))
+@settings(max_examples=25, deadline=None)
+def test_the_rows_of_a_block_do_not_depend_on_the_order_of_its_documents(config: Config, texts):
     words = tokenizer.load(Path(config.data.dir) / "tokenizer")
-    lines = [f"Line number {i} of a long book about everything." for i in range(200)]
-    parts = [corpus.Document(b"book", lines[i : i + 20]) for i in range(0, 200, 20)]
-    rows = module.rows_of_block(config.data, parts, words, seed="0")
-    assert {sequence.label for row in rows for sequence in row} <= {0, 2}
-    other = corpus.Document(b"other", lines)
-    rows = module.rows_of_block(config.data, [*parts, other], words, seed="0")
-    assert 1 in {sequence.label for row in rows for sequence in row}
+    found = [corpus._document(lines) for lines in texts]
+    block = blocks.Block(0, "train", 0, 1)
+    one, counted = blocks.examples_of_block(config.data, block, found, words)
+    other, again = blocks.examples_of_block(config.data, block, [*reversed(found), *found[:3]], words)
+    assert records.digest(one) == records.digest(other)
+    assert counted.documents == again.documents == len({tuple(lines) for lines in texts})
+    assert again.duplicates == counted.duplicates + len(found[:3])
 
 
-def test_without_next_sentences_every_token_is_there_once(data: DataConfig):
-    data = change(data, objective="full_sentences", max_sequences_per_row=1)
+def test_a_record_is_what_tensorflow_reads(config: Config):
+    import tensorflow as tf
+
+    words = np.arange(300, dtype=np.uint16)
+    example = {"token_ids": words, "segment_lengths": words[:2], "nsp_labels": np.zeros(0, np.uint8)}
+    parsed = tf.train.Example.FromString(records.serialize(example)).features.feature
+    assert {name: parsed[name].bytes_list.value[0] for name in parsed} == {
+        name: array.tobytes() for name, array in example.items()
+    }
+
+
+@pytest.mark.parametrize(("objective", "packed"), [("full_sentences", 1), ("documents", 1), ("documents", 4)])
+def test_without_pairs_every_token_is_there_once(data: DataConfig, objective: str, packed: int):
+    data = change(data, objective=objective, max_sequences_per_row=packed)
     manifest = prepare(data)
     words = tokenizer.load(Path(data.dir) / "tokenizer")
     assert manifest.majority_nsp_accuracy is None
-    lines = [line for document in module._documents(data, "train") for line in document.lines]
-    expected = [t for ids in words.encode_batch(lines) for t in ids]
+    expected = [t for ids in words.encode_batch(lines_of(data, "train")) for t in ids]
     special = {words.ids["[CLS]"], words.ids["[SEP]"]}
     found = [int(t) for row in rows_of(data, "train") for t in row["token_ids"] if t not in special]
-    assert found == expected
+    assert (found if packed == 1 else sorted(found)) == (expected if packed == 1 else sorted(expected))
 
 
 def test_a_validation_fraction_of_0_makes_no_validation_split(data: DataConfig):
@@ -162,8 +259,8 @@ def test_a_validation_fraction_of_0_makes_no_validation_split(data: DataConfig):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("One document only.\nIn two lines.", "1 document.*a blank line ends a document"),
-        ("", "has no text in it"),
+        ("One document only.\nIn two lines.", "has no document .*a blank line ends a document"),
+        ("\n \n\n", "has no text in it"),
     ],
 )
 def test_a_corpus_that_cannot_be_split_says_what_to_do(
@@ -195,8 +292,10 @@ def test_a_fault_in_the_middle_leaves_nothing(
 PROGRAM = """
 import sys
 from bert_jax.config import from_json
-from data_pipeline.prepare import prepare
-prepare(from_json(open(sys.argv[1]).read()).data)
+from data_pipeline import prepare
+if __name__ == "__main__":
+    prepare._cores = lambda: 2
+    prepare.prepare(from_json(open(sys.argv[1]).read()).data)
 """
 
 
@@ -216,21 +315,50 @@ def test_killed_in_the_middle_it_does_not_look_finished_and_starts_again(
     config: Config, data: DataConfig, tmp_path: Path
 ):
     process = start(config, data, tmp_path)
-    while not Path(f"{data.dir}.unfinished").exists():
+    unfinished = Path(f"{data.dir}.unfinished")
+    while not list(unfinished.glob("dataset/*train.array_record*")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
+    workers = subprocess.run(
+        ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True, check=True
+    ).stdout.split()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not Path(data.dir).exists()
-    prepare(data)
-    assert not Path(f"{data.dir}.unfinished").exists()
+    assert unfinished.exists()
+    assert prepare(data) == Manifest.load(Path(data.dir))
+    assert not unfinished.exists()
+    assert workers
+    deadline = time.time() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.time() < deadline, "a worker outlives its parent"
+        time.sleep(0.1)
 
 
 def test_no_space_left_leaves_nothing(config: Config, data: DataConfig, tmp_path: Path):
     """A limit on the size of files stands for a full disk: writing fails in the same place."""
-    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))" + PROGRAM
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))" + PROGRAM
     process = start(config, data, tmp_path, limited)
     error = process.communicate()[1]
     assert process.returncode != 0
-    assert "File too large" in error
+    assert "as much free disk as it has bytes" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
+
+
+def test_a_dataset_that_cannot_be_written_is_not_a_fault_of_the_program(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Full:
+        def __init__(self, *_: str):
+            pass
+
+        def write(self, record: bytes) -> None:
+            raise RuntimeError("write() failed: No space left on device; writing /data/train")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("array_record.python.array_record_module.ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match=r"cannot be written to .*: No space left on device"):
+        prepare(data)
+    assert list(tmp_path.iterdir()) == []

@@ -123,6 +123,38 @@ def test_saved_and_loaded_is_the_same(trained: Tokenizer, lines: list[str], tmp_
     assert loaded.encode_batch(lines[:100]) == trained.encode_batch(lines[:100])
 
 
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("ﬁne ½ ①", "fine 1\u20442 1"),
+        ("e\u0301", "\u00e9"),
+        ("full\u3000width \uff21\uff22", "full width ab"),
+        ("a\u200bb", "a b"),
+    ],
+)
+def test_sentencepiece_normalizes_to_nfkc(trained: Tokenizer, text: str, same: str):
+    if trained.kind == "wordpiece":
+        pytest.skip("WordPiece has BERT's own rules")
+    assert trained.encode_batch([text.lower()]) == trained.encode_batch([same])
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("e\u0301", "e"),
+        ("Ångström", "angstrom"),
+        ("a\x00b\ufffdc", "abc"),
+        ("東京", "東 京"),
+        ("a\u00a0b", "a b"),
+    ],
+)
+def test_wordpiece_normalizes_as_bert_does(trained: Tokenizer, text: str, same: str):
+    """Control characters go, Chinese characters stand alone, and lower case means no accents either."""
+    if trained.kind != "wordpiece" or not trained.lowercase:
+        pytest.skip("of the lower-case WordPiece")
+    assert trained.encode_batch([text]) == trained.encode_batch([same])
+
+
 def test_lower_case_is_what_the_config_says(trained: Tokenizer):
     upper, lower = trained.encode_batch(["Return The Value", "return the value"])
     assert (upper == lower) == trained.lowercase
@@ -135,7 +167,7 @@ def test_training_again_gives_the_same_tokenizer(trained: Tokenizer, lines: list
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_machine_trains_the_same_tokenizer(kind: str, lines: list[str], tmp_path: Path):
-    """Another process, on one core, from a corpus so large that only a part of it is read."""
+    """Another process, on one core."""
     (tmp_path / "lines.txt").write_text("\n".join(lines))
     program = f"""
 import os, sys
@@ -143,23 +175,30 @@ os.sched_setaffinity(0, {{0}})
 os.cpu_count = lambda: 1
 from data_pipeline import tokenizer
 from data_pipeline.config import TokenizerConfig
-tokenizer.TRAINING_LINES = 900
 lines = open("{tmp_path}/lines.txt").read().split("\\n")
 print(tokenizer.train(TokenizerConfig(kind="{kind}", vocab_size=1000), lambda: lines).sha256)
 """
     command = [sys.executable, "-c", program]
     there = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "TRAINING_LINES", 900)
-        here = tokenizer.train(TokenizerConfig(kind=kind, vocab_size=1000), lambda: lines)
+    here = tokenizer.train(TokenizerConfig(kind=kind, vocab_size=1000), lambda: lines)
     assert [sha.strip() for sha in there] == [here.sha256] * 2
 
 
-def test_the_sample_is_spread_over_the_corpus(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tokenizer, "TRAINING_LINES", 10)
-    lines = [str(i) for i in range(95)]
-    assert list(tokenizer._sample(lambda: lines)()) == [str(i) for i in range(0, 95, 10)]
-    assert list(tokenizer._sample(lambda: ["x" * 2500])()) == ["x" * 1000, "x" * 1000, "x" * 500]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_line_is_trained_on_like_short_ones(kind: str, lines: list[str]):
+    config = TokenizerConfig(kind=kind, vocab_size=500)
+    long = " ".join(lines[:300])
+    assert len(long) > 10_000
+    assert len(set(tokenizer.train(config, lambda: [long]).pieces)) > 400
+
+
+def test_words_seen_before_are_encoded_as_new_ones_are(
+    trained: Tokenizer, lines: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    fresh = [Tokenizer(trained.kind, trained.native, lowercase=trained.lowercase) for _ in range(2)]
+    together = fresh[0].encode_batch([*lines[:500], *AWKWARD])
+    monkeypatch.setattr(tokenizer, "KNOWN_WORDS", 10)
+    assert [fresh[1].encode_batch([line])[0] for line in [*lines[:500], *AWKWARD]] == together
 
 
 def test_a_given_vocabulary_tokenizes_as_transformers_does(lines: list[str]):
@@ -176,14 +215,24 @@ def test_a_given_vocabulary_tokenizes_as_transformers_does(lines: list[str]):
     assert ours.special_ids == [0, 100, 101, 102, 103]
 
 
+def test_a_given_sentencepiece_model_is_used(trained: Tokenizer, tmp_path: Path):
+    (tmp_path / "vocabulary").write_bytes(trained.native)
+    config = TokenizerConfig(
+        kind=trained.kind, vocab_file=str(tmp_path / "vocabulary"), lowercase=trained.lowercase
+    )
+    assert tokenizer.train(config, list).sha256 == trained.sha256
+
+
 def test_a_vocabulary_without_special_pieces_is_refused(tmp_path: Path):
     (tmp_path / "vocab.txt").write_text("the\nof\n")
     config = TokenizerConfig(kind="wordpiece", vocab_file=str(tmp_path / "vocab.txt"))
-    with pytest.raises(ValueError, match=r"vocab\.txt: the vocabulary has no \[PAD\]"):
+    with pytest.raises(ValueError, match=r"vocab\.txt is no wordpiece vocabulary: .* has no \[PAD\]"):
         tokenizer.train(config, list)
     (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in (*SPECIAL_PIECES, "the", "the")))
-    with pytest.raises(ValueError, match=r"vocab\.txt: the vocabulary has a piece twice"):
+    with pytest.raises(ValueError, match=r"vocab\.txt is no wordpiece vocabulary: .* has a piece twice"):
         tokenizer.train(config, list)
+    with pytest.raises(ValueError, match=r"vocab\.txt is no unigram vocabulary"):
+        tokenizer.train(TokenizerConfig(kind="unigram", vocab_file=str(tmp_path / "vocab.txt")), list)
     missing = TokenizerConfig(kind="wordpiece", vocab_file="nowhere.txt")
     with pytest.raises(ValueError, match=r"nowhere\.txt"):
         tokenizer.train(missing, list)
