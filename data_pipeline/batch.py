@@ -1,6 +1,7 @@
 """The batch contract: names, shapes and types of what the loader yields and the train step takes.
 
-B rows, S row length, K predictions a row, P packed sequences a row. All arrays are static in shape.
+B rows, S row length, K predictions a row, P packed sequences a row. All arrays are static in shape. K is
+`data.masking.max_predictions` in training; validation is always masked alike and has its own K.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from data_pipeline.config import DataConfig
 Batch = dict[str, np.ndarray]
 
 
-def batch_spec(config: DataConfig, *, rows: int) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+def batch_spec(
+    config: DataConfig, *, rows: int, split: str = "train"
+) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
     """Shape and dtype of every array in a batch of `rows` rows.
 
     token_ids        [B, S]  masked input; 0 ([PAD]) after the end
@@ -27,7 +30,7 @@ def batch_spec(config: DataConfig, *, rows: int) -> dict[str, tuple[tuple[int, .
     nsp_weights      [B, P]  1.0 for a labelled sequence, 0.0 for an unused slot or no label
     """
     by_column = (rows, config.sequence_length)
-    by_prediction = (rows, config.masking.max_predictions)
+    by_prediction = (rows, config.masking_of(split).max_predictions)
     by_sequence = (rows, config.max_sequences_per_row)
     return {
         "token_ids": (by_column, np.int32),

@@ -79,12 +79,20 @@ class TokenizerConfig(Section):
 
 @dataclass(frozen=True)
 class MaskingConfig(Section):
-    """Dynamic masking, applied as batches are read (Devlin et al. 2018, section 3.1)."""
+    """Dynamic masking, applied as batches are read (Devlin et al. 2018, section 3.1).
+
+    For training. Validation has its own, `evaluation_masking`.
+    """
 
     path: ClassVar[str] = "data.masking"
 
+    strategy: Literal["token", "whole_word", "span"] = "token"
+    """What is chosen: tokens, whole words (BERT's later models), or spans of whole words (SpanBERT)."""
     rate: float = 0.15
-    """Share of a row's tokens to predict."""
+    """Share of a row's tokens to predict; with a `final_rate`, at step 0."""
+    final_rate: float | None = None
+    """The rate moves to this one in `rate_steps` steps, linearly, and stays there."""
+    rate_steps: int = 0
     max_predictions: int = 20
     """K: predictions a row at most. The batch has this many slots a row, used or not."""
     mask_fraction: float = 0.8
@@ -95,6 +103,22 @@ class MaskingConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.rate < 1, f"data.masking.rate is {self.rate}; it must be between 0 and 1")
+        require(
+            self.final_rate is None or 0 < self.final_rate < 1,
+            f"data.masking.final_rate is {self.final_rate}; it must be between 0 and 1, or None",
+        )
+        if self.final_rate is None:
+            require(
+                self.rate_steps == 0,
+                f"data.masking.rate_steps is {self.rate_steps}; without data.masking.final_rate there is no "
+                "other rate to go to: set that too, or leave both out",
+            )
+        else:
+            require(
+                self.rate_steps >= 1,
+                f"data.masking.rate_steps is {self.rate_steps}; with data.masking.final_rate it must be at "
+                "least 1, the steps to get there",
+            )
         require(
             self.max_predictions >= 1,
             f"data.masking.max_predictions is {self.max_predictions}; it must be at least 1",
@@ -107,6 +131,21 @@ class MaskingConfig(Section):
             f"data.masking.mask_fraction + data.masking.random_fraction is "
             f"{self.mask_fraction + self.random_fraction}; together they must not pass 1",
         )
+
+    @property
+    def highest_rate(self) -> float:
+        return max(self.rate, self.final_rate or 0)
+
+
+def evaluation_masking(sequence_length: int) -> MaskingConfig:
+    """As in BERT's paper, whatever training does: validation losses of all runs can be compared."""
+    return MaskingConfig(
+        strategy="token",
+        rate=0.15,
+        max_predictions=max(1, round(0.15 * sequence_length)),
+        mask_fraction=0.8,
+        random_fraction=0.1,
+    )
 
 
 @dataclass(frozen=True)
@@ -159,11 +198,13 @@ class DataConfig(Section):
             f"data.masking.max_predictions is {self.masking.max_predictions}, more than "
             f"data.sequence_length {self.sequence_length}",
         )
-        wanted = round(self.masking.rate * self.sequence_length)
+        highest = self.masking.highest_rate
+        name = "rate" if highest == self.masking.rate else "final_rate"
+        wanted = round(highest * self.sequence_length)
         require(
             self.masking.max_predictions >= wanted,
-            f"data.masking.max_predictions is {self.masking.max_predictions}, too few for data.masking.rate "
-            f"{self.masking.rate} of data.sequence_length {self.sequence_length}: set it to {wanted} or more",
+            f"data.masking.max_predictions is {self.masking.max_predictions}, too few for data.masking."
+            f"{name} {highest} of data.sequence_length {self.sequence_length}: set it to {wanted} or more",
         )
         require(
             1 <= self.max_sequences_per_row <= self.sequence_length // 4,
@@ -182,3 +223,7 @@ class DataConfig(Section):
     def has_pairs(self) -> bool:
         """Whether sequences are sentence pairs, with a label to predict."""
         return self.objective in ("next_sentence", "sentence_order")
+
+    def masking_of(self, split: str) -> MaskingConfig:
+        """How the rows of a split are masked."""
+        return self.masking if split == "train" else evaluation_masking(self.sequence_length)

@@ -35,7 +35,7 @@ class Loader:
     Args:
       config: `config.dir` is the prepared dataset.
       split: "train" permutes anew every epoch and never ends; "validation" reads every record once, in order,
-        with masks that are always the same, and fills the last batch with rows of padding.
+        always masked alike (`evaluation_masking`), and fills the last batch with rows of padding.
       batch_size: rows in the global batch.
       rows: the rows of the global batch that this process wants, all of them if None.
       seed: of order and masks; not used for validation.
@@ -109,6 +109,8 @@ def _dataset(
 
     records = _records(config, manifest, split)
     count = len(records)
+    masks = config.masking_of(split)
+    continues_word = None if masks.strategy == "token" else _continues_word(config)
     training = split == "train"
     seed = seed if training else EVALUATION_SEED
     steps = tf.int64.max if training else -(-count // batch_size)
@@ -138,10 +140,12 @@ def _dataset(
         return masking.mask(
             masking.unpack(tokens, lengths, labels),
             positions,
-            config=config.masking,
+            step=step,
+            config=masks,
             seed=seed,
             vocab_size=manifest.vocab_size,
             special_ids=manifest.special_ids,
+            continues_word=continues_word,
         )
 
     dataset = tf.data.Dataset.range(start, steps)
@@ -232,6 +236,13 @@ def _records(config: DataConfig, manifest: Manifest, split: str) -> Any:
             f"{manifest.rows[split]}; prepare the dataset again"
         )
     return records
+
+
+def _continues_word(config: DataConfig) -> np.ndarray:
+    """[V] bool, of the tokenizer that the dataset was prepared with."""
+    from data_pipeline import tokenizer
+
+    return tokenizer.load(Path(config.dir) / "tokenizer").continues_word
 
 
 def _tensorflow() -> Any:

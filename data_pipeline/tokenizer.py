@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 import tokenizers
 from etils import epath
@@ -35,6 +36,18 @@ MAX_WORD = 100
 
 KNOWN_WORDS = 200_000
 """Words whose pieces are remembered, about."""
+
+CJK = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+"""Characters that BERT takes for words, first and last of each range (tokenization.py: _is_chinese_char)."""
 
 Lines = Callable[[], Iterable[str]]
 """Streams a corpus from its beginning, each time that it is called."""
@@ -89,6 +102,23 @@ class Tokenizer:
         return [self.ids[piece] for piece in SPECIAL_PIECES]
 
     @property
+    def continues_word(self) -> np.ndarray:
+        """[V] bool: the pieces that go on with the word of the piece before them.
+
+        A SentencePiece piece does, punctuation too, if it has no mark of a space. But if it starts with a
+        Chinese character it does not: a text without spaces is more than one word.
+        """
+
+        def continues(piece: str) -> bool:
+            if piece in SPECIAL_PIECES:
+                return False
+            if self.kind == "wordpiece":
+                return piece.startswith("##")
+            return not piece.startswith("\u2581") and not _is_cjk(piece[0])
+
+        return np.array([continues(piece) for piece in self.pieces])
+
+    @property
     def sha256(self) -> str:
         return hashlib.sha256(self.native + self.kind.encode() + bytes([self.lowercase])).hexdigest()
 
@@ -141,6 +171,10 @@ class Tokenizer:
             "lowercase": self.lowercase,
         }
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _is_cjk(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in CJK)
 
 
 def load(directory: Path | epath.Path) -> Tokenizer:

@@ -22,6 +22,7 @@ from bert_jax.config import (
     load,
     to_json,
 )
+from data_pipeline.config import evaluation_masking
 from tests.conftest import replace
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -49,12 +50,24 @@ def test_every_recipe_loads_and_says_how_to_run_it(path: Path):
         (lambda: TrainConfig(seed=-1), "train.seed"),
         (lambda: DataConfig(seed=-1), "data.seed"),
         (lambda: MaskingConfig(rate=1.5), "data.masking.rate"),
+        (lambda: MaskingConfig(strategy="words"), "data.masking.strategy"),
+        (lambda: MaskingConfig(final_rate=0.0, rate_steps=10), "data.masking.final_rate"),
+        (lambda: MaskingConfig(final_rate=0.3), "data.masking.rate_steps is 0; with"),
+        (lambda: MaskingConfig(rate_steps=10), "data.masking.rate_steps is 10; without"),
         (lambda: MaskingConfig(mask_fraction=0.9, random_fraction=0.2), "data.masking.mask_fraction"),
         (lambda: TokenizerConfig(vocab_size=5), "data.tokenizer.vocab_size"),
         (lambda: DataConfig(source=("files:a", 1)), "data.source"),
         (lambda: DataConfig(weights=[1.0]), "data.weights"),
         (lambda: DataConfig(sequence_length=16), "data.masking.max_predictions"),
         (lambda: DataConfig(sequence_length=512), "data.masking.max_predictions is 20, too few"),
+        (
+            lambda: DataConfig(masking=MaskingConfig(final_rate=0.3, rate_steps=10)),
+            "data.masking.max_predictions is 20, too few for data.masking.final_rate 0.3",
+        ),
+        (
+            lambda: DataConfig(masking=MaskingConfig(rate=0.3, final_rate=0.15, rate_steps=10)),
+            "too few for data.masking.rate 0.3 of data.sequence_length 128: set it to 38 or more",
+        ),
         (lambda: DataConfig(max_sequences_per_row=100), "data.max_sequences_per_row"),
         (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction"),
         (lambda: Config(model=ModelConfig(max_position_embeddings=127)), "model.max_position_embeddings"),
@@ -130,6 +143,22 @@ def test_differences_name_what_a_run_cannot_change():
         one, train__stop_at=7, train__microbatches=2, mesh__fsdp=2, data__dir="x", checkpoint__keep=9
     )
     assert differences(one, free) == []
+
+
+def test_validation_is_masked_as_in_the_paper_whatever_training_does():
+    config = DataConfig(masking=MaskingConfig(strategy="span", rate=0.3, max_predictions=40))
+    assert config.masking_of("train") == config.masking
+    assert config.masking_of("validation") == evaluation_masking(128)
+    assert dataclasses.asdict(evaluation_masking(128)) == {
+        "strategy": "token",
+        "rate": 0.15,
+        "final_rate": None,
+        "rate_steps": 0,
+        "max_predictions": 19,
+        "mask_fraction": 0.8,
+        "random_fraction": 0.1,
+    }
+    assert [evaluation_masking(size).max_predictions for size in (8, 512, 4096)] == [1, 77, 614]
 
 
 def test_the_vocabulary_is_padded_to_a_multiple_of_128():

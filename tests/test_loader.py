@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 
 from bert_jax.config import Config, to_json
+from data_pipeline import tokenizer
 from data_pipeline.batch import batch_spec
 from data_pipeline.instances import Sequence
 from data_pipeline.loader import SLOTS, CorruptDataError, Loader, permute, slots
 from data_pipeline.manifest import Manifest
 from tests.conftest import replace
 from tests.fixed_rows import write
+
+
+def with_masking(config: Config, **fields: object) -> Config:
+    return replace(config, data__masking=dataclasses.replace(config.data.masking, **fields))
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -31,6 +36,37 @@ def test_a_batch_is_as_the_contract_says(config: Config, batches):
     spec = batch_spec(config.data, rows=16)
     assert {name: (array.shape, array.dtype.type) for name, array in batch.items()} == spec
     assert (batch["segment_ids"].max(axis=1) > 1).any(), "some row is packed"
+
+
+@pytest.mark.parametrize("strategy", ["whole_word", "span"])
+def test_words_of_the_datasets_own_tokenizer_are_masked_whole(config: Config, batches, strategy: str):
+    words = tokenizer.load(Path(config.data.dir) / "tokenizer")
+    read = batches(5, with_masking(config, strategy=strategy))
+    original = np.concatenate([restore(batch) for batch in read])
+    chosen = np.zeros(original.shape, bool)
+    positions, weights = (
+        np.concatenate([b[name] for b in read]) for name in ("mlm_positions", "mlm_weights")
+    )
+    rows, slots = np.nonzero(weights)
+    chosen[rows, positions[rows, slots]] = True
+    ordinary = ~np.isin(original, words.special_ids)
+    same_word = (words.continues_word[original] & ordinary)[:, 1:] & ordinary[:, :-1]
+    assert (chosen[:, 1:] == chosen[:, :-1])[same_word].all()
+    assert (chosen[:, 1:] & same_word).sum() > 50
+    assert not chosen[~ordinary].any()
+
+
+def test_a_rate_that_moves_is_a_function_of_the_step(config: Config, batches):
+    """Also at a seek, and in a process that reads some rows only."""
+    config = with_masking(config, rate=0.1, final_rate=0.3, rate_steps=8, max_predictions=20)
+    read = batches(12, config)
+    for step, batch in enumerate(read):
+        lengths = (batch["segment_ids"] > 0).sum(axis=1)
+        rate = 0.1 + 0.2 * min(step / 8, 1)
+        assert (np.abs(batch["mlm_weights"].sum(axis=1) - rate * lengths) <= 0.5001).all()
+    assert same(batches(1, config, start=5)[0], read[5])
+    (part,) = batches(1, config, start=5, rows=(3, 4))
+    assert same(part, {name: array[3:5] for name, array in read[5].items()})
 
 
 READER = """
@@ -137,6 +173,28 @@ def test_validation_reads_every_row_once_with_masks_that_stay(config: Config):
     padding = first[-1]["mlm_weights"][-(len(used) - rows) :]
     assert len(used) > rows
     assert not padding.any()
+
+
+@pytest.mark.parametrize(
+    "masking",
+    [
+        {"strategy": "whole_word"},
+        {"strategy": "span", "mask_fraction": 0.5},
+        {"rate": 0.4, "final_rate": 0.15, "rate_steps": 100, "max_predictions": 30},
+    ],
+    ids=["whole_word", "span", "rate"],
+)
+def test_validation_does_not_depend_on_how_training_is_masked(config: Config, masking: dict):
+    def read(config: Config) -> list[dict[str, np.ndarray]]:
+        with Loader(config.data, split="validation", batch_size=16) as loader:
+            return list(loader)
+
+    plain = read(config)
+    assert all(same(a, b) for a, b in zip(plain, read(with_masking(config, **masking)), strict=True))
+    spec = batch_spec(config.data, rows=16, split="validation")
+    assert {name: (array.shape, array.dtype.type) for name, array in plain[0].items()} == spec
+    assert spec["mlm_positions"][0] == (16, 10), "15% of 64"
+    assert batch_spec(config.data, rows=16)["mlm_positions"][0] == (16, 12)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,42 @@ def test_special_pieces(trained: Tokenizer):
     assert 1000 < trained.vocab_size <= 2000
 
 
+def test_the_pieces_of_a_word_continue_it(trained: Tokenizer, lines: list[str]):
+    """Put together, the pieces of a line are its words: what spaces part, or what BERT parts first."""
+    continues, unknown = trained.continues_word, trained.ids["[UNK]"]
+    huggingface = trained.to_huggingface()
+    compared = 0
+    for line, ids in zip(lines[:500], trained.encode_batch(lines[:500]), strict=True):
+        if unknown in ids:
+            continue
+        words: list[str] = []
+        for i in ids:
+            if continues[i]:
+                words[-1] += trained.pieces[i].removeprefix("##")
+            else:
+                words.append(trained.pieces[i])
+        normal = huggingface.normalizer.normalize_str(line)
+        if trained.kind == "wordpiece":
+            assert words == [word for word, _ in huggingface.pre_tokenizer.pre_tokenize_str(normal)]
+        else:
+            assert words == [f"\u2581{word}" for word in normal.split()]
+        compared += 1
+    assert compared > 400
+    assert not continues[trained.special_ids].any()
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_chinese_character_continues_no_word(kind: str):
+    """Else a text without spaces would be one word, too long to be masked."""
+    text = ["東京都は日本の首都である", "北京市是中国的首都", "𠀀 is rare", "abc東京"] * 50
+    words = tokenizer.train(TokenizerConfig(kind=kind, vocab_size=100), lambda: text)
+    continuing = {
+        piece for piece, continues in zip(words.pieces, words.continues_word, strict=True) if continues
+    }
+    assert {"は", "c"} <= continuing
+    assert not any(piece.startswith(("東", "京", "北", "𠀀", "\u2581")) for piece in continuing)
+
+
 def test_auto_tokenizer_gives_the_same_ids(trained: Tokenizer, lines: list[str], tmp_path: Path):
     """5,000 real lines. A unigram model may split in two ways of equal score; nothing else may differ."""
     theirs = exported(trained, tmp_path)(lines, add_special_tokens=False)["input_ids"]
