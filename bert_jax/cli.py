@@ -72,6 +72,31 @@ class Prepare:
 
 
 @dataclass(frozen=True)
+class InspectData:
+    """What is in a prepared dataset: counts, lengths, frequent pieces, a few masked rows."""
+
+    directory: tyro.conf.Positional[Path]
+    """data.dir of `prepare`."""
+    html: Path | None = None
+    """Write a page with plots to this file."""
+    rows: int = 3
+    """To show."""
+
+    def __call__(self) -> int:
+        from data_pipeline.inspection import inspect, report
+
+        inspection = inspect(self.directory, rows=self.rows)
+        if self.html is None:
+            print("\n".join(report(inspection)))
+        else:
+            from data_pipeline.inspection_page import page
+
+            self.html.write_text(page(inspection), encoding="utf-8")
+            print(f"written to {self.html}")
+        return OK
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """Train, or go on training, in a workdir."""
 
@@ -149,6 +174,7 @@ class ShowConfig:
 
 VERBS: dict[str, type] = {
     "prepare": Prepare,
+    "inspect-data": InspectData,
     "pretrain": Pretrain,
     "evaluate": Evaluate,
     "export": Export,

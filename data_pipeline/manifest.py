@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
-from data_pipeline.config import DataConfig
+from data_pipeline.config import DataConfig, TokenizerConfig, evaluation_masking
 
 if TYPE_CHECKING:
     from data_pipeline.blocks import Statistics
@@ -115,6 +115,16 @@ class Manifest:
             raise ValueError(
                 f"{directory / FILE} was written by another version of bert-jax ({error}); prepare it again"
             ) from error
+
+    def config(self, directory: Path) -> DataConfig:
+        """The configuration that reads this dataset, which is in `directory`, masked as for evaluation."""
+        return dataclasses.replace(
+            DataConfig(),
+            **self.settings | {"tokenizer": TokenizerConfig(**self.settings["tokenizer"])},
+            source=tuple(self.sources),
+            dir=str(directory),
+            masking=evaluation_masking(self.sequence_length),
+        )
 
     def check(self, config: DataConfig) -> None:
         """Raises ValueError if `config` asks for rows that this dataset does not have."""

@@ -203,7 +203,7 @@ def finish(
     manifest = Manifest.of(config, words, statistics)
     manifest.save(folder)
     counts = [
-        {"source": config.sources[source], "split": split} | counted.to_json()
+        {"source": config.sources[source], "split": split, "counts": counted.to_json()}
         for (source, split), counted in sorted(statistics.items())
     ]
     (folder / STATISTICS).write_text(json.dumps(counts) + "\n")

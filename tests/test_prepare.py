@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from bert_jax.config import Config
 from data_pipeline import blocks, corpus, records, tokenizer
 from data_pipeline import prepare as module
-from data_pipeline.config import DataConfig, TokenizerConfig
+from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig
 from data_pipeline.corpus import documents
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import prepare
@@ -362,3 +362,50 @@ def test_a_dataset_that_cannot_be_written_is_not_a_fault_of_the_program(
     with pytest.raises(OSError, match=r"cannot be written to .*: No space left on device"):
         prepare(data)
     assert list(tmp_path.iterdir()) == []
+
+
+def tree_memory(pid: int) -> int:
+    """Resident bytes of a process and its children, shared pages counted in each."""
+    pids = f"{pid}"
+    done = subprocess.run(["ps", "-o", "rss=", "-p", pids, "--ppid", pids], capture_output=True, text=True)
+    return 1024 * sum(map(int, done.stdout.split()))
+
+
+@pytest.mark.slow
+def test_two_gigabytes_are_prepared_in_little_memory(config: Config, tmp_path: Path):
+    """Real text again and again, each time with another first line, so that no document is a duplicate."""
+    shared = Path(__file__).parents[2] / "shared" / "data" / "corpus"
+    source = f"files:{shared}/*.txt.gz" if shared.is_dir() else "builtin:python-docs"
+    text = [document.lines for document in documents(source)]
+    size = copy = 0
+    while size < 2_000_000_000:
+        with (tmp_path / f"{copy % 4}.txt").open("a", encoding="utf-8") as file:
+            for lines in text:
+                size += file.write("\n".join([f"This is copy {copy} of a document.", *lines, "", ""]))
+        copy += 1
+    data = DataConfig(
+        source=f"files:{tmp_path}/*.txt",
+        dir=str(tmp_path / "data"),
+        objective="documents",
+        sequence_length=512,
+        max_sequences_per_row=8,
+        validation_fraction=0.01,
+        tokenizer=TokenizerConfig(vocab_size=30522),
+        masking=MaskingConfig(max_predictions=77),
+    )
+    started = time.perf_counter()
+    model = change(config.model, max_position_embeddings=512, vocab_size=30522)
+    process = start(change(config, model=model), data, tmp_path)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, tree_memory(process.pid))
+        time.sleep(0.1)
+    assert process.returncode == 0, process.communicate()[1]
+    seconds = time.perf_counter() - started
+    manifest = Manifest.load(Path(data.dir))
+    print(
+        f"{size / 1e9:.2f} GB in {seconds:.0f} s, {size / 1e6 / seconds:.1f} MB/s, peak {peak / 1e9:.2f} GB"
+    )
+    print(f"{manifest.fill['train']:.2%} full, {manifest.duplicates} duplicates")
+    assert peak < 1_500_000_000
+    assert manifest.fill["train"] > 0.98
