@@ -27,8 +27,9 @@ from data_pipeline.config import TokenizerConfig
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNK, CLS, SEP, MASK)
-TRAINING_CHARACTERS = 64_000_000
-"""What a tokenizer is trained on at most, about; the caller takes a sample of a larger corpus."""
+TRAINING_CHARACTERS = 32_000_000
+"""What a tokenizer is trained on at most, about; the caller takes a sample of a larger corpus. SentencePiece
+needs some 20 bytes of memory for each."""
 MAX_ALPHABET = 1000
 """Characters of a trained WordPiece vocabulary at most, the most frequent ones; others become [UNK]."""
 MAX_WORD = 100
@@ -235,10 +236,17 @@ def _train_sentencepiece(config: TokenizerConfig, lines: Lines) -> bytes:
 
 
 def _pieces(lines: Iterable[str]) -> Iterator[str]:
-    """Lines, long ones cut: SentencePiece leaves out lines of more than 4,192 bytes."""
+    """Lines, each once, and long ones cut.
+
+    Phrases that a site puts on all its pages are no more words than others; SentencePiece takes minutes over
+    texts that repeat, and leaves out lines of more than 4,192 bytes.
+    """
+    seen: set[int] = set()
     for line in lines:
-        for start in range(0, len(line), 1000):
-            yield line[start : start + 1000]
+        if (key := hash(line)) not in seen:
+            seen.add(key)
+            for start in range(0, len(line), 1000):
+                yield line[start : start + 1000]
 
 
 def _too_small(config: TokenizerConfig, needed: int) -> ValueError:
