@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -52,6 +53,11 @@ def prepare(config: DataConfig) -> Manifest:
       FileExistsError: `config.dir` exists already.
       OSError: the dataset cannot be written.
     """
+    if "://" in config.dir:
+        raise ValueError(
+            f"data.dir {config.dir} is in a bucket: one machine writes to a folder, which you can copy there "
+            "(or give a --runner of Beam)"
+        )
     with unfinished(config) as folder, _workers() as executor:
         return _write(config, Path(folder), executor)
 
@@ -230,12 +236,15 @@ def _cores() -> int:
 @contextlib.contextmanager
 def _workers() -> Iterator[Executor]:
     """A process for each core, started when there is work. Not forked: TensorFlow and JAX do not bear it."""
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(_cores(), mp_context=context, initializer=_start_worker) as executor:
         try:
             yield executor
         except BaseException:
-            executor.shutdown(cancel_futures=True)
+            executor.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()  # it may be in the middle of a file of many gigabytes
             raise
 
 
@@ -256,15 +265,28 @@ def _leave_with_the_parent() -> None:
 Result = TypeVar("Result")
 
 
+def _run(task: Callable[[], Result]) -> Result | ValueError:
+    """In a worker. A complaint about what was given is returned, for the parent to raise as its own."""
+    try:
+        return task()
+    except ValueError as error:
+        if Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent != Path(__file__).parent:
+            raise
+        return error
+
+
 def _in_order(executor: Executor, tasks: Sequence[Callable[[], Result]]) -> Iterator[Result]:
     """Results of tasks in their order, only a few of them ahead of the reader. A single task runs here."""
     if len(tasks) == 1 or _cores() == 1:
         yield from (task() for task in tasks)
         return
-    ahead: deque[Future[Result]] = deque()
+    ahead: deque[Future[Result | ValueError]] = deque()
     waiting = iter(tasks)
     while True:
-        ahead.extend(map(executor.submit, islice(waiting, 2 * _cores() - len(ahead))))
+        ahead.extend(executor.submit(_run, task) for task in islice(waiting, 2 * _cores() - len(ahead)))
         if not ahead:
             return
-        yield ahead.popleft().result()
+        result = ahead.popleft().result()
+        if isinstance(result, ValueError):
+            raise result
+        yield result

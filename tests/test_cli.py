@@ -80,7 +80,7 @@ def test_show_config_resolves_flags(bert_jax, recipe: Path, config: Config):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretain"], "there is no verb 'pretain'; there are prepare, pretrain"),
+        (["pretain"], "there is no verb 'pretain'; there are prepare, inspect-data"),
         (["pretrain"], "give a config file after 'pretrain'"),
         (["pretrain", "nowhere.py", "--workdir", "x"], "config file nowhere.py does not exist"),
         (["pretrain", "RECIPE"], "Missing from bert-jax pretrain CONFIG: --workdir PATH"),
@@ -90,6 +90,7 @@ def test_show_config_resolves_flags(bert_jax, recipe: Path, config: Config):
         (["show-config", "RECIPE", "--model.hidden-size", "30"], "model.hidden_size 30 is not divisible by"),
         (["show-config", "RECIPE", "--data.sequence-length", "65"], "longer than model.max_position"),
         (["export", "--workdir", "nowhere", "--out", "x"], "nowhere holds no run with a checkpoint"),
+        (["inspect-data", "nowhere"], "nowhere holds no prepared dataset"),
         (["fill-mask", "nowhere", "a [MASK]"], "nowhere is neither an exported directory nor a workdir"),
         (["evaluate", "RECIPE", "--workdir", "nowhere"], "nowhere holds no run with a checkpoint"),
     ],

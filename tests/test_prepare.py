@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -24,6 +25,7 @@ from data_pipeline import blocks, corpus, records, tokenizer
 from data_pipeline import prepare as module
 from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig
 from data_pipeline.corpus import documents
+from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import prepare
 
@@ -275,6 +277,74 @@ def test_a_corpus_that_cannot_be_split_says_what_to_do(
 def test_what_exists_is_not_overwritten(config: Config):
     with pytest.raises(FileExistsError, match="exists already; delete it"):
         prepare(config.data)
+
+
+SCRIPTS = [
+    "東京は日本の首都です。人口は約千四百万人です。",
+    "北京是中国的首都，历史悠久。",
+    "서울은 대한민국의 수도이다.",
+    "القاهرة هي عاصمة مصر وأكبر مدنها.",
+    "ירושלים היא עיר הבירה של ישראל.",
+    "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย",
+    "Ελλάδα: η Αθήνα είναι η πρωτεύουσα.",
+    "Zażółć gęślą jaźń, naïve café, Ångström.",
+]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "wordpiece"])
+def test_every_script_goes_through(data: DataConfig, tmp_path: Path, kind: str):
+    """From a file with a byte order mark and a NUL to a batch with whole words masked."""
+    lines = [f"{line} {number}" for number in range(40) for line in SCRIPTS]
+    text = "\n\n".join("\n".join(lines[i : i + 8]) for i in range(0, len(lines), 8))
+    (tmp_path / "a.txt").write_text(text.replace(" 7", "\x00 7"), encoding="utf-8-sig")
+    data = change(
+        data,
+        source=f"files:{tmp_path}/a.txt",
+        tokenizer=TokenizerConfig(kind=kind, vocab_size=400, lowercase=False),
+        masking=MaskingConfig(strategy="whole_word", max_predictions=12),
+    )
+    prepare(data)
+    for part in json.loads((Path(data.dir) / module.STATISTICS).read_text()):
+        assert part["counts"]["unknown"] == 0
+        assert part["counts"]["duplicates"] == 0
+    words = tokenizer.load(Path(data.dir) / "tokenizer")
+    stored = "".join(words.pieces[t] for row in rows_of(data, "train") for t in row["token_ids"])
+    for part in ("東", "京", "北", "القاهرة", "ירושלים", "เมือง", "Αθήνα"):
+        assert part in stored.replace("##", "").replace("▁", "")
+    with Loader(data, split="train", batch_size=16) as loader:
+        assert next(loader)["mlm_weights"].sum(axis=1).min() > 0
+
+
+def test_a_complaint_of_a_worker_is_raised_here(data: DataConfig, tmp_path: Path, monkeypatch):
+    for name, content in (("a", b"fine"), ("b", b"not \xff fine")):
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    monkeypatch.setattr(module, "_cores", lambda: 2)
+    with pytest.raises(ValueError, match=r"b\.txt, line 1: not valid UTF-8") as caught:
+        prepare(change(data, source=f"files:{tmp_path}/*.txt"))
+    assert Path(caught.traceback[-1].path).name == "prepare.py"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_ctrl_c_does_not_wait_for_the_workers(config: Config, data: DataConfig, tmp_path: Path):
+    """Two files of which each takes a minute."""
+    for name in "ab":
+        with (tmp_path / f"{name}.txt").open("w") as file:
+            for number in range(300):
+                file.write(f"{number}\n\n" + "word " * 200_000 + "\n\n")
+    process = start(config, change(data, source=f"files:{tmp_path}/*.txt"), tmp_path)
+    while not list(tmp_path.glob("data.unfinished/source-0/*.sqlite")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stopped = time.perf_counter()
+    assert "KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    assert time.perf_counter() - stopped < 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt", "config.json"]
+
+
+def test_a_bucket_is_for_beam(data: DataConfig):
+    with pytest.raises(ValueError, match=r"gs://bucket/data is in a bucket"):
+        prepare(change(data, dir="gs://bucket/data"))
 
 
 def test_a_fault_in_the_middle_leaves_nothing(

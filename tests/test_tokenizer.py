@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from itertools import chain, islice
@@ -47,10 +48,16 @@ def lines() -> list[str]:
     return real_lines(5000)
 
 
-@pytest.fixture(scope="module", params=[(kind, lowercase) for kind in KINDS for lowercase in (True, False)])
-def trained(request: pytest.FixtureRequest, lines: list[str]) -> Tokenizer:
-    kind, lowercase = request.param
+@functools.cache
+def trained_on_real_lines(kind: str, *, lowercase: bool) -> Tokenizer:
+    lines = real_lines(5000)
     return tokenizer.train(TokenizerConfig(kind=kind, vocab_size=2000, lowercase=lowercase), lambda: lines)
+
+
+@pytest.fixture(params=[(kind, lowercase) for kind in KINDS for lowercase in (True, False)])
+def trained(request: pytest.FixtureRequest) -> Tokenizer:
+    kind, lowercase = request.param
+    return trained_on_real_lines(kind, lowercase=lowercase)
 
 
 def exported(trained: Tokenizer, folder: Path) -> transformers.PreTrainedTokenizerBase:
@@ -168,9 +175,10 @@ def test_saved_and_loaded_is_the_same(trained: Tokenizer, lines: list[str], tmp_
         ("a\u200bb", "a b"),
     ],
 )
-def test_sentencepiece_normalizes_to_nfkc(trained: Tokenizer, text: str, same: str):
-    if trained.kind == "wordpiece":
-        pytest.skip("WordPiece has BERT's own rules")
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_sentencepiece_normalizes_to_nfkc(kind: str, lowercase: bool, text: str, same: str):
+    trained = trained_on_real_lines(kind, lowercase=lowercase)
     assert trained.encode_batch([text.lower()]) == trained.encode_batch([same])
 
 
@@ -184,10 +192,9 @@ def test_sentencepiece_normalizes_to_nfkc(trained: Tokenizer, text: str, same: s
         ("a\u00a0b", "a b"),
     ],
 )
-def test_wordpiece_normalizes_as_bert_does(trained: Tokenizer, text: str, same: str):
+def test_wordpiece_normalizes_as_bert_does(text: str, same: str):
     """Control characters go, Chinese characters stand alone, and lower case means no accents either."""
-    if trained.kind != "wordpiece" or not trained.lowercase:
-        pytest.skip("of the lower-case WordPiece")
+    trained = trained_on_real_lines("wordpiece", lowercase=True)
     assert trained.encode_batch([text]) == trained.encode_batch([same])
 
 
