@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bert_jax.dropout import dropout
+
 
 def attention(
     query_BxSxHxE: jax.Array,
@@ -31,11 +33,3 @@ def attention(
     if dropout_key is not None:
         probs_BxHxQxK = dropout(probs_BxHxQxK, rate=dropout_rate, key=dropout_key)
     return jnp.einsum("bhqk,bkhe->bqhe", probs_BxHxQxK, value_BxSxHxE)
-
-
-def dropout(x: jax.Array, *, rate: float, key: jax.Array) -> jax.Array:
-    """Zeroes a share of `rate` of the elements and scales the others up to keep the mean."""
-    if rate == 0:
-        return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.attention import attention, dropout
+from bert_jax.attention import attention
 from bert_jax.config import ModelConfig
+from bert_jax.dropout import dropout
 from bert_jax.sharding import constrain
 
 Params = dict[str, Any]

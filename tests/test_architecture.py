@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CONFIG = {"config"}
-CORE = {"model", "attention", "losses", "optimizer", "sharding", "step", "flops"}
+CORE = {"model", "attention", "dropout", "losses", "optimizer", "sharding", "step", "flops"}
 SHELL = {"train", "evaluate", "checkpoint", "metrics", "distributed", "huggingface", "fill_mask"}
 CLI = {"cli", "__main__"}
 LAYERS = [CONFIG, CORE, SHELL, CLI]
