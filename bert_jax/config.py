@@ -93,18 +93,29 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True)
 class OptimizerConfig(Section):
-    """AdamW and its learning rate; defaults are BERT's."""
+    """AdamW or LAMB, and the learning rate; defaults are BERT's."""
 
     path: ClassVar[str] = "optimizer"
 
+    name: Literal["adamw", "lamb"] = "adamw"
+    """lamb is for batches of tens of thousands of rows."""
     learning_rate: float = 1e-4
     """At the end of the warm-up."""
     warmup_steps: int = 10_000
     """Linear, from 0."""
-    schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "polynomial", "cosine", "constant", "inverse_sqrt", "warmup_stable_decay"] = (
+        "linear"
+    )
     """From the end of the warm-up to train.steps."""
+    decay_steps: int = 0
+    """Of warmup_stable_decay: the last steps, in which the rate comes down."""
     polynomial_power: float = 0.5
     end_learning_rate: float = 0.0
+    """Not of constant and inverse_sqrt."""
+    bias_correction: bool = True
+    """Of the moments, which start at zero. False: as google-research/bert."""
+    mu_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the first moment: bfloat16 saves two bytes a parameter."""
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-6
@@ -122,6 +133,11 @@ class OptimizerConfig(Section):
         require(
             self.warmup_steps >= 0,
             f"optimizer.warmup_steps is {self.warmup_steps}; it must be at least 0",
+        )
+        require(
+            (self.decay_steps >= 1) == (self.schedule == "warmup_stable_decay"),
+            f"optimizer.decay_steps is {self.decay_steps}; it must be at least 1 with optimizer.schedule "
+            f"'warmup_stable_decay' and 0 with any other, here {self.schedule!r}",
         )
         require(self.clip_norm > 0, f"optimizer.clip_norm is {self.clip_norm}; it must be positive")
         for name in ("b1", "b2"):
@@ -236,6 +252,11 @@ class Config:
             not self.data.has_pairs or self.model.type_vocab_size >= 2,
             f"model.type_vocab_size is {self.model.type_vocab_size}; sentence pairs "
             f"(data.objective {self.data.objective}) need 2",
+        )
+        require(
+            self.optimizer.warmup_steps + self.optimizer.decay_steps <= self.train.steps,
+            f"optimizer.warmup_steps {self.optimizer.warmup_steps} and optimizer.decay_steps "
+            f"{self.optimizer.decay_steps} together pass train.steps {self.train.steps}",
         )
         require(
             self.optimizer.warmup_steps < self.train.steps,

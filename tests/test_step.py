@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax import losses, model, sharding
 from bert_jax.config import Config, MeshConfig
-from bert_jax.optimizer import decay_mask, learning_rate_schedule
 from bert_jax.step import TrainState, eval_step, init_state, state_sharding, train_step
 from tests.conftest import read_batches, replace
 
@@ -252,29 +250,3 @@ def test_a_run_that_does_not_fit_the_devices_is_refused_by_field(config: Config,
     config = replace(config, **change)
     with pytest.raises(ValueError, match=message):
         sharding.check_fits(config, sharding.make_mesh(config.mesh))
-
-
-def test_what_decays_is_matrices_and_embeddings(config: Config):
-    mask = decay_mask(init_state(config).params)
-    decayed = {".".join(key.key for key in path) for path, value in jax.tree.leaves_with_path(mask) if value}
-    assert decayed == {
-        "embeddings.word", "embeddings.position", "embeddings.token_type",
-        "layers.query.kernel", "layers.key.kernel", "layers.value.kernel", "layers.attention_output.kernel",
-        "layers.intermediate.kernel", "layers.output.kernel",
-        "mlm_transform.kernel", "pooler.kernel", "nsp.kernel",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("schedule", "halfway"),
-    [("linear", 0.5), ("polynomial", 0.5**0.5), ("cosine", 0.5), ("constant", 1.0)],
-)
-def test_schedules_warm_up_and_come_down(config: Config, schedule: str, halfway: float):
-    config = replace(config, optimizer__schedule=schedule, train__steps=105, optimizer__warmup_steps=5)
-    rate = learning_rate_schedule(config)
-    values = [float(rate(step)) for step in range(106)]
-    peak = config.optimizer.learning_rate
-    assert values[:6] == pytest.approx([peak * i / 5 for i in range(6)])
-    assert values[55] == pytest.approx(peak * halfway)
-    assert values[105] == pytest.approx(peak if schedule == "constant" else 0, abs=1e-9)
-    assert all(a >= b for a, b in pairwise(values[5:]))
