@@ -360,7 +360,8 @@ def test_a_fault_in_the_middle_leaves_nothing(
 
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
 from bert_jax.config import from_json
 from data_pipeline import prepare
 if __name__ == "__main__":
