@@ -54,7 +54,7 @@ class ModelConfig(Section):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters and optimizer state are float32 either way."""
+    """Of the computation; parameters are float32 either way."""
     scan_unroll: int = 1
     """Layers compiled as one body: 1 compiles fast, num_hidden_layers runs fastest. Same checkpoint."""
 

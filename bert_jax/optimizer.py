@@ -44,7 +44,7 @@ def learning_rate_schedule(config: Config) -> optax.Schedule:
 
 
 def _one_minus_sqrt(config: Config) -> optax.Schedule:
-    """The way down that did best after a constant rate (Haegele et al. 2024, section 3.3)."""
+    """The way down that did best after a constant rate (Haegele et al. 2024, arXiv 2405.18392)."""
     o = config.optimizer
 
     def decay(step: jax.Array) -> jax.Array:
