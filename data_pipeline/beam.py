@@ -13,7 +13,6 @@ import importlib
 import json
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import apache_beam as beam
@@ -21,13 +20,13 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 from etils import epath
 
-from data_pipeline import blocks, records, tokenizer
+from data_pipeline import blocks, records
 from data_pipeline.blocks import Block, Part, Statistics
 from data_pipeline.builder import DESCRIPTION, features, quiet_tfds
 from data_pipeline.config import DataConfig
 from data_pipeline.corpus import Document, Reader, readers
 from data_pipeline.manifest import Manifest
-from data_pipeline.prepare import check, finish, sampled_keys, train_tokenizer, unfinished
+from data_pipeline.prepare import check, finish, load_tokenizer, sampled_keys, train_tokenizer, unfinished
 from data_pipeline.tokenizer import Tokenizer
 
 RUNNERS = {
@@ -81,7 +80,7 @@ def prepare_on_beam(config: DataConfig, *, runner: str, options: Sequence[str] =
         dataset = folder / "dataset"
         dataset.rmtree()
         epath.Path(builder.data_dir).rename(dataset)
-        words.save(dataset / "tokenizer")
+        (folder / "tokenizer").rename(dataset / "tokenizer")
         statistics = {
             (source, split): Statistics.from_json(values)
             for source, split, values in _read_json(folder, "statistics")
@@ -108,7 +107,7 @@ def _count(
     with new_pipeline() as pipeline:
         counts = (
             _documents(pipeline, config)
-            | beam.MapTuple(lambda part, document: (part, sum(map(len, document.lines))))
+            | beam.MapTuple(lambda part, document: (part, document.characters))
             | beam.CombinePerKey(sum)
             | beam.MapTuple(lambda part, size: [*part, size])
         )
@@ -133,7 +132,7 @@ def _sample(
             )
             _write_json(documents, folder, "sample")
     # In the order of sources and keys, each document once a source: as prepare.py reads it.
-    for (_, _, lines), _ in groupby(sorted(_read_json(folder, "sample"))):
+    for _, _, lines in blocks.unique(sorted(_read_json(folder, "sample"))):
         yield from lines
 
 
@@ -166,7 +165,7 @@ class PretrainingRows(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: object, pipeline: beam.Pipeline) -> dict[str, beam.PCollection]:
-        config, planned, folder = self._config, self._planned, str(self._folder / "tokenizer")
+        config, planned, folder = self._config, self._planned, self._folder / "tokenizer"
         totals: dict[Part, int] = {(block.source, block.split): block.total for block in planned}
         splits = sorted({block.split for block in planned})
         in_split = {split: [block for block in planned if block.split == split] for split in splits}
@@ -174,7 +173,7 @@ class PretrainingRows(tfds.core.GeneratorBasedBuilder):
 
         def rows(item: tuple[Block, Any]) -> Iterator[Any]:
             block, documents = Block(*item[0]), item[1]
-            examples, statistics = blocks.examples_of_block(config, block, documents, _tokenizer(folder))
+            examples, statistics = blocks.examples_of_block(config, block, documents, load_tokenizer(folder))
             yield beam.pvalue.TaggedOutput("statistics", ((block.source, block.split), statistics))
             for number, example in enumerate(examples):
                 # Numbers in the order of the blocks: TFDS sorts by them.
@@ -198,11 +197,6 @@ class PretrainingRows(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, examples: beam.PCollection) -> beam.PCollection:
         return examples
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer(folder: str) -> Tokenizer:
-    return tokenizer.load(epath.Path(folder))
 
 
 def _write_json(values: beam.PCollection, folder: epath.Path, name: str) -> None:

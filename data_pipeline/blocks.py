@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from data_pipeline.tokenizer import UNK, Tokenizer
 BLOCK_CHARACTERS = 4_000_000
 """Text in a block, about: what a process holds at a time, and what random pairs are drawn from."""
 
+Item = TypeVar("Item")
 Part = tuple[int, str]
 """A source, by its place in data.source, and a split."""
 
@@ -63,7 +64,7 @@ def block_of(part: Part, total: int, document: Document) -> Block:
     return Block(*part, document.key * total >> KEY_BITS, total)
 
 
-def unique(documents: Iterable[Document]) -> Iterator[Document]:
+def unique(documents: Iterable[Item]) -> Iterator[Item]:
     """Sorted documents, each once."""
     return (document for document, _ in groupby(documents))
 

@@ -42,6 +42,10 @@ class Document(NamedTuple):
     """Hash of the text: equal documents have equal keys."""
     lines: list[str]
 
+    @property
+    def characters(self) -> int:
+        return sum(map(len, self.lines))
+
 
 Reader = Callable[[], Iterator[Document]]
 """Reads a part of a source, in any process."""

@@ -133,7 +133,7 @@ def _read_part(config: DataConfig, source: int, parts: list[Reader], path: Path)
         for reader in parts:
             for document in reader():
                 split = blocks.split_of(config, document)
-                characters[source, split] += sum(map(len, document.lines))
+                characters[source, split] += document.characters
                 yield split, document
 
     shuffle.write(path, documents())
@@ -144,13 +144,14 @@ def _records_of_block(config: DataConfig, folder: Path, block: Block) -> tuple[l
     """Runs in a worker."""
     paths = sorted(_folder_of(folder, block.source).iterdir())
     documents = shuffle.read(paths, block.split, keys=block.keys)
-    words = _load_tokenizer(folder / "dataset" / "tokenizer")
+    words = load_tokenizer(folder / "dataset" / "tokenizer")
     examples, statistics = blocks.examples_of_block(config, block, documents, words)
     return list(map(records.serialize, examples)), statistics
 
 
 @functools.lru_cache(maxsize=1)
-def _load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path | epath.Path) -> Tokenizer:
+    """Once in each worker."""
     return tokenizer.load(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from itertools import chain, pairwise
 
@@ -28,9 +29,9 @@ lines = st.lists(st.integers(FIRST_TOKEN, 10_000), max_size=60)
 corpora = st.lists(st.lists(lines, max_size=12), max_size=8)
 
 
-def pairs(documents, *, sequence_length=32, short=0.1, seed=0):
+def pairs(documents, *, make=next_sentence_pairs, sequence_length=32, short=0.1, seed=0):
     return list(
-        next_sentence_pairs(
+        make(
             documents,
             sequence_length=sequence_length,
             short_sequence_probability=short,
@@ -156,17 +157,7 @@ def test_documents_are_cut_into_full_sequences_that_never_cross(documents, seque
     assert len(together) == sum(-(-sum(map(len, d)) // (sequence_length - 2)) for d in documents)
 
 
-def orders(documents, *, sequence_length=32, short=0.1, seed=0):
-    return list(
-        sentence_order_pairs(
-            documents,
-            sequence_length=sequence_length,
-            short_sequence_probability=short,
-            cls=CLS,
-            sep=SEP,
-            rng=random.Random(seed),
-        )
-    )
+orders = functools.partial(pairs, make=sentence_order_pairs)
 
 
 @given(corpora, st.integers(8, 64), st.integers(0, 99))
