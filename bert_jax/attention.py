@@ -15,13 +15,13 @@ def attention(
     *,
     segment_ids_BxS: jax.Array,
     dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
     """Bidirectional attention (Vaswani et al. 2017, equation 1) within segments; returns [B, S, H, E].
 
     A position sees exactly those with its own segment id: packed sequences do not see each other, nor
     padding (segment 0), nor does padding see them, and the gradients between them are exactly zero. Dropout
-    is on the probabilities, if there is a key. The softmax is in float32.
+    is on the probabilities, if there are keys, one for each row. The softmax is in float32.
     """
     scale = query_BxSxHxE.shape[-1] ** -0.5
     logits_BxHxQxK = jnp.einsum(
@@ -30,6 +30,6 @@ def attention(
     visible_Bx1xQxK = (segment_ids_BxS[:, :, None] == segment_ids_BxS[:, None, :])[:, None]
     logits_BxHxQxK = jnp.where(visible_Bx1xQxK, logits_BxHxQxK, jnp.finfo(jnp.float32).min)
     probs_BxHxQxK = jax.nn.softmax(logits_BxHxQxK, axis=-1).astype(value_BxSxHxE.dtype)
-    if dropout_key is not None:
-        probs_BxHxQxK = dropout(probs_BxHxQxK, rate=dropout_rate, key=dropout_key)
+    if dropout_keys is not None:
+        probs_BxHxQxK = dropout(probs_BxHxQxK, rate=dropout_rate, keys=dropout_keys)
     return jnp.einsum("bhqk,bkhe->bqhe", probs_BxHxQxK, value_BxSxHxE)

@@ -105,8 +105,10 @@ class Pretrain:
     """Checkpoints and metrics of the run. One that holds a run goes on with it."""
 
     def __call__(self) -> int:
+        from bert_jax import runtime
         from bert_jax.train import pretrain
 
+        runtime.configure(cache=_compiled(self.workdir))
         return OK if pretrain(self.config, workdir=self.workdir) else INTERRUPTED
 
 
@@ -118,8 +120,10 @@ class Evaluate:
     workdir: Path
 
     def __call__(self) -> int:
+        from bert_jax import runtime
         from bert_jax.evaluate import evaluate_workdir
 
+        runtime.configure(cache=_compiled(self.workdir))
         for name, value in evaluate_workdir(self.config, workdir=self.workdir).items():
             print(f"{name:22s} {value:.4f}" if isinstance(value, float) else f"{name:22s} {value}")
         return OK
@@ -224,6 +228,11 @@ def run(arguments: list[str]) -> int:
         default = kind(**dict.fromkeys(required, tyro.MISSING_NONPROP) | {"config": config})
     command = _parse(kind, default, prog, rest)
     return OK if command is None else command()
+
+
+def _compiled(workdir: Path) -> Path:
+    """Where runs that are neighbours share compiled programs."""
+    return workdir.absolute().parent / "compiled"
 
 
 def _takes_config(kind: type) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
@@ -47,8 +48,14 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
         "mlm_positions": np.asarray(positions, np.int32)[None],
         "cls_positions": np.zeros((1, 1), np.int32),
     }
-    logits = jax.jit(model.apply, static_argnums=0)(config, params, batch)
-    probabilities = np.asarray(jax.nn.softmax(logits.mlm_BxKxV[0], axis=-1))[:, : tokenizer.get_vocab_size()]
+
+    @jax.jit
+    def probabilities_of(params: Params, batch: model.Batch) -> jax.Array:
+        return jax.nn.softmax(model.apply(config, params, batch).mlm_BxKxV[0], axis=-1)
+
+    probabilities = np.asarray(probabilities_of(params, jax.tree.map(jnp.asarray, batch)))[
+        :, : tokenizer.get_vocab_size()
+    ]
     best = np.argsort(-probabilities, axis=-1)[:, :top]
 
     def word(id: int) -> str:

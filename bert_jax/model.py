@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.activations import activation
 from bert_jax.attention import attention
 from bert_jax.config import ModelConfig
 from bert_jax.dropout import dropout
@@ -27,11 +28,31 @@ Params = dict[str, Any]
 Batch = dict[str, jax.Array]
 
 
-class Logits(NamedTuple):
-    mlm_BxKxV: jax.Array
-    """float32; the columns that pad the vocabulary are at the lowest float and never win."""
+class Outputs(NamedTuple):
+    """What the heads say. Of the words the last step is left open: a loss need not keep all logits."""
+
+    mlm_BxKxD: jax.Array
+    """What the decoder multiplies, in the compute dtype."""
+    decoder_VxD: jax.Array
+    """float32: the word embeddings."""
+    decoder_bias_V: jax.Array
+    """float32; half the lowest float where the vocabulary is padded."""
     nsp_BxPx2: jax.Array
-    """float32; index 1 is "random next"."""
+    """float32 logits; index 1 is "random next"."""
+
+    @property
+    def mlm_BxKxV(self) -> jax.Array:
+        """float32 logits; the columns that pad the vocabulary never win."""
+        return decode(self.mlm_BxKxD, self.decoder_VxD, self.decoder_bias_V)
+
+
+def decode(x: jax.Array, decoder_VxD: jax.Array, bias_V: jax.Array) -> jax.Array:
+    """[..., D] -> [..., V] float32 logits: a product in the dtype of x, summed in float32."""
+    with precision(x.dtype):
+        logits = jnp.einsum(
+            "...d,vd->...v", x, decoder_VxD.astype(x.dtype), preferred_element_type=jnp.float32
+        )
+    return logits + _last_axis(bias_V, logits)
 
 
 @functools.cache
@@ -53,24 +74,27 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def apply(
-    config: ModelConfig, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
-) -> Logits:
-    """Logits at the masked positions and at every [CLS]; see `data_pipeline.batch` for the batch."""
-    with _precision(config):
-        return nnx.merge(definition(config)[0], params)(batch, dropout_key=dropout_key)
+    config: ModelConfig, params: Params, batch: Batch, *, dropout_keys: jax.Array | None = None
+) -> Outputs:
+    """Outputs at the masked positions and at every [CLS]; see `data_pipeline.batch` for the batch.
+
+    Dropout is on if there are keys, one for each row.
+    """
+    with precision(config.dtype):
+        return nnx.merge(definition(config)[0], params)(batch, dropout_keys=dropout_keys)
 
 
 def encode(
-    config: ModelConfig, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+    config: ModelConfig, params: Params, batch: Batch, *, dropout_keys: jax.Array | None = None
 ) -> jax.Array:
     """Hidden states of the last layer, [B, S, D] in the compute dtype."""
-    with _precision(config):
-        return nnx.merge(definition(config)[0], params).encode(batch, dropout_key=dropout_key)
+    with precision(config.dtype):
+        return nnx.merge(definition(config)[0], params).encode(batch, dropout_keys=dropout_keys)
 
 
-def _precision(config: ModelConfig) -> AbstractContextManager[None]:
+def precision(dtype: Any) -> AbstractContextManager[None]:
     """float32 means float32: TPUs and recent GPUs would multiply it in fewer bits by default."""
-    return jax.default_matmul_precision("highest" if config.dtype == "float32" else "default")
+    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
 
 
 class Dense(nnx.Module):
@@ -127,7 +151,7 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(config)
         self.config = config
 
-    def __call__(self, batch: Batch, *, dropout_key: jax.Array | None) -> jax.Array:
+    def __call__(self, batch: Batch, *, dropout_keys: jax.Array | None) -> jax.Array:
         # A product with one-hot rows: its gradient is a matrix product, where that of a gather is a scatter.
         types_BxSxT = jax.nn.one_hot(batch["token_type_ids"], self.config.type_vocab_size)
         x_BxSxD = (
@@ -136,8 +160,8 @@ class Embeddings(nnx.Module):
             + types_BxSxT @ self.token_type[...]
         )
         x_BxSxD = self.norm(x_BxSxD).astype(self.config.dtype)
-        if dropout_key is not None:
-            x_BxSxD = dropout(x_BxSxD, rate=self.config.hidden_dropout_prob, key=dropout_key)
+        if dropout_keys is not None:
+            x_BxSxD = dropout(x_BxSxD, rate=self.config.hidden_dropout_prob, keys=dropout_keys)
         return constrain(x_BxSxD, "batch", None, None)
 
 
@@ -158,15 +182,15 @@ class EncoderLayers(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x_BxSxD: jax.Array, *, segment_ids_BxS: jax.Array, dropout_key: jax.Array | None
+        self, x_BxSxD: jax.Array, *, segment_ids_BxS: jax.Array, dropout_keys: jax.Array | None
     ) -> jax.Array:
         config = self.config
         B, S, D = x_BxSxD.shape
-        keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
+        attention_keys, *residual_keys = (_fold_in(dropout_keys, index) for index in range(3))
 
-        def residual(x: jax.Array, update: jax.Array, key: jax.Array | None) -> jax.Array:
-            if key is not None:
-                update = dropout(update, rate=config.hidden_dropout_prob, key=key)
+        def residual(x: jax.Array, update: jax.Array, keys: jax.Array | None) -> jax.Array:
+            if keys is not None:
+                update = dropout(update, rate=config.hidden_dropout_prob, keys=keys)
             return x + update
 
         by_head = (B, S, config.num_attention_heads, config.head_dim)
@@ -176,12 +200,12 @@ class EncoderLayers(nnx.Module):
             self.value(x_BxSxD).reshape(by_head),
             segment_ids_BxS=segment_ids_BxS,
             dropout_rate=config.attention_probs_dropout_prob,
-            dropout_key=keys[0],
+            dropout_keys=attention_keys,
         )
         update_BxSxD = self.attention_output(attended_BxSxHxE.reshape(B, S, D))
-        x_BxSxD = self.attention_norm(residual(x_BxSxD, update_BxSxD, keys[1]))
+        x_BxSxD = self.attention_norm(residual(x_BxSxD, update_BxSxD, residual_keys[0]))
         update_BxSxD = self.output(activation(config)(self.intermediate(x_BxSxD)))
-        x_BxSxD = self.output_norm(residual(x_BxSxD, update_BxSxD, keys[2]))
+        x_BxSxD = self.output_norm(residual(x_BxSxD, update_BxSxD, residual_keys[1]))
         return constrain(x_BxSxD, "batch", None, None)
 
 
@@ -199,64 +223,44 @@ class BertForPreTraining(nnx.Module):
         self.nsp = Dense(config, (D, 2), ("embed", None), rngs=rngs)
         self.config = config
 
-    def __call__(self, batch: Batch, *, dropout_key: jax.Array | None = None) -> Logits:
-        hidden_BxSxD = self.encode(batch, dropout_key=dropout_key)
-        return Logits(
-            self.mlm_logits(_gather(hidden_BxSxD, batch["mlm_positions"])),
-            self.nsp_logits(_gather(hidden_BxSxD, batch["cls_positions"])),
+    def __call__(self, batch: Batch, *, dropout_keys: jax.Array | None = None) -> Outputs:
+        config = self.config
+        hidden_BxSxD = self.encode(batch, dropout_keys=dropout_keys)
+        hidden_BxKxD = _gather(hidden_BxSxD, batch["mlm_positions"])
+        hidden_BxPxD = _gather(hidden_BxSxD, batch["cls_positions"])
+        exists_V = jnp.arange(config.padded_vocab_size) < config.vocab_size
+        return Outputs(
+            self.mlm_norm(activation(config)(self.mlm_transform(hidden_BxKxD))),
+            self.embeddings.word[...],
+            jnp.where(exists_V, self.mlm_bias[...], jnp.finfo(jnp.float32).min / 2),
+            self.nsp(jnp.tanh(self.pooler(hidden_BxPxD))).astype(jnp.float32),
         )
 
-    def encode(self, batch: Batch, *, dropout_key: jax.Array | None = None) -> jax.Array:
+    def encode(self, batch: Batch, *, dropout_keys: jax.Array | None = None) -> jax.Array:
         config = self.config
-
-        def key_of(index: jax.Array | int) -> jax.Array | None:
-            return None if dropout_key is None else jax.random.fold_in(dropout_key, index)
 
         layer_definition, layers = nnx.split(self.layers)
 
         def layer(x_BxSxD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
             params, index = inputs
             y_BxSxD = nnx.merge(layer_definition, params)(
-                x_BxSxD, segment_ids_BxS=batch["segment_ids"], dropout_key=key_of(index)
+                x_BxSxD, segment_ids_BxS=batch["segment_ids"], dropout_keys=_fold_in(dropout_keys, index)
             )
             return y_BxSxD, None
 
-        x_BxSxD = self.embeddings(batch, dropout_key=key_of(config.num_hidden_layers))
+        x_BxSxD = self.embeddings(batch, dropout_keys=_fold_in(dropout_keys, config.num_hidden_layers))
         indices = jnp.arange(config.num_hidden_layers)
         unroll = min(config.scan_unroll, config.num_hidden_layers)
         return jax.lax.scan(layer, x_BxSxD, (layers, indices), unroll=unroll)[0]
-
-    def mlm_logits(self, hidden_BxKxD: jax.Array) -> jax.Array:
-        """[B, K, V] float32 logits of hidden states at any K positions."""
-        x_BxKxD = self.mlm_norm(activation(self.config)(self.mlm_transform(hidden_BxKxD)))
-        logits_BxKxV = jnp.einsum(
-            "bkd,vd->bkv",
-            x_BxKxD,
-            self.embeddings.word[...].astype(x_BxKxD.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        logits_BxKxV += _last_axis(self.mlm_bias[...], logits_BxKxV)
-        exists_V = jnp.arange(self.config.padded_vocab_size) < self.config.vocab_size
-        return jnp.where(_last_axis(exists_V, logits_BxKxV), logits_BxKxV, jnp.finfo(jnp.float32).min)
-
-    def nsp_logits(self, hidden_BxPxD: jax.Array) -> jax.Array:
-        """[B, P, 2] float32 logits of hidden states at [CLS] positions."""
-        return self.nsp(jnp.tanh(self.pooler(hidden_BxPxD))).astype(jnp.float32)
-
-
-def activation(config: ModelConfig) -> Any:
-    match config.hidden_act:
-        case "gelu":
-            return functools.partial(jax.nn.gelu, approximate=False)
-        case "gelu_new":
-            return functools.partial(jax.nn.gelu, approximate=True)
-        case "relu":
-            return jax.nn.relu
 
 
 def _last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:
     """`vector` along the last axis of `like`: ranks are never promoted silently."""
     return jnp.expand_dims(vector, range(like.ndim - 1))
+
+
+def _fold_in(keys: jax.Array | None, index: jax.Array | int) -> jax.Array | None:
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, index)
 
 
 def _gather(x_BxSxD: jax.Array, positions_BxN: jax.Array) -> jax.Array:

@@ -48,25 +48,26 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     Losses are summed over `train.microbatches` and divided once, by the weights of the whole batch: the
     gradient does not depend on how the batch is cut.
     """
-    dropout_key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    step_key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
     weights = {"mlm_loss": batch["mlm_weights"].sum(), "nsp_loss": batch["nsp_weights"].sum()}
 
-    def loss(params: Params, part: Batch, index: jax.Array) -> tuple[jax.Array, losses.Sums]:
-        key = jax.random.fold_in(dropout_key, index)
-        sums = losses.sums(model.apply(config.model, params, part, dropout_key=key), part)
+    def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, losses.Sums]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
+        sums = losses.sums(model.apply(config.model, params, part, dropout_keys=keys), part)
         total = sum(losses.mean((sums[name][0], weight)) for name, weight in weights.items())
         return jnp.asarray(total), sums
 
     gradient = jax.grad(loss, has_aux=True)
     parts = config.train.microbatches
+    rows = jnp.arange(config.train.global_batch_size)
     if parts == 1:
-        grads, sums = gradient(state.params, batch, jnp.zeros((), jnp.int32))
+        grads, sums = gradient(state.params, batch, rows)
     else:
 
         def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, gradient(state.params, *inputs)), None
 
-        inputs = (_microbatches(batch, parts), jnp.arange(parts))
+        inputs = _microbatches((batch, rows), parts)
         first = jax.eval_shape(gradient, state.params, *jax.tree.map(lambda x: x[0], inputs))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
         (grads, sums), _ = jax.lax.scan(add, zeros, inputs)
@@ -88,7 +89,7 @@ def eval_step(config: Config, params: Params, batch: Batch) -> losses.Sums:
     return losses.sums(model.apply(config.model, params, batch), batch)
 
 
-def _microbatches(batch: Batch, parts: int) -> Batch:
+def _microbatches(batch: Any, parts: int) -> Any:
     """[B, ...] -> [parts, B / parts, ...]. Neighbouring rows part, so that each stays on its device."""
 
     def cut(x: jax.Array) -> jax.Array:

@@ -59,16 +59,20 @@ def test_gradients_between_segments_are_exactly_zero(qkv):
     assert within[0, 0, 0, 3] > 0
 
 
+def keys_of(seed: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), B)
+
+
 def test_attention_drops_probabilities(qkv):
     segments = jnp.asarray(SEGMENTS)
     plain = attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5)
-    one = attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_key=jax.random.key(0))
-    same = attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_key=jax.random.key(0))
-    other = attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_key=jax.random.key(1))
+    one = attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_keys=keys_of(0))
+    same = attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_keys=keys_of(0))
+    other = attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_keys=keys_of(1))
     assert (one == same).all()
     assert (one != other).any()
-    keys = jax.random.split(jax.random.key(0), 4000)
-    mean = jax.vmap(lambda key: attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_key=key))(
-        keys
-    ).mean(axis=0)
+    keys = jax.random.split(jax.random.key(0), (4000, B))
+    mean = jax.vmap(
+        lambda keys: attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_keys=keys)
+    )(keys).mean(axis=0)
     np.testing.assert_allclose(mean, plain, atol=0.15)

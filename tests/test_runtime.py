@@ -1,0 +1,71 @@
+"""Settings of the process."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(program: str, **environment: str) -> str:
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"JAX_PLATFORMS": "cpu", "PATH": "", **environment},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+CONFIGURE = """
+import os, resource, jax, numpy as np
+from pathlib import Path
+from bert_jax.runtime import configure
+configure(cache=Path("runs/compiled"))
+"""
+
+
+def test_the_environment_comes_first(tmp_path: Path):
+    show = CONFIGURE + 'print(os.environ["XLA_FLAGS"]); print(jax.config.jax_compilation_cache_dir)'
+    flags, cache = run(show).splitlines()
+    assert flags == "--xla_gpu_enable_latency_hiding_scheduler=true"
+    assert Path(cache).is_absolute()
+    assert cache.endswith("runs/compiled")
+    given = "--xla_cpu_enable_fast_math=false --xla_gpu_enable_latency_hiding_scheduler=false"
+    flags, cache = run(show, XLA_FLAGS=given, JAX_COMPILATION_CACHE_DIR=str(tmp_path)).splitlines()
+    assert flags == given
+    assert cache == str(tmp_path)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_not_cleared_again():
+    """300 MB, twenty times: after the first round there are no page faults."""
+    work = """
+def rounds(count):
+    for _ in range(count):
+        np.ones(300_000_000, np.uint8)
+rounds(2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+rounds(20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    assert int(run(CONFIGURE + work)) < 1000
+    assert int(run("import resource, numpy as np\n" + work)) > 10_000
+
+
+def test_compiled_programs_are_found_again(tmp_path: Path):
+    """In the folder that `configure` is given."""
+    program = (
+        CONFIGURE.replace("runs/compiled", str(tmp_path))
+        + """
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: x * 2 + 1)(np.ones(3)).block_until_ready()
+"""
+    )
+    run(program)
+    assert list(tmp_path.iterdir())
