@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from bert_jax.config import Config, differences, from_json, to_json
-from bert_jax.step import TrainState, init_state, state_sharding
+from bert_jax.step import TrainState, abstract_state
 
 
 def check_has_run(workdir: Path) -> None:
@@ -88,11 +88,7 @@ class Checkpoints:
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
             raise FileNotFoundError(f"{self._directory} has no {wanted} (there: {have})")
         self._check_run(step)
-        abstract = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            jax.eval_shape(lambda: init_state(self._config)),
-            state_sharding(self._config, mesh),
-        )
+        abstract = abstract_state(self._config, mesh)
         self._check_shapes(step, abstract)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))

@@ -57,6 +57,12 @@ class ModelConfig(Section):
     """Of the computation; parameters are float32 either way."""
     scan_unroll: int = 1
     """Layers compiled as one body: 1 compiles fast, num_hidden_layers runs fastest. Same checkpoint."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """auto: the fastest that this platform, the row length and dropout allow. cudnn is for GPUs, splash for
+    TPUs; neither has dropout on the probabilities, and cudnn no packed rows."""
+    remat: Literal["none", "dots", "full", "offload"] = "none"
+    """What the backward pass computes again to save memory: nothing; all but the products with weights;
+    whole layers; as dots, with the products kept in the host's memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,6 +162,10 @@ class TrainConfig(Section):
     """Rows in a step, over all devices and microbatches."""
     microbatches: int = 1
     """Parts that a batch is cut into to save memory; the gradient is the same."""
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which gradients cross the network between the devices of mesh.data: bfloat16 halves the bytes."""
+    dropout_prng: Literal["threefry2x32", "rbg"] = "threefry2x32"
+    """rbg is cheaper on a TPU, but then the masks depend on the mesh and the microbatches."""
     seed: int = 0
     """Of initial weights, dropout, the order of rows and the masks."""
     log_every: int = 100
@@ -253,6 +263,7 @@ class Config:
             f"model.type_vocab_size is {self.model.type_vocab_size}; sentence pairs "
             f"(data.objective {self.data.objective}) need 2",
         )
+        self._check_attention()
         require(
             self.optimizer.warmup_steps + self.optimizer.decay_steps <= self.train.steps,
             f"optimizer.warmup_steps {self.optimizer.warmup_steps} and optimizer.decay_steps "
@@ -264,11 +275,34 @@ class Config:
             f"{self.train.steps}",
         )
 
+    def _check_attention(self) -> None:
+        kind, dropout = self.model.attention, self.model.attention_probs_dropout_prob
+        require(
+            kind in ("auto", "xla") or dropout == 0,
+            f"model.attention {kind!r} has no dropout, but model.attention_probs_dropout_prob is {dropout}",
+        )
+        require(
+            kind != "splash" or self.data.sequence_length % 128 == 0,
+            f"model.attention 'splash' takes rows of multiples of 128, not data.sequence_length "
+            f"{self.data.sequence_length}",
+        )
+        require(
+            kind != "cudnn" or self.data.max_sequences_per_row == 1,
+            "model.attention 'cudnn' takes one sequence a row, but data.max_sequences_per_row is "
+            f"{self.data.max_sequences_per_row}",
+        )
+        require(
+            kind != "cudnn" or self.model.dtype == "bfloat16",
+            f"model.attention 'cudnn' computes in bfloat16, but model.dtype is {self.model.dtype!r}",
+        )
+
 
 FREE_TO_CHANGE = (
     "data.dir",
     "data.source",
     "model.scan_unroll",
+    "model.attention",
+    "model.remat",
     "train.microbatches",
     "train.log_every",
     "train.eval_every",
@@ -278,8 +312,8 @@ FREE_TO_CHANGE = (
     "checkpoint",
 )
 """Fields that may differ when a run goes on: none of them changes the batches or the objective, though
-another mesh or unrolling rounds differently, and other microbatches draw other dropout masks. The dataset
-itself is compared by its fingerprint."""
+another mesh, unrolling or cut into microbatches rounds differently. The dataset itself is compared by its
+fingerprint."""
 
 
 def differences(one: Config, other: Config) -> list[str]:

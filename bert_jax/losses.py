@@ -85,9 +85,18 @@ decoded_cross_entropy.defvjp(_decoded_cross_entropy_forward, _decoded_cross_entr
 
 def _scores(logits_NxC: jax.Array, labels_N: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy, and 1.0 where no class is above the label's."""
-    chosen_N = jnp.take_along_axis(logits_NxC, labels_N[:, None], axis=-1)[:, 0]
+    chosen_N = _chosen(logits_NxC, labels_N)
     nll_N = jax.nn.logsumexp(logits_NxC, axis=-1) - chosen_N
     return nll_N, (chosen_N >= logits_NxC.max(axis=-1)).astype(jnp.float32)
+
+
+def _is_label(logits_NxC: jax.Array, labels_N: jax.Array) -> jax.Array:
+    return jnp.arange(logits_NxC.shape[1])[None, :] == labels_N[:, None]
+
+
+def _chosen(logits_NxC: jax.Array, labels_N: jax.Array) -> jax.Array:
+    """The label's logit. A sum and no lookup: the classes may lie on several devices."""
+    return jnp.where(_is_label(logits_NxC, labels_N), logits_NxC, 0).sum(axis=-1)
 
 
 def _weighted(nll_N: jax.Array, hit_N: jax.Array, weights_N: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,6 +11,7 @@ E head_dim, F intermediate, V padded vocabulary.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -201,6 +202,7 @@ class EncoderLayers(nnx.Module):
             segment_ids_BxS=segment_ids_BxS,
             dropout_rate=config.attention_probs_dropout_prob,
             dropout_keys=attention_keys,
+            implementation=config.attention,
         )
         update_BxSxD = self.attention_output(attended_BxSxHxE.reshape(B, S, D))
         x_BxSxD = self.attention_norm(residual(x_BxSxD, update_BxSxD, residual_keys[0]))
@@ -251,7 +253,22 @@ class BertForPreTraining(nnx.Module):
         x_BxSxD = self.embeddings(batch, dropout_keys=_fold_in(dropout_keys, config.num_hidden_layers))
         indices = jnp.arange(config.num_hidden_layers)
         unroll = min(config.scan_unroll, config.num_hidden_layers)
-        return jax.lax.scan(layer, x_BxSxD, (layers, indices), unroll=unroll)[0]
+        return jax.lax.scan(_remat(config)(layer), x_BxSxD, (layers, indices), unroll=unroll)[0]
+
+
+def _remat(config: ModelConfig) -> Callable[..., Any]:
+    """`jax.checkpoint` as configured, to be put around a layer (Chen et al. 2016)."""
+    policies = jax.checkpoint_policies
+    match config.remat:
+        case "none":
+            return lambda layer: layer
+        case "dots":
+            policy = policies.dots_with_no_batch_dims_saveable
+        case "full":
+            policy = policies.nothing_saveable
+        case "offload":
+            policy = policies.offload_dot_with_no_batch_dims("device", "pinned_host")
+    return functools.partial(jax.checkpoint, policy=policy)
 
 
 def _last_axis(vector: jax.Array, like: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -12,16 +13,16 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.config import Config, MeshConfig
 
-RULES: dict[str | None, str | tuple[str, ...] | None] = {
+RULES: dict[str | None, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
-    "layers": None,
-    "embed": "fsdp",
-    "heads": "tensor",
-    "mlp": "tensor",
-    "vocab": "tensor",
-    None: None,
+    "layers": (),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    None: (),
 }
-"""Mesh axis, or axes, of each logical axis. A name that is not here is an error."""
+"""Mesh axes of each logical axis. A name that is not here is an error."""
 
 
 def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) -> Mesh:
@@ -55,6 +56,11 @@ def check_fits(config: Config, mesh: Mesh) -> None:
             f"train.global_batch_size {config.train.global_batch_size} is not divisible by {parts} "
             f"(mesh data x fsdp = {ways}, times train.microbatches {config.train.microbatches})"
         )
+    if config.train.reduce_dtype != "float32":
+        if mesh.shape["tensor"] > 1:
+            raise ValueError(f"train.reduce_dtype {config.train.reduce_dtype} needs mesh.tensor 1")
+        if mesh.devices.flat[0].platform == "cpu":  # XLA crashes
+            raise ValueError(f"train.reduce_dtype {config.train.reduce_dtype} does not work on CPUs")
     model = config.model
     for field, size, axis in (
         ("hidden_size", model.hidden_size, "fsdp"),
@@ -66,18 +72,18 @@ def check_fits(config: Config, mesh: Mesh) -> None:
             raise ValueError(f"model.{field} {size} is not divisible by mesh.{axis} {mesh.shape[axis]}")
 
 
-def spec(*logical_axes: str | None) -> P:
-    """The partition of an array whose dimensions have these logical axes.
+def spec(*logical_axes: str | None, only: Collection[str] = ("data", "fsdp", "tensor")) -> P:
+    """The partition of an array whose dimensions have these logical axes, over the mesh axes in `only`.
 
     Raises:
       KeyError: there is no rule for an axis.
       ValueError: two dimensions would lie on one mesh axis.
     """
-    partition = [RULES[axis] for axis in logical_axes]
-    used = [name for entry in partition if entry for name in ([entry] if isinstance(entry, str) else entry)]
+    partition = [tuple(name for name in RULES[axis] if name in only) for axis in logical_axes]
+    used = [name for names in partition for name in names]
     if len(used) != len(set(used)):
         raise ValueError(f"the logical axes {logical_axes} lie on the mesh axes {used}: one is used twice")
-    return P(*partition)
+    return P(*(names[0] if len(names) == 1 else names or None for names in partition))
 
 
 def params_sharding(mesh: Mesh, axes: Any) -> Any:
@@ -96,11 +102,56 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec("batch"))
 
 
+def abstract_batch(
+    spec: dict[str, tuple[tuple[int, ...], type[np.generic]]], mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The batch of `data_pipeline.batch.batch_spec` on the mesh, without its memory."""
+    where = batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, (shape, dtype) in spec.items()}
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     """Pins the layout of an activation, under `jax.set_mesh`; without a mesh, `x` as it is."""
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(*logical_axes))
+    left = set(mesh.axis_names) - set(mesh.manual_axes)  # along the others it is cut already
+    return jax.lax.with_sharding_constraint(x, spec(*logical_axes, only=left))
+
+
+def sum_over_data(
+    function: Callable[[Any, Any, Any], tuple[Any, Any]], *, dtype: str
+) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """`function(params, batch, rows)` on each device's part of the batch, along the mesh axis `data`, and the
+    sum of what they return, made once at the end.
+
+    The other axes stay with the compiler. Without a mesh, `function` as it is, and with a mesh axis `tensor`
+    too: XLA fails to look up rows of a vocabulary that is cut where another axis is cut by hand. The compiler
+    then reduces where it sees fit.
+
+    Args:
+      function: returns gradients and metrics; sums over rows, both.
+      dtype: in which the gradients cross the network.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["tensor"] > 1:
+        return function
+
+    def local(params: Any, batch: Any, rows: Any) -> tuple[Any, Any]:
+        gradients, metrics = function(params, batch, rows)
+
+        def summed(x: jax.Array) -> jax.Array:
+            return jax.lax.psum(x.astype(dtype), "data").astype(x.dtype)
+
+        return jax.tree.map(summed, gradients), jax.lax.psum(metrics, "data")
+
+    return jax.shard_map(
+        local,
+        in_specs=(P(), P("data"), P("data")),
+        out_specs=P(),
+        axis_names={"data"},
+        check_vma=False,
+    )
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,35 +45,8 @@ def state_sharding(config: Config, mesh: Mesh) -> Any:
 
 
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update. Metrics are scalars: means over the batch, `grad_norm` unclipped, `tokens` without padding.
-
-    Losses are summed over `train.microbatches` and divided once, by the weights of the whole batch: the
-    gradient does not depend on how the batch is cut.
-    """
-    step_key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
-    weights = {"mlm_loss": batch["mlm_weights"].sum(), "nsp_loss": batch["nsp_weights"].sum()}
-
-    def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, losses.Sums]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
-        sums = losses.sums(model.apply(config.model, params, part, dropout_keys=keys), part)
-        total = sum(losses.mean((sums[name][0], weight)) for name, weight in weights.items())
-        return jnp.asarray(total), sums
-
-    gradient = jax.grad(loss, has_aux=True)
-    parts = config.train.microbatches
-    rows = jnp.arange(config.train.global_batch_size)
-    if parts == 1:
-        grads, sums = gradient(state.params, batch, rows)
-    else:
-
-        def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(state.params, *inputs)), None
-
-        inputs = _microbatches((batch, rows), parts)
-        first = jax.eval_shape(gradient, state.params, *jax.tree.map(lambda x: x[0], inputs))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-        (grads, sums), _ = jax.lax.scan(add, zeros, inputs)
-
+    """One update. Metrics are scalars: means over the batch; `grad_norm` unclipped; `tokens`, no padding."""
+    grads, sums = gradients(config, state, batch)
     updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params)
     metrics = {name: losses.mean(pair) for name, pair in sums.items()}
     metrics |= {
@@ -82,6 +57,66 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     }
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def jit_init_state(config: Config, mesh: Mesh) -> Callable[[], TrainState]:
+    """`init_state`, each part made where it lies."""
+    return jax.jit(functools.partial(init_state, config), out_shardings=state_sharding(config, mesh))
+
+
+def jit_train_step(config: Config, mesh: Mesh) -> Any:
+    """`train_step` of a state and a batch on the mesh; the old state's memory becomes the new one's."""
+    return jax.jit(
+        functools.partial(train_step, config),
+        out_shardings=(state_sharding(config, mesh), sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes, types and layout of the state, without its memory."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        jax.eval_shape(lambda: init_state(config)),
+        state_sharding(config, mesh),
+    )
+
+
+def gradients(config: Config, state: TrainState, batch: Batch) -> tuple[Params, losses.Sums]:
+    """Of the loss by the parameters, and the sums of the metrics.
+
+    Losses are summed over `train.microbatches` and devices and divided once, by the weights of the whole
+    batch: the gradient does not depend on how the batch is cut. Along the mesh's `data` axis each device sums
+    its own microbatches, and the gradients cross the network once, in `train.reduce_dtype`.
+    """
+    step_key = jax.random.fold_in(
+        jax.random.key(config.train.seed, impl=config.train.dropout_prng), state.step
+    )
+    weights = {"mlm_loss": batch["mlm_weights"].sum(), "nsp_loss": batch["nsp_weights"].sum()}
+
+    def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, losses.Sums]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
+        sums = losses.sums(model.apply(config.model, params, part, dropout_keys=keys), part)
+        total = sum(losses.mean((sums[name][0], weight)) for name, weight in weights.items())
+        return jnp.asarray(total), sums
+
+    gradient = jax.grad(loss, has_aux=True)
+    parts = config.train.microbatches
+
+    def summed(params: Params, batch: Batch, rows: jax.Array) -> tuple[Params, losses.Sums]:
+        if parts == 1:
+            return gradient(params, batch, rows)
+
+        def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, *inputs)), None
+
+        inputs = _microbatches((batch, rows), parts)
+        first = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], inputs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        return jax.lax.scan(add, zeros, inputs)[0]
+
+    rows = jnp.arange(config.train.global_batch_size)
+    return sharding.sum_over_data(summed, dtype=config.train.reduce_dtype)(state.params, batch, rows)
 
 
 def eval_step(config: Config, params: Params, batch: Batch) -> losses.Sums:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import shutil
@@ -11,12 +10,13 @@ from pathlib import Path
 import jax
 
 from bert_jax import sharding
+from bert_jax.attention import choose
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import Config, differences, load_json, to_json
 from bert_jax.distributed import Interruption
 from bert_jax.evaluate import compile_eval_step, evaluate
 from bert_jax.metrics import Reporter
-from bert_jax.step import TrainState, init_state, state_sharding, train_step
+from bert_jax.step import TrainState, jit_init_state, jit_train_step
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
 
@@ -46,12 +46,13 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_fits(config, mesh)
+    config = choose(config, platform=jax.default_backend())
+    log.info("attention: %s", config.model.attention)
     manifest = _open_dataset(config)
     _check_workdir(config, workdir)
 
     batch_size = config.train.global_batch_size
     rows = sharding.local_rows(mesh, batch_size)
-    state_layout = state_sharding(config, mesh)
     last = config.train.stop_at or config.train.steps
     with (
         jax.set_mesh(mesh),
@@ -62,14 +63,10 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
             state = checkpoints.restore(mesh)
             log.info("going on from step %d of %s", state.step, workdir)
         else:
-            state = jax.jit(functools.partial(init_state, config), out_shardings=state_layout)()
+            state = jit_init_state(config, mesh)()
         _write_workdir(config, workdir)
         start = int(state.step)
-        run_step = jax.jit(
-            functools.partial(train_step, config),
-            out_shardings=(state_layout, sharding.replicated(mesh)),
-            donate_argnums=0,
-        )
+        run_step = jit_train_step(config, mesh)
         run_eval_step = compile_eval_step(config, mesh)
 
         def held_out(state: TrainState) -> dict[str, float]:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.attention import attention
+from bert_jax.attention import attention, choose, splash
+from bert_jax.config import Config, DataConfig, MaskingConfig
+from tests.conftest import replace
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -76,3 +78,71 @@ def test_attention_drops_probabilities(qkv):
         lambda keys: attention(*qkv, segment_ids_BxS=segments, dropout_rate=0.5, dropout_keys=keys)
     )(keys).mean(axis=0)
     np.testing.assert_allclose(mean, plain, atol=0.15)
+
+
+def test_splash_is_the_plain_form_within_segments():
+    """Outputs and gradients; the kernel's steps run one by one here, at the one block it takes at least."""
+    r = np.random.default_rng(0)
+    shape = (2, 128, 2, 64)
+    query, key, value, weight = (jnp.asarray(r.normal(size=shape), jnp.float32) for _ in range(4))
+    segments = np.repeat(np.array([[1, 2, 3, 0], [1, 1, 1, 1]], np.int32), 32, axis=1)
+
+    def plain(*qkv):
+        return attention(*qkv, segment_ids_BxS=jnp.asarray(segments))
+
+    def fast(*qkv):
+        return splash(*qkv, segment_ids_BxS=jnp.asarray(segments), interpret=True)
+
+    np.testing.assert_allclose(fast(query, key, value), plain(query, key, value), atol=1e-5)
+    gradients = [
+        jax.grad(lambda *qkv, f=f: (f(*qkv) * weight).sum(), argnums=(0, 1, 2))(query, key, value)
+        for f in (fast, plain)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "changes", "expected"),
+    [
+        ("cpu", {}, "xla"),
+        ("tpu", {}, "splash"),
+        ("tpu", {"model__attention_probs_dropout_prob": 0.1}, "xla"),
+        ("tpu", {"data__sequence_length": 128}, "xla"),
+        ("gpu", {}, "cudnn"),
+        ("gpu", {"model__dtype": "float32"}, "xla"),
+        ("gpu", {"model__attention_probs_dropout_prob": 0.1}, "xla"),
+        ("gpu", {"data__max_sequences_per_row": 4}, "xla"),
+        ("gpu", {"model__attention": "xla"}, "xla"),
+    ],
+)
+def test_auto_picks_what_can_do_what_is_asked(platform: str, changes: dict, expected: str):
+    able = {"model__dtype": "bfloat16", "model__attention_probs_dropout_prob": 0.0}
+    data = DataConfig(sequence_length=512, masking=MaskingConfig(max_predictions=77))
+    config = replace(Config(data=data), **able | changes)
+    assert choose(config, platform=platform).model.attention == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model__attention": "splash"},
+            r"'splash' has no dropout, but model\.attention_probs_dropout_prob is 0\.1",
+        ),
+        ({"model__attention": "cudnn"}, "'cudnn' has no dropout"),
+    ],
+)
+def test_a_kernel_that_cannot_do_it_is_refused(changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        replace(Config(), **changes)
+
+
+def test_kernels_say_which_rows_they_take():
+    config = replace(Config(), model__attention_probs_dropout_prob=0.0, model__dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"multiples of 128, not data\.sequence_length 96"):
+        replace(replace(config, data__sequence_length=96), model__attention="splash")
+    with pytest.raises(ValueError, match=r"one sequence a row, but data\.max_sequences_per_row is 3"):
+        replace(replace(config, data__max_sequences_per_row=3), model__attention="cudnn")
+    with pytest.raises(ValueError, match=r"computes in bfloat16, but model\.dtype is 'float32'"):
+        replace(replace(config, model__dtype="float32"), model__attention="cudnn")

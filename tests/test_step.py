@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,17 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from bert_jax import losses, model, sharding
+from bert_jax.collectives import collectives
 from bert_jax.config import Config, MeshConfig
-from bert_jax.step import TrainState, eval_step, init_state, state_sharding, train_step
+from bert_jax.step import (
+    TrainState,
+    abstract_state,
+    eval_step,
+    init_state,
+    jit_init_state,
+    jit_train_step,
+)
+from data_pipeline.batch import batch_spec
 from tests.conftest import read_batches, replace
 
 MESHES = [(1, 1, 1), (8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 2, 4)]
@@ -28,14 +37,9 @@ def run(
         MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices=jax.devices()[: data * fsdp * tensor]
     )
     sharding.check_fits(config, built)
-    layout = state_sharding(config, built)
     with jax.set_mesh(built):
-        state = jax.jit(functools.partial(init_state, config), out_shardings=layout)()
-        step = jax.jit(
-            functools.partial(train_step, config),
-            out_shardings=(layout, sharding.replicated(built)),
-            donate_argnums=0,
-        )
+        state = jit_init_state(config, built)()
+        step = jit_train_step(config, built)
         metrics = []
         for batch in batches:
             on_mesh = sharding.global_batch(batch, built, batch_size=len(batch["token_ids"]))
@@ -67,6 +71,72 @@ def test_unrolled_is_scanned(config: Config, on_one_device, unroll: int):
     _, metrics = run(replace(config, model__scan_unroll=unroll), data)
     for found, wanted in zip(metrics, expected, strict=True):
         assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_what_is_computed_again_is_the_same(config: Config, on_one_device, remat: str, unroll: int):
+    data, _, expected = on_one_device
+    _, metrics = run(replace(config, model__remat=remat, model__scan_unroll=unroll), data)
+    assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=1e-5)
+
+
+def test_rematerialization_keeps_less(config: Config):
+    """Temporary memory of the compiled step, at a size where activations are most of it."""
+    config = replace(config, model__num_hidden_layers=8, train__global_batch_size=64)
+    sizes = {}
+    for remat in ("none", "dots", "full"):
+        changed = replace(config, model__remat=remat)
+        sizes[remat] = lowered(changed, (1, 1, 1)).compile().memory_analysis().temp_size_in_bytes
+    assert sizes["full"] < sizes["dots"] < 0.8 * sizes["none"]
+
+
+def lowered(config: Config, mesh: tuple[int, int, int]):
+    """The step, for a batch of the config's shapes."""
+    data, fsdp, tensor = mesh
+    built = sharding.make_mesh(
+        MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices=jax.devices()[: data * fsdp * tensor]
+    )
+    with jax.set_mesh(built):
+        batch = sharding.abstract_batch(batch_spec(config.data, rows=config.train.global_batch_size), built)
+        return jit_train_step(config, built).lower(abstract_state(config, built), batch)
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_gradients_cross_the_network_once_a_step(config: Config, microbatches: int):
+    config = replace(config, train__microbatches=microbatches, train__global_batch_size=32)
+    found = collectives(lowered(config, (8, 1, 1)).compile().as_text())
+    size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: init_state(config).params)))
+    assert {c.kind for c in found} == {"all-reduce"}
+    assert {c.times for c in found} == {1}
+    assert sum(c.bytes for c in found if c.bytes > 1000) == pytest.approx(4 * size, rel=0.02)
+
+
+def test_a_reduction_in_bfloat16_is_asked_for_and_refused_where_it_cannot_be(config: Config):
+    config = replace(config, train__reduce_dtype="bfloat16")
+    text = lowered(config, (8, 1, 1)).as_text()
+    types = re.findall(r"stablehlo.all_reduce.*?\}\) : \((tensor<[^>]*>)", text, flags=re.DOTALL)
+    assert "tensor<2x32x64xbf16>" in types
+    assert not [found for found in types if found.endswith("xf32>")]
+    with pytest.raises(ValueError, match=r"train\.reduce_dtype bfloat16 needs mesh\.tensor 1"):
+        run(config, [], (2, 2, 2))
+    with pytest.raises(ValueError, match=r"train\.reduce_dtype bfloat16 does not work on CPUs"):
+        run(config, [], (8, 1, 1))
+
+
+def test_microbatches_draw_the_same_dropout_masks(config: Config, on_one_device):
+    data, _, expected = on_one_device
+    _, metrics = run(replace(config, train__microbatches=2), data, (4, 1, 1))
+    assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=1e-5)
+
+
+def test_the_other_generator_drops_too(config: Config, on_one_device):
+    """Other masks, the same model."""
+    data, _, expected = on_one_device
+    found = [run(replace(config, train__dropout_prng="rbg"), data, mesh)[1] for mesh in MESHES[:2]]
+    for metrics in found:
+        assert metrics[0]["loss"] != expected[0]["loss"]
+        assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=0.2)
 
 
 def without_dropout(config: Config) -> Config:
