@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -85,10 +86,29 @@ def _xla(
     )
     visible_Bx1xQxK = (segment_ids_BxS[:, :, None] == segment_ids_BxS[:, None, :])[:, None]
     logits_BxHxQxK = jnp.where(visible_Bx1xQxK, logits_BxHxQxK, jnp.finfo(jnp.float32).min)
-    probs_BxHxQxK = jax.nn.softmax(logits_BxHxQxK, axis=-1).astype(value_BxSxHxE.dtype)
+    probs_BxHxQxK = _softmax(logits_BxHxQxK, value_BxSxHxE.dtype)
     if dropout_keys is not None:
         probs_BxHxQxK = dropout(probs_BxHxQxK, rate=dropout_rate, keys=dropout_keys)
     return jnp.einsum("bhqk,bkhe->bqhe", probs_BxHxQxK, value_BxSxHxE)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _softmax(logits: jax.Array, dtype: Any) -> jax.Array:
+    """Over the last axis, in float32. The backward pass keeps the result, in `dtype`, and nothing else."""
+    return jax.nn.softmax(logits, axis=-1).astype(dtype)
+
+
+def _softmax_forward(logits: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    probs = _softmax(logits, dtype)
+    return probs, probs
+
+
+def _softmax_backward(dtype: Any, probs: jax.Array, by_probs: jax.Array) -> tuple[jax.Array]:
+    probs, by_probs = probs.astype(jnp.float32), by_probs.astype(jnp.float32)
+    return (probs * (by_probs - (probs * by_probs).sum(axis=-1, keepdims=True)),)
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def splash(

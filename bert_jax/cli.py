@@ -113,6 +113,66 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """How fast this machine trains: step time, tokens a second, MFU, memory, waiting for data."""
+
+    config: FromFile
+    steps: int = 20
+    """To time."""
+    profile: Path | None = None
+    """A folder for a trace of five steps: `pip install xprof`, then `xprof --logdir DIR`."""
+    cache: Path = Path("runs/compiled")
+    """Of compiled programs."""
+
+    def __call__(self) -> int:
+        from bert_jax import runtime
+        from bert_jax.benchmark import benchmark, report
+
+        if self.steps < 1:
+            raise ValueError(f"--steps is {self.steps}; it must be at least 1")
+        runtime.configure(cache=self.cache)
+        result = benchmark(self.config, steps=self.steps, profile=self.profile)
+        print("\n".join(report(result)))
+        return OK
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would need on a TPU pod: memory, collectives, time at best. Compiled here, not run."""
+
+    config: FromFile
+    topology: str
+    """v5e:16x16, v4:8x8x8, v5p:8x8x8, v6e:16x16 ... A v4 or v5p name counts chips."""
+    slices: int = 1
+    """Several of them, joined by the data centre's network."""
+    find_batch: bool = False
+    """Compile for 1, 2, 4 ... rows a chip, to the largest microbatch that fits."""
+    cache: Path = Path("runs/compiled")
+    """What the compiler said is kept here: a question asked again is answered at once."""
+
+    def __call__(self) -> int:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the pod is not here, and need not be looked for
+        from bert_jax.plan import plan, plan_largest_batch, report
+
+        if not self.find_batch:
+            found = plan(self.config, topology=self.topology, slices=self.slices, cache=self.cache)
+            print("\n".join(report(found)))
+            return OK
+        largest = 0
+        for found in plan_largest_batch(
+            self.config, topology=self.topology, slices=self.slices, cache=self.cache
+        ):
+            verdict = "fits" if found.compiled.fits else "does not fit"
+            print(
+                f"{found.rows:5d} rows a chip: {found.compiled.memory / 2**30:8.3f} GiB, {verdict}",
+                flush=True,
+            )
+            largest = found.rows if found.compiled.fits else largest
+        print(f"the largest microbatch that fits has {largest} rows a chip")
+        return OK
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Held-out metrics of the latest checkpoint, beside what knowing no context would reach."""
 
@@ -180,6 +240,8 @@ VERBS: dict[str, type] = {
     "prepare": Prepare,
     "inspect-data": InspectData,
     "pretrain": Pretrain,
+    "benchmark": Benchmark,
+    "plan": Plan,
     "evaluate": Evaluate,
     "export": Export,
     "fill-mask": FillMask,

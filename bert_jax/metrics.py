@@ -11,8 +11,9 @@ from pathlib import Path
 
 import jax
 
+from bert_jax.chips import chip
 from bert_jax.config import Config
-from bert_jax.flops import peak_flops, train_step_flops
+from bert_jax.flops import train_step_flops
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +133,8 @@ class Speed:
 
     def __init__(self, config: Config):
         self._flops = train_step_flops(config)
-        peak = peak_flops(jax.devices()[0].device_kind)
-        self._peak = peak * jax.device_count() if peak else None
+        known = chip(jax.devices()[0].device_kind)
+        self._peak = known.flops * jax.device_count() if known else None
         self._since: tuple[int, float] | None = None
 
     def measure(self, step: int, *, tokens: float) -> dict[str, float]:

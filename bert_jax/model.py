@@ -23,6 +23,7 @@ from bert_jax.activations import activation
 from bert_jax.attention import attention
 from bert_jax.config import ModelConfig
 from bert_jax.dropout import dropout
+from bert_jax.layer_norm import layer_norm
 from bert_jax.sharding import constrain
 
 Params = dict[str, Any]
@@ -121,8 +122,6 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalization in float32 (Ba et al. 2016)."""
-
     def __init__(self, config: ModelConfig, *, stack: tuple[int, ...] = ()):
         axes = ("layers",) * len(stack) + ("embed",)
         self.scale = nnx.Param(jnp.ones((*stack, config.hidden_size)), logical_axes=axes)
@@ -130,12 +129,7 @@ class LayerNorm(nnx.Module):
         self.eps = config.layer_norm_eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        mean = x32.mean(axis=-1, keepdims=True)
-        centred = x32 - mean
-        variance = (centred * centred).mean(axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.eps)
-        return (y * _last_axis(self.scale[...], y) + _last_axis(self.bias[...], y)).astype(x.dtype)
+        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
 
 
 class Embeddings(nnx.Module):

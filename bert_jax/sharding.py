@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -28,6 +29,8 @@ RULES: dict[str | None, tuple[str, ...]] = {
 def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh over `devices`, all of them if None.
 
+    Several TPU slices share the batch along `data`: only that axis crosses the network between them.
+
     Raises:
       ValueError: the axes do not multiply to the number of devices.
     """
@@ -39,6 +42,14 @@ def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) ->
             f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} "
             f"does not cover the {len(devices)} device(s) here"
         )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and devices[0].platform == "tpu":
+        if data % slices:
+            raise ValueError(f"mesh.data {data} is not divisible by the {slices} TPU slices")
+        laid = mesh_utils.create_hybrid_device_mesh(
+            (data // slices, config.fsdp, config.tensor), (slices, 1, 1), devices
+        )
+        return Mesh(laid, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     return jax.make_mesh(
         (data, config.fsdp, config.tensor),
         ("data", "fsdp", "tensor"),
@@ -116,25 +127,28 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     if mesh.empty:
         return x
     left = set(mesh.axis_names) - set(mesh.manual_axes)  # along the others it is cut already
+    if not left:
+        return x
     return jax.lax.with_sharding_constraint(x, spec(*logical_axes, only=left))
 
 
 def sum_over_data(
-    function: Callable[[Any, Any, Any], tuple[Any, Any]], *, dtype: str
+    function: Callable[[Any, Any, Any], tuple[Any, Any]], *, dtype: str, has_kernel: bool
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """`function(params, batch, rows)` on each device's part of the batch, along the mesh axis `data`, and the
     sum of what they return, made once at the end.
 
-    The other axes stay with the compiler. Without a mesh, `function` as it is, and with a mesh axis `tensor`
-    too: XLA fails to look up rows of a vocabulary that is cut where another axis is cut by hand. The compiler
-    then reduces where it sees fit.
+    The other axes stay with the compiler. Without a mesh, `function` as it is, and so where one axis cannot
+    be cut by hand and another left: with a mesh axis `tensor` (XLA fails to look up rows of a vocabulary that
+    lies on several devices), or with `fsdp` and a Pallas kernel. The compiler then reduces where it sees fit.
 
     Args:
       function: returns gradients and metrics; sums over rows, both.
       dtype: in which the gradients cross the network.
+      has_kernel: `function` calls a Pallas kernel.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["tensor"] > 1:
+    if mesh.empty or mesh.shape["tensor"] > 1 or (mesh.shape["fsdp"] > 1 and has_kernel):
         return function
 
     def local(params: Any, batch: Any, rows: Any) -> tuple[Any, Any]:
@@ -149,7 +163,7 @@ def sum_over_data(
         local,
         in_specs=(P(), P("data"), P("data")),
         out_specs=P(),
-        axis_names={"data"},
+        axis_names={"data"} | {name for name, size in mesh.shape.items() if size == 1},
         check_vma=False,
     )
 

@@ -116,7 +116,10 @@ def gradients(config: Config, state: TrainState, batch: Batch) -> tuple[Params, 
         return jax.lax.scan(add, zeros, inputs)[0]
 
     rows = jnp.arange(config.train.global_batch_size)
-    return sharding.sum_over_data(summed, dtype=config.train.reduce_dtype)(state.params, batch, rows)
+    over_data = sharding.sum_over_data(
+        summed, dtype=config.train.reduce_dtype, has_kernel=config.model.attention == "splash"
+    )
+    return over_data(state.params, batch, rows)
 
 
 def eval_step(config: Config, params: Params, batch: Batch) -> losses.Sums:

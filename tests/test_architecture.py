@@ -17,14 +17,27 @@ CORE = {
     "activations",
     "attention",
     "collectives",
+    "chips",
     "dropout",
+    "layer_norm",
     "losses",
     "optimizer",
     "sharding",
     "step",
     "flops",
 }
-SHELL = {"runtime", "train", "evaluate", "checkpoint", "metrics", "distributed", "huggingface", "fill_mask"}
+SHELL = {
+    "benchmark",
+    "runtime",
+    "plan",
+    "train",
+    "evaluate",
+    "checkpoint",
+    "metrics",
+    "distributed",
+    "huggingface",
+    "fill_mask",
+}
 CLI = {"cli", "__main__"}
 LAYERS = [CONFIG, CORE, SHELL, CLI]
 """Lowest first. A module imports from its own layer and from those below."""

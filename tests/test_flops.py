@@ -7,8 +7,9 @@ import functools
 import jax
 import pytest
 
+from bert_jax.chips import chip
 from bert_jax.config import Config, load
-from bert_jax.flops import peak_flops, train_step_flops
+from bert_jax.flops import train_step_flops
 from bert_jax.step import init_state, train_step
 from data_pipeline.batch import batch_spec
 from tests.conftest import replace
@@ -39,8 +40,10 @@ def test_the_compiler_counts_as_many(config: Config):
     assert 1.0 <= compiled.cost_analysis()["flops"] / train_step_flops(config) < 1.06
 
 
-def test_peak_rates_are_known_by_the_name_of_the_chip():
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert peak_flops("TPU v5 lite") == 197e12
-    assert peak_flops("TPU v5p") == 459e12
-    assert peak_flops("cpu") is None
+def test_chips_are_known_by_their_names():
+    rates = {"NVIDIA H100 80GB HBM3": 989e12, "TPU v5 lite": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12}
+    for name, flops in rates.items():
+        known = chip(name)
+        assert known is not None
+        assert known.flops == flops
+    assert chip("cpu") is None

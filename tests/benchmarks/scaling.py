@@ -1,0 +1,94 @@
+"""BERT-large on TPU pods, both phases, as the TPU's compiler sees it: the table of docs/scaling.md.
+
+    JAX_PLATFORMS=cpu python tests/benchmarks/scaling.py [--cache DIR]
+
+compiles each step for its pod (about a minute each on two cores) and prints the table in Markdown. It needs
+libtpu (the extra `tpu`) and no TPU. Batches and steps are those of You et al. (2020), table 1: 65,536 rows of
+128, then 32,768 rows of 512, with LAMB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+from pathlib import Path
+
+from bert_jax.config import Config, load
+from bert_jax.plan import Plan, plan
+
+ROOT = Path(__file__).resolve().parents[2]
+PHASES = {128: (65_536, 7_038, 2_000), 512: (32_768, 1_563, 200)}
+"""Row length -> global batch, steps, steps of warm-up."""
+ROWS = {
+    ("v5e:16x16", 128): 32,
+    ("v5e:16x16", 512): 4,
+    ("v4:8x8x8", 128): 64,
+    ("v4:8x8x8", 512): 16,
+    ("v5p:8x8x8", 128): 128,
+    ("v5p:8x8x8", 512): 32,
+}
+"""Pod and row length -> rows of a microbatch on a chip."""
+CHIPS = {"v5e:16x16": 256, "v4:8x8x8": 512, "v5p:8x8x8": 512}
+
+
+def config_of(topology: str, length: int) -> Config:
+    base = load(ROOT / "configs/bert_large.py")
+    batch, steps, warmup = PHASES[length]
+    masking = dataclasses.replace(base.data.masking, max_predictions=20 if length == 128 else 77)
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, scan_unroll=1),
+        data=dataclasses.replace(base.data, sequence_length=length, masking=masking),
+        optimizer=dataclasses.replace(base.optimizer, name="lamb", learning_rate=4e-3, warmup_steps=warmup),
+        train=dataclasses.replace(
+            base.train,
+            global_batch_size=batch,
+            microbatches=batch // CHIPS[topology] // ROWS[topology, length],
+            steps=steps,
+        ),
+    )
+
+
+def line(found: Plan) -> str:
+    compiled, seconds = found.compiled, found.seconds
+    sent = sum(c.bytes * c.times for c in compiled.collectives)
+    cells = [
+        found.topology,
+        f"{found.config.data.sequence_length}",
+        f"{found.rows} x {found.config.train.microbatches}",
+        f"{(found.parameters + found.optimizer) / 2**30:.1f} GiB",
+        f"{compiled.temporary / 2**30:.1f} GiB" if compiled.fits else "",
+        f"{compiled.memory / 2**30:.1f} of {found.chip.memory / 2**30:.0f} GiB"
+        + ("" if compiled.fits else ", does not fit"),
+    ]
+    if compiled.fits:
+        hours = found.step_seconds * found.config.train.steps / 3600
+        cells += [
+            f"{sent / 2**30:.2f} GiB",
+            f"{seconds['compute'] * 1e3:,.0f} ms",
+            f"{found.step_seconds * 1e3:,.0f} ms",
+            f"{hours:.2f} h, {hours * found.devices:,.0f} chip-hours",
+        ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cache", type=Path, default=Path("runs/compiled"))
+    cache = parser.parse_args().cache
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu", "flax", "optax")]
+    print(f"Compiled, not run, on {datetime.date.today()} with {', '.join(versions)}.\n")
+    print(
+        "| pod | S | rows a chip x microbatches | state | temporary | memory of a chip | reduced a step | "
+        "products, at best | step, at best | phase, at best |"
+    )
+    print("|" + " --- |" * 10)
+    for topology, length in ROWS:
+        found = plan(config_of(topology, length), topology=topology, cache=cache)
+        print(line(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
