@@ -18,7 +18,7 @@ XLA_FLAGS = {
 """Read by every platform's compiler from the environment; a flag for a GPU means nothing elsewhere."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-"""Parameters of glibc's mallopt(3)."""
+"""Parameters of glibc's mallopt(3); other values below are its defaults."""
 
 
 def configure(*, cache: Path) -> None:
@@ -33,18 +33,20 @@ def configure(*, cache: Path) -> None:
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(True)  # before JAX starts its threads: each would get a heap of its own
+    if jax.default_backend() != "cpu":
+        keep_freed_memory(False)
 
 
-def keep_freed_memory() -> None:
-    """Lets the C library keep what is freed, for the next step.
+def keep_freed_memory(keep: bool) -> None:
+    """Lets the C library keep what is freed, for the next step; or gives it its own ways back.
 
-    XLA on CPU allocates the step's temporary memory anew each time; the kernel clears each page of it, which
-    takes a tenth of a step (230,000 page faults at 4 layers of 256, 32 rows of 128; none with this).
+    XLA on CPU allocates the step's temporary memory anew each time, and the kernel clears each page of it: a
+    tenth of a step at 4 layers of 256, 32 rows of 128 (230,000 page faults; none with this). Other platforms
+    have no such steps, and threads that had better not share a heap.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc; elsewhere it is only slower
-        library.mallopt(M_MMAP_MAX, 0)  # from the heap, not from a mapping that free() would undo
-        library.mallopt(M_TRIM_THRESHOLD, -1)  # and the heap never shrinks
-        library.mallopt(M_ARENA_MAX, 1)  # one heap for all threads: others are too small for it
+        library.mallopt(M_MMAP_MAX, 0 if keep else 65536)  # not from a mapping that free() would undo
+        library.mallopt(M_TRIM_THRESHOLD, -1 if keep else 128 * 1024)  # a heap never shrinks
+        library.mallopt(M_ARENA_MAX, 1 if keep else 0)  # one for all threads: others are too small
