@@ -106,9 +106,10 @@ class Pretrain:
 
     def __call__(self) -> int:
         from bert_jax import runtime
-        from bert_jax.train import pretrain
 
         runtime.configure(cache=_compiled(self.workdir))
+        from bert_jax.train import pretrain
+
         return OK if pretrain(self.config, workdir=self.workdir) else INTERRUPTED
 
 
@@ -126,11 +127,12 @@ class Benchmark:
 
     def __call__(self) -> int:
         from bert_jax import runtime
-        from bert_jax.benchmark import benchmark, report
 
         if self.steps < 1:
             raise ValueError(f"--steps is {self.steps}; it must be at least 1")
         runtime.configure(cache=self.cache)
+        from bert_jax.benchmark import benchmark, report
+
         result = benchmark(self.config, steps=self.steps, profile=self.profile)
         print("\n".join(report(result)))
         return OK
@@ -181,9 +183,10 @@ class Evaluate:
 
     def __call__(self) -> int:
         from bert_jax import runtime
-        from bert_jax.evaluate import evaluate_workdir
 
         runtime.configure(cache=_compiled(self.workdir))
+        from bert_jax.evaluate import evaluate_workdir
+
         for name, value in evaluate_workdir(self.config, workdir=self.workdir).items():
             print(f"{name:22s} {value:.4f}" if isinstance(value, float) else f"{name:22s} {value}")
         return OK

@@ -11,6 +11,7 @@ import json
 import runpy
 import typing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -162,6 +163,11 @@ class TrainConfig(Section):
     """Rows in a step, over all devices and microbatches."""
     microbatches: int = 1
     """Parts that a batch is cut into to save memory; the gradient is the same."""
+    batch_ramp: tuple[int, ...] = ()
+    """Smaller batches to begin with, in rows: with 64 128 before 256, the noise of early gradients is cheap
+    (McCandlish et al. 2018). Their microbatches are no larger than those of the whole batch, but fewer."""
+    batch_ramp_steps: int = 0
+    """In which the sizes of batch_ramp take equal turns."""
     reduce_dtype: Literal["float32", "bfloat16"] = "float32"
     """In which gradients cross the network between the devices of mesh.data: bfloat16 halves the bytes."""
     dropout_prng: Literal["threefry2x32", "rbg"] = "threefry2x32"
@@ -189,10 +195,26 @@ class TrainConfig(Section):
             self.eval_batches is None or self.eval_batches >= 1,
             f"train.eval_batches is {self.eval_batches}; it must be at least 1, or None for every row",
         )
+        self._check_ramp()
         require(0 <= self.seed < 2**63, f"train.seed is {self.seed}; it must be at least 0")
         require(
             self.stop_at is None or 0 < self.stop_at <= self.steps,
             f"train.stop_at is {self.stop_at}; it must be between 1 and train.steps {self.steps}",
+        )
+
+    def _check_ramp(self) -> None:
+        sizes = (0, *self.batch_ramp, self.global_batch_size)
+        require(
+            all(smaller < larger for smaller, larger in pairwise(sizes)),
+            f"train.batch_ramp is {self.batch_ramp}; its sizes must grow, to less than "
+            f"train.global_batch_size {self.global_batch_size}",
+        )
+        require(
+            len(self.batch_ramp) <= self.batch_ramp_steps < self.steps
+            if self.batch_ramp
+            else self.batch_ramp_steps == 0,
+            f"train.batch_ramp_steps is {self.batch_ramp_steps}; it must be 0 without train.batch_ramp, and "
+            f"with it at least a step for each size and less than train.steps {self.steps}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Analytic cost of a training step."""
+"""Analytic cost of a training step: floating-point operations, and bytes that wait for the backward pass."""
 
 from __future__ import annotations
 
@@ -17,3 +17,24 @@ def train_step_flops(config: Config) -> float:
     mlm = d.masking.max_predictions * 2 * (D * D + D * m.padded_vocab_size)
     nsp = d.max_sequences_per_row * 2 * (D * D + 2 * D)
     return 3.0 * config.train.global_batch_size * (encoder + mlm + nsp)
+
+
+def kept_bytes(config: Config, *, rows: int, tensor: int = 1) -> float:
+    """Bytes that the forward pass over a microbatch of `rows` leaves to the backward pass, on one device.
+
+    Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: the operands of each product, both sides of each
+    nonlinearity, and dropout's masks, a byte an element, without rematerialization; and, for the gradient of
+    the loss, the logits once. Attention kernels keep no probabilities.
+
+    Args:
+      tensor: size of the mesh axis, over which heads, the wide layer and the vocabulary are cut.
+    """
+    m, d = config.model, config.data
+    D, F, S, H = m.hidden_size, m.intermediate_size, d.sequence_length, m.num_attention_heads
+    size = 2 if m.dtype == "bfloat16" else 4
+    hidden = (4 * D + (4 * D + 2 * F) / tensor) * size + (2 * D if m.hidden_dropout_prob else 0)
+    probs = H * S / tensor * (2 * size + 1 if m.attention_probs_dropout_prob else size)
+    if m.attention in ("cudnn", "splash"):
+        probs = 0
+    logits = d.masking.max_predictions * m.padded_vocab_size / tensor * 4
+    return rows * (m.num_hidden_layers * S * (hidden + probs) + logits)

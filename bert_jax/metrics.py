@@ -14,6 +14,7 @@ import jax
 from bert_jax.chips import chip
 from bert_jax.config import Config
 from bert_jax.flops import train_step_flops
+from bert_jax.ramp import rows_before
 
 log = logging.getLogger(__name__)
 
@@ -132,13 +133,14 @@ class Speed:
     """Tokens a second, and MFU where the chip's peak is known."""
 
     def __init__(self, config: Config):
-        self._flops = train_step_flops(config)
+        self._train = config.train
+        self._flops = train_step_flops(config) / config.train.global_batch_size
         known = chip(jax.devices()[0].device_kind)
         self._peak = known.flops * jax.device_count() if known else None
         self._since: tuple[int, float] | None = None
 
     def measure(self, step: int, *, tokens: float) -> dict[str, float]:
-        """Rates since the last call; every step in between is taken to have had `tokens`, padding apart.
+        """Rates since the last call; rows in between are taken to be as full as this step's with `tokens`.
 
         The first call only starts the clock: the time before it went into compiling.
         """
@@ -146,10 +148,12 @@ class Speed:
         self.restart(step)
         if since is None or step == since[0]:
             return {}
-        steps_per_second = (step - since[0]) / (time.perf_counter() - since[1])
-        rates = {"tokens_per_second": tokens * steps_per_second}
+        seen = rows_before(self._train, step)
+        rows_per_second = (seen - rows_before(self._train, since[0])) / (time.perf_counter() - since[1])
+        tokens_per_row = tokens / (seen - rows_before(self._train, step - 1))
+        rates = {"tokens_per_second": tokens_per_row * rows_per_second}
         if self._peak:
-            rates["mfu"] = self._flops * steps_per_second / self._peak
+            rates["mfu"] = self._flops * rows_per_second / self._peak
         return rates
 
     def restart(self, step: int) -> None:

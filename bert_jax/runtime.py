@@ -9,8 +9,6 @@ import ctypes
 import os
 from pathlib import Path
 
-import jax
-
 XLA_FLAGS = {
     # Hides the reduction of gradients behind the backward pass; XLA's default on TPU, but not on GPU.
     "--xla_gpu_enable_latency_hiding_scheduler": "true",
@@ -22,18 +20,20 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def configure(*, cache: Path) -> None:
-    """Applies the settings. To be called before JAX computes anything.
+    """Applies the settings. To be called before JAX is imported.
 
     Args:
       cache: folder for compiled programs, so that a run that goes on does not compile again. The variable
         JAX_COMPILATION_CACHE_DIR comes first.
     """
+    keep_freed_memory(True)  # a thread that is older has a heap of its own, and NumPy and JAX start some
+    import jax
+
     given = os.environ.get("XLA_FLAGS", "")
     added = [f"{name}={value}" for name, value in XLA_FLAGS.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
-    keep_freed_memory(True)  # before JAX starts its threads: each would get a heap of its own
     if jax.default_backend() != "cpu":
         keep_freed_memory(False)
 

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.config import Config, MeshConfig
+from bert_jax.ramp import stages
 
 RULES: dict[str | None, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -61,12 +62,14 @@ def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) ->
 def check_fits(config: Config, mesh: Mesh) -> None:
     """Raises ValueError, naming the field, if the batch or the model does not divide over the mesh."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    parts = ways * config.train.microbatches
-    if config.train.global_batch_size % parts:
-        raise ValueError(
-            f"train.global_batch_size {config.train.global_batch_size} is not divisible by {parts} "
-            f"(mesh data x fsdp = {ways}, times train.microbatches {config.train.microbatches})"
-        )
+    for stage in stages(config.train):
+        if stage.rows % (ways * stage.microbatches):
+            whole = stage.rows == config.train.global_batch_size
+            raise ValueError(
+                f"train.{'global_batch_size' if whole else 'batch_ramp'} {stage.rows} is not divisible by "
+                f"{ways * stage.microbatches} (mesh data x fsdp = {ways}, times {stage.microbatches} "
+                f"microbatch(es); train.microbatches is {config.train.microbatches})"
+            )
     if config.train.reduce_dtype != "float32":
         if mesh.shape["tensor"] > 1:
             raise ValueError(f"train.reduce_dtype {config.train.reduce_dtype} needs mesh.tensor 1")
@@ -138,9 +141,10 @@ def sum_over_data(
     """`function(params, batch, rows)` on each device's part of the batch, along the mesh axis `data`, and the
     sum of what they return, made once at the end.
 
-    The other axes stay with the compiler. Without a mesh, `function` as it is, and so where one axis cannot
-    be cut by hand and another left: with a mesh axis `tensor` (XLA fails to look up rows of a vocabulary that
-    lies on several devices), or with `fsdp` and a Pallas kernel. The compiler then reduces where it sees fit.
+    The other axes stay with the compiler. With one device along `data`, `function` as it is, and so where one
+    axis cannot be cut by hand and another left: with a mesh axis `tensor` (XLA fails to look up rows of a
+    vocabulary that lies on several devices), or with `fsdp` and a Pallas kernel. The compiler then reduces
+    where it sees fit.
 
     Args:
       function: returns gradients and metrics; sums over rows, both.
@@ -148,7 +152,9 @@ def sum_over_data(
       has_kernel: `function` calls a Pallas kernel.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["tensor"] > 1 or (mesh.shape["fsdp"] > 1 and has_kernel):
+    if mesh.empty or mesh.shape["data"] == 1:
+        return function
+    if mesh.shape["tensor"] > 1 or (mesh.shape["fsdp"] > 1 and has_kernel):
         return function
 
     def local(params: Any, batch: Any, rows: Any) -> tuple[Any, Any]:

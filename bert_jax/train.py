@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from bert_jax import sharding
 from bert_jax.attention import choose
@@ -16,6 +20,7 @@ from bert_jax.config import Config, differences, load_json, to_json
 from bert_jax.distributed import Interruption
 from bert_jax.evaluate import compile_eval_step, evaluate
 from bert_jax.metrics import Reporter
+from bert_jax.ramp import Stage, rows_before, stages
 from bert_jax.step import TrainState, jit_init_state, jit_train_step
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
@@ -47,7 +52,6 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_fits(config, mesh)
     config = choose(config, platform=jax.default_backend())
-    log.info("attention: %s", config.model.attention)
     manifest = _open_dataset(config)
     _check_workdir(config, workdir)
 
@@ -65,8 +69,9 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
         else:
             state = jit_init_state(config, mesh)()
         _write_workdir(config, workdir)
+        log.info("attention: %s", config.model.attention)
         start = int(state.step)
-        run_step = jit_train_step(config, mesh)
+        jitted = [(stage, jit_train_step(stage.of(config), mesh)) for stage in stages(config.train)]
         run_eval_step = compile_eval_step(config, mesh)
 
         def held_out(state: TrainState) -> dict[str, float]:
@@ -74,19 +79,11 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
                 return evaluate(config, state.params, step=run_eval_step, mesh=mesh, loader=loader)
 
         with (
-            Loader(
-                config.data,
-                split="train",
-                batch_size=batch_size,
-                rows=rows,
-                seed=config.train.seed,
-                start=start,
-            ) as loader,
+            contextlib.closing(_training_steps(config, mesh, jitted, start=start, last=last)) as steps,
             Reporter(config, workdir, start=start) as report,
             jax.transfer_guard("disallow"),
         ):
-            for step in range(start + 1, last + 1):
-                batch = sharding.global_batch(next(loader), mesh, batch_size=batch_size)
+            for step, run_step, batch in steps:
                 state, metrics = run_step(state, batch)
                 report.advance()
                 report.flush()  # an earlier step's metrics, while this one runs
@@ -108,6 +105,29 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
     if not finished:
         log.warning("%s at step %d: saved; the same command goes on", interruption.signal_name, state.step)
     return finished
+
+
+def _training_steps(
+    config: Config, mesh: Mesh, jitted: list[tuple[Stage, Any]], *, start: int, last: int
+) -> Generator[tuple[int, Any, dict[str, jax.Array]]]:
+    """Each step after `start`, to `last`: its number, the function of its stage, its batch."""
+    for stage, run_step in jitted:
+        first, stop = max(start, stage.start), min(last, stage.stop)
+        if first >= stop:
+            continue
+        if config.train.batch_ramp:
+            log.info("from step %d on: %d rows, %d microbatch(es)", first + 1, stage.rows, stage.microbatches)
+        with Loader(
+            config.data,
+            split="train",
+            batch_size=stage.rows,
+            rows=sharding.local_rows(mesh, stage.rows),
+            seed=config.train.seed,
+            start=first,
+            rows_before=rows_before(config.train, first),
+        ) as loader:
+            for step in range(first + 1, stop + 1):
+                yield step, run_step, sharding.global_batch(next(loader), mesh, batch_size=stage.rows)
 
 
 def _open_dataset(config: Config) -> Manifest:

@@ -1,6 +1,7 @@
 """Prepared dataset to batches: a pure function of the step, run ahead by tf.data.
 
-    position = step * batch_size + row;   epoch = position // N;   record = permute(position % N, seed, epoch)
+    position = first + step * batch_size + row  (first is 0, unless batches grew on the way)
+    epoch = position // N;   record = permute(position % N, seed, epoch)
 
 Where sources have weights, each has a permutation of its own, and `mix` says whose turn a position is. The
 data state of a run is its step. A seek costs nothing, and any number of processes, each reading its own rows,
@@ -40,6 +41,7 @@ class Loader:
       rows: the rows of the global batch that this process wants, all of them if None.
       seed: of order and masks; not used for validation.
       start: the first step.
+      rows_before: rows in the batches before that step, where they were not all of this size.
 
     Raises:
       FileNotFoundError, ValueError: there is no such dataset, or `config` does not fit it.
@@ -55,6 +57,7 @@ class Loader:
         rows: Sequence[int] | None = None,
         seed: int = 0,
         start: int = 0,
+        rows_before: int | None = None,
     ):
         self.manifest = Manifest.load(Path(config.dir))
         self.manifest.check(config)
@@ -62,9 +65,10 @@ class Loader:
             raise ValueError(f"data.dir {config.dir} has no {split} split; prepare it with one")
         self._config = config
         rows = range(batch_size) if rows is None else rows
+        first = 0 if rows_before is None else rows_before - start * batch_size
         self._failures: list[Exception] = []
         self._iterator: Iterator[Batch] | None = _dataset(
-            config, self.manifest, split, batch_size, rows, seed, start, self._failures
+            config, self.manifest, split, batch_size, rows, seed, start, first, self._failures
         )
 
     def __enter__(self) -> Loader:
@@ -100,6 +104,7 @@ def _dataset(
     rows: Sequence[int],
     seed: int,
     start: int,
+    first: int,
     failures: list[Exception],
 ) -> Iterator[Batch]:
     """The batches. A record that cannot be read leaves its error in `failures`, and an empty row: TensorFlow
@@ -130,7 +135,7 @@ def _dataset(
         return mix(positions, seed=seed, rows=manifest.rows_by_source[split], weights=config.weights)
 
     def batch(step: Any) -> dict[str, Any]:
-        positions = step * batch_size + tf.constant(list(rows), tf.int64)
+        positions = first + step * batch_size + tf.constant(list(rows), tf.int64)
         raw = tf.numpy_function(read, [record_at(positions)], tf.string, stateful=False)
         tokens, lengths, labels = _parse(tf.ensure_shape(raw, [len(rows)]), config, manifest)
         if not training:  # past the last record: padding

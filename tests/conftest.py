@@ -47,11 +47,12 @@ def real_documents(count: int) -> list[list[str]]:
 
 def replace(config: Config, **changes: object) -> Config:
     """`config` with fields changed: replace(config, model__hidden_size=64)."""
+    sections: dict[str, dict[str, object]] = {}
     for path, value in changes.items():
         section, _, field = path.partition("__")
-        changed = dataclasses.replace(getattr(config, section), **{field: value})
-        config = dataclasses.replace(config, **{section: changed})
-    return config
+        sections.setdefault(section, {})[field] = value
+    changed = {name: dataclasses.replace(getattr(config, name), **f) for name, f in sections.items()}
+    return dataclasses.replace(config, **changed)
 
 
 @pytest.fixture(scope="session")

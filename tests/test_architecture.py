@@ -22,6 +22,7 @@ CORE = {
     "layer_norm",
     "losses",
     "optimizer",
+    "ramp",
     "sharding",
     "step",
     "flops",
