@@ -254,6 +254,8 @@ VERBS: dict[str, type] = {
 
 def main() -> None:
     """The console script `bert-jax`."""
+    # Half of TensorFlow's import is Keras 3, which nothing here uses; the older one is not even there.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     for package in ("bert_jax", "data_pipeline"):
         logging.getLogger(package).setLevel(logging.INFO)

@@ -154,7 +154,8 @@ def _dataset(
         )
 
     dataset = tf.data.Dataset.range(start, steps)
-    dataset = dataset.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    graph = tf.autograph.experimental.do_not_convert(batch)  # it has no Python control flow on tensors
+    dataset = dataset.map(graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
