@@ -26,7 +26,7 @@ from bert_jax.attention import choose
 from bert_jax.chips import GIB, Chip, chip
 from bert_jax.collectives import Collective, collectives
 from bert_jax.config import Config
-from bert_jax.flops import train_step_flops
+from bert_jax.flops import kept_bytes, train_step_flops
 from bert_jax.step import abstract_state, jit_train_step
 from data_pipeline.batch import batch_spec
 
@@ -71,6 +71,16 @@ class Plan:
         """Of a microbatch, on one device."""
         ways = self.devices // self.config.mesh.tensor
         return self.config.train.global_batch_size // ways // self.config.train.microbatches
+
+    @property
+    def floor(self) -> float:
+        """Bytes a device: state, gradients, those of a microbatch beside their sum, what backward must keep.
+
+        Of a step without rematerialization.
+        """
+        copies = 2 if self.config.train.microbatches > 1 else 1
+        kept = kept_bytes(self.config, rows=self.rows, tensor=self.config.mesh.tensor)
+        return self.parameters * (1 + copies) + self.optimizer + kept
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -156,6 +166,9 @@ def report(plan: Plan) -> Iterator[str]:
         yield f"  activations and other         {_gib(compiled.temporary - gradients)}"
     verdict = "fits" if compiled.fits else "DOES NOT FIT"
     yield f"  in all                        {_gib(compiled.memory)}  {verdict}"
+    if config.model.remat == "none":
+        ratio = compiled.memory / plan.floor
+        yield f"  analytic floor                {_gib(plan.floor)}  {ratio:.2f} of it are taken"
     if not compiled.fits:
         yield "try more --train.microbatches, --model.remat dots or full, or --mesh.fsdp"
         return

@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.chips import chip
 from bert_jax.config import Config, load
-from bert_jax.flops import train_step_flops
+from bert_jax.flops import kept_bytes, train_step_flops
 from bert_jax.step import init_state, train_step
 from data_pipeline.batch import batch_spec
 from tests.conftest import replace
@@ -38,6 +38,35 @@ def test_the_compiler_counts_as_many(config: Config):
     state = jax.eval_shape(lambda: init_state(config))
     compiled = jax.jit(functools.partial(train_step, config)).lower(state, batch).compile()
     assert 1.0 <= compiled.cost_analysis()["flops"] / train_step_flops(config) < 1.06
+
+
+@pytest.mark.parametrize(("dropout", "a_h"), [(0.1, 5), (0.0, 2)])
+def test_kept_bytes_are_those_of_the_paper(dropout: float, a_h: int):
+    """s b h (34 + 5 a s / h) bytes a layer in 16 bits (Korthikanti et al. 2022, equation 1)."""
+    config = replace(load("configs/bert_large.py"), model__attention_probs_dropout_prob=dropout)
+    s, b, h, a, L = 128, 32, 1024, 16, 24
+    logits = b * 20 * config.model.padded_vocab_size * 4
+    assert kept_bytes(config, rows=b) == L * s * b * h * (34 + a_h * a * s / h) + logits
+
+
+def test_a_step_takes_little_more_memory_than_it_must(config: Config):
+    """State, gradients and what the backward pass needs; at most a quarter more."""
+    config = replace(
+        config,
+        model__hidden_size=512,
+        model__num_attention_heads=8,
+        model__intermediate_size=2048,
+        model__num_hidden_layers=4,
+        train__global_batch_size=64,
+    )
+    spec = batch_spec(config.data, rows=64)
+    batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in spec.items()}
+    state = jax.eval_shape(lambda: init_state(config))
+    step = jax.jit(functools.partial(train_step, config), donate_argnums=0)
+    memory = step.lower(state, batch).compile().memory_analysis()
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert 1 < used / (16 * parameters + kept_bytes(config, rows=64)) < 1.25
 
 
 def test_chips_are_known_by_their_names():

@@ -62,6 +62,7 @@ def line(found: Plan) -> str:
         f"{compiled.temporary / 2**30:.1f} GiB" if compiled.fits else "",
         f"{compiled.memory / 2**30:.1f} of {found.chip.memory / 2**30:.0f} GiB"
         + ("" if compiled.fits else ", does not fit"),
+        f"{compiled.memory / found.floor:.2f}",
     ]
     if compiled.fits:
         hours = found.step_seconds * found.config.train.steps / 3600
@@ -81,10 +82,10 @@ def main() -> None:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu", "flax", "optax")]
     print(f"Compiled, not run, on {datetime.date.today()} with {', '.join(versions)}.\n")
     print(
-        "| pod | S | rows a chip x microbatches | state | temporary | memory of a chip | reduced a step | "
+        "| pod | S | rows a chip x microbatches | state | temporary | memory of a chip | of the floor | reduced a step | "
         "products, at best | step, at best | phase, at best |"
     )
-    print("|" + " --- |" * 10)
+    print("|" + " --- |" * 11)
     for topology, length in ROWS:
         found = plan(config_of(topology, length), topology=topology, cache=cache)
         print(line(found), flush=True)
