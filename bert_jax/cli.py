@@ -193,6 +193,22 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class ListCheckpoints:
+    """The checkpoints of a run: step, size, age, validation loss, and whether their files are as written."""
+
+    workdir: Path
+
+    def __call__(self) -> int:
+        from bert_jax.checkpoint import listing
+
+        sound = True
+        for line, wrong in listing(self.workdir):
+            print(line + (f"  DAMAGED: {wrong}" if wrong else "  good"), flush=True)
+            sound = sound and not wrong
+        return OK if sound else USER_ERROR
+
+
+@dataclass(frozen=True)
 class Export:
     """Write weights and tokenizer of a run for Hugging Face Transformers."""
 
@@ -246,6 +262,7 @@ VERBS: dict[str, type] = {
     "benchmark": Benchmark,
     "plan": Plan,
     "evaluate": Evaluate,
+    "checkpoints": ListCheckpoints,
     "export": Export,
     "fill-mask": FillMask,
     "show-config": ShowConfig,

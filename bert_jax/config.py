@@ -10,6 +10,7 @@ import dataclasses
 import json
 import runpy
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -180,6 +181,14 @@ class TrainConfig(Section):
     """Validation batches at most; None: every row."""
     stop_at: int | None = None
     """Leave at this step, with the schedule unchanged; the same command without it goes on."""
+    spike_zscore: float = 10.0
+    """The loss spikes when it is so many robust standard deviations above what it was, for three steps."""
+    rollbacks: int = 0
+    """Spikes that are answered by going back to a checkpoint and on with other rows; others are told of."""
+    skips: int = 10
+    """Steps in a row without an update, because loss or gradient was not finite, before the run fails."""
+    hang_seconds: int = 1800
+    """Without progress, until a process ends itself with status 70; 0: never. Compiling counts as none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,6 +205,10 @@ class TrainConfig(Section):
             f"train.eval_batches is {self.eval_batches}; it must be at least 1, or None for every row",
         )
         self._check_ramp()
+        require(self.spike_zscore > 0, f"train.spike_zscore is {self.spike_zscore}; it must be positive")
+        require(self.rollbacks >= 0, f"train.rollbacks is {self.rollbacks}; it must be at least 0")
+        require(self.skips >= 1, f"train.skips is {self.skips}; it must be at least 1")
+        require(self.hang_seconds >= 0, f"train.hang_seconds is {self.hang_seconds}; it must be at least 0")
         require(0 <= self.seed < 2**63, f"train.seed is {self.seed}; it must be at least 0")
         require(
             self.stop_at is None or 0 < self.stop_at <= self.steps,
@@ -250,12 +263,21 @@ class CheckpointConfig(Section):
     """Steps between checkpoints. One is written at the end and on Ctrl-C or SIGTERM too."""
     keep: int = 3
     """The latest ones that stay."""
+    keep_every: int | None = None
+    """Those of multiples of this step stay for good."""
+    keep_best: int = 1
+    """Those with the lowest validation loss that stay."""
+    failures: int = 3
+    """Checkpoints in a row that could not be written, before the run fails for it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("every", "keep"):
+        for name in ("every", "keep", "keep_every"):
             value = getattr(self, name)
-            require(value >= 1, f"checkpoint.{name} is {value}; it must be at least 1")
+            require(value is None or value >= 1, f"checkpoint.{name} is {value}; it must be at least 1")
+        for name in ("keep_best", "failures"):
+            value = getattr(self, name)
+            require(value >= 0, f"checkpoint.{name} is {value}; it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -330,6 +352,8 @@ FREE_TO_CHANGE = (
     "train.eval_every",
     "train.eval_batches",
     "train.stop_at",
+    "train.skips",
+    "train.hang_seconds",
     "mesh",
     "checkpoint",
 )
@@ -338,11 +362,11 @@ another mesh, unrolling or cut into microbatches rounds differently. The dataset
 fingerprint."""
 
 
-def differences(one: Config, other: Config) -> list[str]:
-    """`field: one's value, not other's` for each field that a run cannot change on the way."""
+def differences(one: Config, other: Config, *, free: Collection[str] = FREE_TO_CHANGE) -> list[str]:
+    """`field is one's value, not other's` for each field that differs, and is not `free` to."""
 
     def walk(path: str, a: Any, b: Any) -> list[str]:
-        if path in FREE_TO_CHANGE or a == b:
+        if path in free or a == b:
             return []
         if not dataclasses.is_dataclass(a):
             return [f"{path} is {a!r}, not {b!r}"]

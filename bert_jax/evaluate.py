@@ -26,11 +26,22 @@ def compile_eval_step(config: Config, mesh: Mesh) -> EvalStep:
 
 
 def evaluate(
-    config: Config, params: Params, *, step: EvalStep, mesh: Mesh, loader: Iterable[dict[str, np.ndarray]]
-) -> dict[str, float]:
-    """Means over the batches of `loader`, or the first `train.eval_batches` of them."""
+    config: Config,
+    params: Params,
+    *,
+    step: EvalStep,
+    mesh: Mesh,
+    loader: Iterable[dict[str, np.ndarray]],
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Means over the batches of `loader`, or the first `train.eval_batches` of them.
+
+    None if `stop`, asked before each batch, says so.
+    """
     totals: Any = None
     for batch in islice(loader, config.train.eval_batches):
+        if stop():
+            return None
         sums = step(params, sharding.global_batch(batch, mesh, batch_size=config.train.global_batch_size))
         sums = jax.tree.map(np.float64, jax.device_get(sums))
         totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
@@ -56,9 +67,10 @@ def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
         Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader,
         Checkpoints(workdir, config, fingerprint=loader.manifest.fingerprint, read_only=True) as checkpoints,
     ):
-        state = checkpoints.restore(mesh)
+        state, _ = checkpoints.restore(mesh)
         step = compile_eval_step(config, mesh)
         metrics = evaluate(config, state.params, step=step, mesh=mesh, loader=loader)
+        assert metrics is not None, "nothing stops it"
         baselines = {"unigram_loss": loader.manifest.unigram_loss}
         if loader.manifest.majority_nsp_accuracy is not None:
             baselines["majority_nsp_accuracy"] = loader.manifest.majority_nsp_accuracy

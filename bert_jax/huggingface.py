@@ -205,7 +205,7 @@ def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Par
     config = load_json(workdir / "config.json")
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
     with Checkpoints(workdir, config, read_only=True) as checkpoints:
-        state = checkpoints.restore(mesh, step=step)
+        state, _ = checkpoints.restore(mesh, step=step)
     return config, state.params, int(state.step)
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import jax
 
 from bert_jax.chips import chip
+from bert_jax.clock import Clock
 from bert_jax.config import Config
 from bert_jax.flops import train_step_flops
 from bert_jax.ramp import rows_before
+from bert_jax.sentinel import Sentinel
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +32,28 @@ class Reporter:
         run that stopped after its last checkpoint, are removed: no step is there twice.
     """
 
-    def __init__(self, config: Config, workdir: Path, *, start: int):
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        *,
+        start: int,
+        sentinel: Sentinel,
+        clock: Clock,
+    ):
         from tqdm import tqdm
 
         self._last = config.train.stop_at or config.train.steps
         self._speed = Speed(config)
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._sentinel = sentinel
+        self._clock = clock
+        self._pending: tuple[int, dict[str, jax.Array], bool] | None = None
+        path = workdir / "metrics.jsonl"
+        self.validation_losses = validation_losses(path, until=start)
         self._writes = jax.process_index() == 0
         if self._writes:
             from tensorboardX import SummaryWriter
 
-            path = workdir / "metrics.jsonl"
             _rewind(path, start)
             self._file = path.open("a")
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
@@ -66,30 +79,27 @@ class Reporter:
         """One more step was started."""
         self._bar.update()
 
-    def train(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step that still runs."""
+    def train(self, step: int, metrics: dict[str, jax.Array], *, shown: bool) -> None:
+        """Takes the metrics of a step that still runs; they are written if `shown`."""
         self.flush()
-        self._pending = step, metrics
+        self._pending = step, metrics, shown
 
     def flush(self) -> None:
-        """Waits for the step that `train` was last called with, and writes its metrics.
+        """Waits for the step that `train` was last called with, looks at its metrics and writes them.
 
         Raises:
-          FloatingPointError: its loss or its gradient is not finite.
+          FloatingPointError, LossSpike: `Sentinel.look` did.
         """
         if self._pending is None:
             return
-        step, on_device = self._pending
+        step, on_device, shown = self._pending
         self._pending = None
         metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
-        for name in ("loss", "grad_norm"):  # the loss is of before the update, the gradient makes the update
-            if not math.isfinite(metrics[name]):
-                raise FloatingPointError(
-                    f"the {name} of step {step} is {metrics[name]}; nothing was saved since the last "
-                    "checkpoint. In a new --workdir, a lower optimizer.learning_rate or a longer "
-                    "optimizer.warmup_steps often helps"
-                )
+        metrics["skipped_steps"] = self._sentinel.look(step, metrics, skipped=bool(metrics.pop("skipped")))
+        if not shown:
+            return
         metrics |= self._speed.measure(step, tokens=metrics.pop("tokens"))
+        metrics["goodput"] = self._clock.goodput
         self._bar.set_postfix_str(
             f"loss {metrics['loss']:.3f}, {metrics.get('tokens_per_second', 0):,.0f} tokens/s"
         )
@@ -103,15 +113,32 @@ class Reporter:
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step, "split": split} | metrics) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, "split": split} | finite) + "\n")
         self._file.flush()
         for name, value in metrics.items():
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
         self._tensorboard.flush()
         if self._bar.disable or split == "validation":
-            shown = [f"{name} {_short(value)}" for name, value in metrics.items()]
+            shown = [
+                f"{name} {_short(value)}"
+                for name, value in metrics.items()
+                if name != "skipped_steps" or value
+            ]
             with self._bar.external_write_mode():
                 log.info("step %d/%d %s: %s", step, self._last, split, ", ".join(shown))
+
+
+def validation_losses(path: Path, *, until: float = math.inf) -> dict[int, float]:
+    """Step -> loss, of the lines of metrics.jsonl up to a step. A half-written last line is none."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return {
+        line["step"]: line["loss"]
+        for line in lines
+        if line["split"] == "validation" and line["step"] <= until
+    }
 
 
 def _short(value: float) -> str:

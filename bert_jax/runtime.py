@@ -20,7 +20,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def configure(*, cache: Path) -> None:
-    """Applies the settings. To be called before JAX is imported.
+    """Applies the settings and joins the other processes of the run. To be called before JAX is imported.
 
     Args:
       cache: folder for compiled programs, so that a run that goes on does not compile again. The variable
@@ -29,11 +29,14 @@ def configure(*, cache: Path) -> None:
     keep_freed_memory(True)  # a thread that is older has a heap of its own, and NumPy and JAX start some
     import jax
 
+    from bert_jax import distributed
+
     given = os.environ.get("XLA_FLAGS", "")
     added = [f"{name}={value}" for name, value in XLA_FLAGS.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
+    distributed.initialize()
     if jax.default_backend() != "cpu":
         keep_freed_memory(False)
 

@@ -45,7 +45,11 @@ def state_sharding(config: Config, mesh: Mesh) -> Any:
 
 
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update. Metrics are scalars: means over the batch; `grad_norm` unclipped; `tokens`, no padding."""
+    """One update, unless the loss or the gradient is not finite: then only counters move.
+
+    Metrics are scalars: means over the batch; `grad_norm` unclipped; `tokens`, no padding; `skipped`, 1 if
+    there was no update.
+    """
     grads, sums = gradients(config, state, batch)
     updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params)
     metrics = {name: losses.mean(pair) for name, pair in sums.items()}
@@ -55,7 +59,15 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
         "grad_norm": optax.tree.norm(grads),
         "tokens": (batch["segment_ids"] > 0).sum(),
     }
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    metrics["skipped"] = 1 - finite.astype(jnp.int32)
+
+    def guarded(new: jax.Array, old: jax.Array) -> jax.Array:
+        is_counter = jnp.issubdtype(new.dtype, jnp.integer)  # the learning rate stays that of the step
+        return new if is_counter else jnp.where(finite, new, old)
+
     params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(guarded, (params, opt_state), (state.params, state.opt_state))
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

@@ -16,13 +16,17 @@ from jax.sharding import Mesh
 from bert_jax import sharding
 from bert_jax.attention import choose
 from bert_jax.checkpoint import Checkpoints
+from bert_jax.clock import Clock
 from bert_jax.config import Config, differences, load_json, to_json
-from bert_jax.distributed import Interruption
+from bert_jax.distributed import Interruption, wait_for_all
 from bert_jax.evaluate import compile_eval_step, evaluate
+from bert_jax.history import History, passed_over, provenance
 from bert_jax.metrics import Reporter
-from bert_jax.ramp import Stage, rows_before, stages
-from bert_jax.step import TrainState, jit_init_state, jit_train_step
-from data_pipeline.loader import Loader
+from bert_jax.ramp import rows_before, stages
+from bert_jax.sentinel import PATIENCE, LossSpike, Sentinel
+from bert_jax.step import jit_init_state, jit_train_step
+from bert_jax.watchdog import Watchdog
+from data_pipeline.loader import Loader, record_numbers
 from data_pipeline.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,8 @@ OWN_FILES = {
     "checkpoints",
     "config.json",
     "config.json.unfinished",
+    "damaged",
+    "history.jsonl",
     "metrics.jsonl",
     "metrics.tmp",
     "tensorboard",
@@ -47,87 +53,181 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
 
     Raises:
       FileNotFoundError, ValueError: config, dataset or workdir cannot be used; nothing was written.
-      FloatingPointError: the loss is not finite; the last checkpoint is from before.
+      FloatingPointError: loss or gradient were not finite in too many steps in a row.
+      OSError: checkpoints cannot be written.
     """
+    clock = Clock()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_fits(config, mesh)
     config = choose(config, platform=jax.default_backend())
     manifest = _open_dataset(config)
     _check_workdir(config, workdir)
-
-    batch_size = config.train.global_batch_size
-    rows = sharding.local_rows(mesh, batch_size)
-    last = config.train.stop_at or config.train.steps
+    wait_for_all("check of the workdir")  # before process 0 writes there
     with (
         jax.set_mesh(mesh),
-        Interruption() as interruption,
+        Interruption(mesh) as interruption,
+        Watchdog(clock, seconds=config.train.hang_seconds),
         Checkpoints(workdir, config, fingerprint=manifest.fingerprint) as checkpoints,
     ):
-        if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(mesh)
-            log.info("going on from step %d of %s", state.step, workdir)
-        else:
-            state = jit_init_state(config, mesh)()
-        _write_workdir(config, workdir)
-        log.info("attention: %s", config.model.attention)
-        start = int(state.step)
-        jitted = [(stage, jit_train_step(stage.of(config), mesh)) for stage in stages(config.train)]
-        run_eval_step = compile_eval_step(config, mesh)
-
-        def held_out(state: TrainState) -> dict[str, float]:
-            with Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader:
-                return evaluate(config, state.params, step=run_eval_step, mesh=mesh, loader=loader)
-
-        with (
-            contextlib.closing(_training_steps(config, mesh, jitted, start=start, last=last)) as steps,
-            Reporter(config, workdir, start=start) as report,
-            jax.transfer_guard("disallow"),
-        ):
-            for step, run_step, batch in steps:
-                state, metrics = run_step(state, batch)
-                report.advance()
-                report.flush()  # an earlier step's metrics, while this one runs
-                stopping = step == last or interruption.signal_name is not None
-                saving = stopping or step % config.checkpoint.every == 0
-                if saving or step % config.train.log_every == 0:
-                    report.train(step, metrics)
-                if saving:
-                    report.flush()  # raises before a state that is not finite is saved
-                    checkpoints.save(step, state)
-                if "validation" in manifest.rows and (
-                    step % config.train.eval_every == 0 or step == config.train.steps
-                ):
-                    report.flush()
-                    report.validation(step, held_out(state))
-                if stopping:
-                    break
-    finished = int(state.step) >= last
+        run = _Run(config, mesh, workdir, manifest, checkpoints, interruption, clock)
+        finished = run.train()
+        clock.enter("save", step=run.step)
+    run.history.add("end", step=run.step, finished=finished, seconds=clock.seconds)
+    log.info("%s", clock)
     if not finished:
-        log.warning("%s at step %d: saved; the same command goes on", interruption.signal_name, state.step)
+        log.warning("%s at step %d: saved; the same command goes on", interruption.signal_name, run.step)
     return finished
 
 
-def _training_steps(
-    config: Config, mesh: Mesh, jitted: list[tuple[Stage, Any]], *, start: int, last: int
-) -> Generator[tuple[int, Any, dict[str, jax.Array]]]:
-    """Each step after `start`, to `last`: its number, the function of its stage, its batch."""
-    for stage, run_step in jitted:
-        first, stop = max(start, stage.start), min(last, stage.stop)
-        if first >= stop:
-            continue
-        if config.train.batch_ramp:
-            log.info("from step %d on: %d rows, %d microbatch(es)", first + 1, stage.rows, stage.microbatches)
-        with Loader(
-            config.data,
-            split="train",
-            batch_size=stage.rows,
-            rows=sharding.local_rows(mesh, stage.rows),
-            seed=config.train.seed,
-            start=first,
-            rows_before=rows_before(config.train, first),
-        ) as loader:
-            for step in range(first + 1, stop + 1):
-                yield step, run_step, sharding.global_batch(next(loader), mesh, batch_size=stage.rows)
+class _Run:
+    """The loop and what it works with. `step` is how many are done, `state` what they made."""
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        workdir: Path,
+        manifest: Manifest,
+        checkpoints: Checkpoints,
+        interruption: Interruption,
+        clock: Clock,
+    ):
+        self.config, self.mesh, self.workdir, self.manifest = config, mesh, workdir, manifest
+        self.checkpoints, self.interruption, self.clock = checkpoints, interruption, clock
+        self.history = History(workdir)
+        self.last = config.train.stop_at or config.train.steps
+        self.jitted = [(stage, jit_train_step(stage.of(config), mesh)) for stage in stages(config.train)]
+        self.jitted_eval = compile_eval_step(config, mesh)
+        self._restore()
+        self.history.add("start", step=self.step, **provenance(config, workdir=workdir))
+        _write_workdir(config, workdir)
+        log.info("attention: %s", config.model.attention)
+
+    def train(self) -> bool:
+        """To the end, or until a signal; False if it was one."""
+        while True:
+            try:
+                return self._train()
+            except LossSpike as spike:
+                self._roll_back(at=spike.step)
+
+    def _restore(self) -> None:
+        """The newest checkpoint, or the state before the first step."""
+        self.clock.enter("start", step=0)
+        self.losses: list[float] = []
+        if self.checkpoints.latest_step() is None:
+            self.state = jit_init_state(self.config, self.mesh)()
+        else:
+            self.state, self.losses = self.checkpoints.restore(self.mesh)
+            log.info("going on from step %d of %s", self.state.step, self.workdir)
+        self.step = int(self.state.step)
+
+    def _train(self) -> bool:
+        config, clock, checkpoints = self.config, self.clock, self.checkpoints
+        sentinel = Sentinel(config, self.history, losses=self.losses, records_of=self._records_of)
+        with (
+            Reporter(config, self.workdir, start=self.step, sentinel=sentinel, clock=clock) as report,
+            contextlib.closing(self._batches()) as batches,
+            jax.transfer_guard("disallow"),
+        ):
+            for known, loss in report.validation_losses.items():
+                checkpoints.note_loss(known, loss)
+            # A run that was stopped while it evaluated has saved, but lacks the metrics of that step.
+            missing = self._evaluates() and self.step not in report.validation_losses
+            stopping = missing and not self._evaluate(report)
+            compiled = None
+            while not stopping and self.step < self.last:
+                clock.enter("input", step=self.step + 1)
+                run_step, batch = next(batches)
+                clock.enter("step" if run_step is compiled else "compile", step=self.step + 1)
+                self.state, metrics = run_step(self.state, batch)
+                self.step, compiled = self.step + 1, run_step
+                clock.enter("step", step=self.step)
+                report.advance()
+                report.flush()  # an earlier step's metrics, while this one runs
+                stopping = self.interruption.agreed()
+                saving = stopping or self.step == self.last or self.step % config.checkpoint.every == 0
+                evaluating = self._evaluates() and not stopping
+                report.train(self.step, metrics, shown=saving or self.step % config.train.log_every == 0)
+                if saving or evaluating:
+                    report.flush()
+                clock.enter("save", step=self.step)
+                checkpoints.settle(wait=False)
+                if saving:
+                    checkpoints.save(self.step, self.state, losses=sentinel.losses)
+                if evaluating and not self._evaluate(report):
+                    stopping = True
+                    clock.enter("save", step=self.step)
+                    checkpoints.save(self.step, self.state, losses=sentinel.losses)
+        return not stopping
+
+    def _batches(self) -> Generator[tuple[Any, dict[str, jax.Array]]]:
+        """For each step from the present one to the last: the jitted function of its stage, and its batch."""
+        train, start = self.config.train, self.step
+        for stage, run_step in self.jitted:
+            first, stop = max(start, stage.start), min(self.last, stage.stop)
+            if first >= stop:
+                continue
+            if train.batch_ramp:
+                parts = stage.microbatches
+                log.info("from step %d on: %d rows, %d microbatch(es)", first + 1, stage.rows, parts)
+            with Loader(
+                self.config.data,
+                split="train",
+                batch_size=stage.rows,
+                rows=sharding.local_rows(self.mesh, stage.rows),
+                seed=train.seed,
+                start=first,
+                rows_before=self._rows_before(first),
+            ) as loader:
+                for _ in range(first, stop):
+                    yield run_step, sharding.global_batch(next(loader), self.mesh, batch_size=stage.rows)
+
+    def _rows_before(self, step: int) -> int:
+        """Rows of the stream before those of step `step` + 1, with those that rollbacks have passed over."""
+        return rows_before(self.config.train, step) + passed_over(self.history.events("rollback"), step=step)
+
+    def _records_of(self, step: int) -> list[int]:
+        positions = range(self._rows_before(step - 1), self._rows_before(step))
+        return record_numbers(self.config.data, self.manifest, positions, seed=self.config.train.seed)
+
+    def _evaluates(self) -> bool:
+        train = self.config.train
+        due = self.step == train.steps or (self.step > 0 and self.step % train.eval_every == 0)
+        return due and "validation" in self.manifest.rows
+
+    def _evaluate(self, report: Reporter) -> bool:
+        """Reports held-out metrics; False if a signal came before they were complete."""
+        self.clock.enter("evaluation", step=self.step)
+        batch_size = self.config.train.global_batch_size
+        rows = sharding.local_rows(self.mesh, batch_size)
+        with Loader(self.config.data, split="validation", batch_size=batch_size, rows=rows) as loader:
+            metrics = evaluate(
+                self.config,
+                self.state.params,
+                step=self.jitted_eval,
+                mesh=self.mesh,
+                loader=loader,
+                stop=self._stop_evaluation,
+            )
+        if metrics is None:
+            return False
+        report.validation(self.step, metrics)
+        self.checkpoints.note_loss(self.step, metrics["loss"])
+        return True
+
+    def _stop_evaluation(self) -> bool:
+        self.clock.enter("evaluation", step=self.step)  # a sign of progress
+        return self.interruption.agreed()
+
+    def _roll_back(self, *, at: int) -> None:
+        """To the newest checkpoint from before a spike that was seen `at` a step, and past what led to it."""
+        to = self.checkpoints.forget_after(at - PATIENCE)
+        rows = self._rows_before(at) - rows_before(self.config.train, to)
+        self.history.add("rollback", at=at, to=to, passed_over=rows)
+        wait_for_all(f"rollback from step {at}")
+        log.warning("going back from step %d to step %d, and on with other rows", at, to)
+        self._restore()
 
 
 def _open_dataset(config: Config) -> Manifest:
@@ -142,8 +242,8 @@ def _open_dataset(config: Config) -> Manifest:
 
 
 def _check_workdir(config: Config, workdir: Path) -> None:
-    """Raises ValueError if `workdir` holds what this run must not overwrite. Process 0 does."""
-    if jax.process_index() != 0 or not workdir.exists():
+    """Raises ValueError if `workdir` holds what this run must not overwrite. On all processes alike."""
+    if not workdir.exists():
         return
     path = workdir / "config.json"
     if any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):

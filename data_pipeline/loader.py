@@ -127,16 +127,10 @@ def _dataset(
             failures.append(error)
             return np.array([EMPTY] * len(indices), dtype=object)
 
-    def record_at(positions: Any) -> Any:
-        if not training:
-            return positions % count
-        if not config.weights:
-            return permute(positions % count, seed=seed, epoch=positions // count, count=count)
-        return mix(positions, seed=seed, rows=manifest.rows_by_source[split], weights=config.weights)
-
     def batch(step: Any) -> dict[str, Any]:
         positions = first + step * batch_size + tf.constant(list(rows), tf.int64)
-        raw = tf.numpy_function(read, [record_at(positions)], tf.string, stateful=False)
+        indices = _record_at(positions, config, manifest, seed) if training else positions % count
+        raw = tf.numpy_function(read, [indices], tf.string, stateful=False)
         tokens, lengths, labels = _parse(tf.ensure_shape(raw, [len(rows)]), config, manifest)
         if not training:  # past the last record: padding
             exists = tf.cast(positions < count, tf.int32)
@@ -157,6 +151,22 @@ def _dataset(
     graph = tf.autograph.experimental.do_not_convert(batch)  # it has no Python control flow on tensors
     dataset = dataset.map(graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def record_numbers(
+    config: DataConfig, manifest: Manifest, positions: Sequence[int], *, seed: int
+) -> list[int]:
+    """Which records of the training split are at these places of the stream."""
+    tf = _tensorflow()
+    return _record_at(tf.constant(list(positions), tf.int64), config, manifest, seed).numpy().tolist()
+
+
+def _record_at(positions: Any, config: DataConfig, manifest: Manifest, seed: int) -> Any:
+    """[n] int64 places in the stream of training rows -> [n] int64 records."""
+    if config.weights:
+        return mix(positions, seed=seed, rows=manifest.rows_by_source["train"], weights=config.weights)
+    count = manifest.rows["train"]
+    return permute(positions % count, seed=seed, epoch=positions // count, count=count)
 
 
 def permute(indices: Any, *, seed: int, epoch: Any, count: Any, stream: Any = 0) -> Any:

@@ -30,6 +30,11 @@ CORE = {
 SHELL = {
     "benchmark",
     "runtime",
+    "digests",
+    "clock",
+    "sentinel",
+    "history",
+    "watchdog",
     "plan",
     "train",
     "evaluate",

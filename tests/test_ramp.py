@@ -17,7 +17,7 @@ from bert_jax.sharding import check_fits, make_mesh
 from bert_jax.train import pretrain
 from data_pipeline.loader import Loader
 from tests.conftest import replace
-from tests.test_train import assert_identical, metrics
+from tests.runs import assert_identical, metrics
 
 
 @given(

@@ -82,8 +82,8 @@ def main() -> None:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu", "flax", "optax")]
     print(f"Compiled, not run, on {datetime.date.today()} with {', '.join(versions)}.\n")
     print(
-        "| pod | S | rows a chip x microbatches | state | temporary | memory of a chip | of the floor | reduced a step | "
-        "products, at best | step, at best | phase, at best |"
+        "| pod | S | rows a chip x microbatches | state | temporary | memory of a chip | of the floor | "
+        "reduced a step | products, at best | step, at best | phase, at best |"
     )
     print("|" + " --- |" * 11)
     for topology, length in ROWS:
