@@ -274,6 +274,9 @@ def main() -> None:
     # Half of TensorFlow's import is Keras 3, which nothing here uses; the older one is not even there.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    # Of a write that fails Orbax prints the traceback in each of its threads; it comes as an exception too.
+    for package in ("absl", "asyncio"):
+        logging.getLogger(package).setLevel(logging.CRITICAL)
     for package in ("bert_jax", "data_pipeline"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:

@@ -49,7 +49,7 @@ def initialize() -> None:
         process_id=int(index),
         initialization_timeout=START_SECONDS,
         heartbeat_timeout_seconds=60,
-        shutdown_timeout_seconds=60,
+        shutdown_timeout_seconds=20,
     )
     if jax.process_index() != 0:
         for package in ("bert_jax", "data_pipeline"):

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Generator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ class _Run:
     def _batches(self) -> Generator[tuple[Any, dict[str, jax.Array]]]:
         """For each step from the present one to the last: the jitted function of its stage, and its batch."""
         train, start = self.config.train, self.step
+        jumps = {entry["to"] for entry in self.history.events("rollback")}
         for stage, run_step in self.jitted:
             first, stop = max(start, stage.start), min(self.last, stage.stop)
             if first >= stop:
@@ -171,17 +173,18 @@ class _Run:
             if train.batch_ramp:
                 parts = stage.microbatches
                 log.info("from step %d on: %d rows, %d microbatch(es)", first + 1, stage.rows, parts)
-            with Loader(
-                self.config.data,
-                split="train",
-                batch_size=stage.rows,
-                rows=sharding.local_rows(self.mesh, stage.rows),
-                seed=train.seed,
-                start=first,
-                rows_before=self._rows_before(first),
-            ) as loader:
-                for _ in range(first, stop):
-                    yield run_step, sharding.global_batch(next(loader), self.mesh, batch_size=stage.rows)
+            for begin, end in pairwise(sorted({first, stop} | {to for to in jumps if first < to < stop})):
+                with Loader(
+                    self.config.data,
+                    split="train",
+                    batch_size=stage.rows,
+                    rows=sharding.local_rows(self.mesh, stage.rows),
+                    seed=train.seed,
+                    start=begin,
+                    rows_before=self._rows_before(begin),
+                ) as loader:
+                    for _ in range(begin, end):
+                        yield run_step, sharding.global_batch(next(loader), self.mesh, batch_size=stage.rows)
 
     def _rows_before(self, step: int) -> int:
         """Rows of the stream before those of step `step` + 1, with those that rollbacks have passed over."""

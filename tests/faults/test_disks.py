@@ -1,0 +1,161 @@
+"""Damaged checkpoints, and disks that take no more."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bert_jax import cli, sharding
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import from_json
+from bert_jax.huggingface import load_workdir
+from tests.conftest import replace
+from tests.runs import assert_identical, finish, history, metrics, start
+
+
+def largest(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(folder: Path) -> None:
+    with largest(folder).open("r+b") as file:
+        file.truncate(largest(folder).stat().st_size // 2)
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = largest(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 8
+    path.write_bytes(content)
+
+
+def add_a_file(folder: Path) -> None:
+    (folder / "state" / "stray").write_text("")
+
+
+def point_elsewhere(folder: Path) -> None:
+    """A path that leaves the folder is compared, and never opened."""
+    (folder / "digests.json").write_text('{"../../../../etc/passwd": [1, "0"]}')
+
+
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: (folder / "commit_success.txt").unlink(), "commit_success.txt is missing"),
+    (lambda folder: (folder / "digests.json").unlink(), "digests.json is missing"),
+    (lambda folder: (folder / "digests.json").write_text("{"), "digests.json is not JSON"),
+    (lambda folder: largest(folder).unlink(), " is missing"),
+    (truncate, " bytes, not "),
+    (flip_a_bit, "has other bytes than were written"),
+    (add_a_file, "state/stray was not there when it was written"),
+    (point_elsewhere, "was not there when it was written"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), DAMAGES, ids=[message for _, message in DAMAGES])
+def test_damage_is_named_and_the_newest_good_one_is_used(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog, spoil, message: str
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    spoil(workdir / "checkpoints" / "12")
+    assert cli.run(["checkpoints", "--workdir", str(workdir)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [("DAMAGED" in line, message in line) for line in lines] == [(False, False)] * 2 + [(True, True)]
+    assert load_workdir(workdir)[2] == 8, "a look at it"
+    assert (workdir / "checkpoints" / "12").exists()
+    with pytest.raises((ValueError, FileNotFoundError), match="step 12"):
+        load_workdir(workdir, step=12)
+    config = from_json((workdir / "config.json").read_text())
+    with Checkpoints(workdir, config) as checkpoints:
+        assert checkpoints.latest_step() == 8
+        state, losses = checkpoints.restore(sharding.make_mesh(config.mesh))
+        assert (int(state.step), len(losses)) == (8, 8)
+    assert "step 12" in caplog.text
+    assert message in caplog.text
+    assert (workdir / "damaged" / "12").exists()
+    assert [entry["step"] for entry in history(workdir, "damaged")] == [12]
+
+
+def test_a_run_goes_on_from_before_the_damage(recipe: Path, undisturbed: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for step in ("8", "12"):
+        flip_a_bit(workdir / "checkpoints" / step)
+    output = finish(start(recipe, workdir))
+    assert "the checkpoint of step 12" in output
+    assert "the checkpoint of step 8" in output
+    assert "going on from step 4 of" in output
+    assert_identical(workdir, undisturbed)
+
+
+LARGER = ["--model.hidden-size", "128", "--model.intermediate-size", "512"]
+"""A model whose checkpoints have files that are larger than the tokenizer's."""
+
+
+def start_limited(recipe: Path, workdir: Path, *flags: str) -> subprocess.Popen:
+    """A process none of whose files may become larger than 400 kB."""
+    process = start(recipe, workdir, *LARGER, *flags)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (400_000, 400_000))
+    return process
+
+
+@pytest.mark.slow
+def test_a_disk_that_takes_no_checkpoint_is_told_of_at_once(recipe: Path, tmp_path: Path):
+    """The run goes on, to its end, and the next one has lost time and nothing else."""
+    workdir = tmp_path / "run"
+    output = finish(start_limited(recipe, workdir), status=2)
+    assert "a checkpoint cannot be written: File too large" in output
+    assert "site-packages/orbax" not in output, "no tracebacks of its threads"
+    assert [line["step"] for line in metrics(workdir)] == list(range(1, 13))
+    assert "step 12/12 train" in output.partition("trying again at the next one (1)")[2], "it went on"
+    assert "the last checkpoint could not be written" in output.splitlines()[-1]
+    assert finish(start(recipe, workdir, *LARGER)).count("train:") == 12
+
+
+def test_too_many_failures_in_a_row_end_the_run(recipe: Path, tmp_path: Path):
+    flags = ["--checkpoint.every", "1", "--checkpoint.failures", "1"]
+    output = finish(start_limited(recipe, tmp_path / "run", *flags), status=2)
+    assert "File too large" in output.splitlines()[-1]
+    assert metrics(tmp_path / "run")[-1]["step"] < 12
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of two megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a file system here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk(recipe: Path, undisturbed: Path, small_disk: Path):
+    """Room for one checkpoint beside the tokenizer; once there is more, the run goes on where it was."""
+    workdir = small_disk / "run"
+    output = finish(start(recipe, workdir, "--checkpoint.keep", "1", "--checkpoint.every", "2"), status=2)
+    assert "No space left on device" in output
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    finish(start(recipe, workdir))
+    assert_identical(workdir, undisturbed)
+
+
+def test_the_latest_the_best_and_every_so_many_stay(config, tmp_path: Path):
+    from bert_jax.step import init_state
+
+    config = replace(config, checkpoint__keep=2, checkpoint__keep_every=4, checkpoint__keep_best=1)
+    state = init_state(config)
+    with Checkpoints(tmp_path, config) as checkpoints:
+        for step in range(1, 11):
+            checkpoints.save(step, state)
+            checkpoints.note_loss(step, abs(step - 3.4))
+    left = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert left == [3, 4, 8, 9, 10]

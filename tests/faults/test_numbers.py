@@ -1,0 +1,167 @@
+"""Numbers that are not finite, and losses that spike."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import sentinel, sharding, step
+from bert_jax.config import Config
+from bert_jax.history import passed_over
+from bert_jax.sentinel import FEWEST, PATIENCE, is_spike
+from bert_jax.train import pretrain
+from data_pipeline.loader import record_numbers
+from data_pipeline.manifest import Manifest
+from tests.conftest import read_batches, replace
+from tests.runs import assert_identical, history, metrics, state
+from tests.test_step import run
+
+
+@pytest.mark.parametrize("where", ["batch", "gradient"])
+def test_bad_numbers_move_nothing_but_counters(config: Config, monkeypatch: pytest.MonkeyPatch, where: str):
+    good, bad = read_batches(config, 2)
+    before, _ = run(config, [good])
+    if where == "batch":
+        bad = bad | {"mlm_weights": np.full_like(bad["mlm_weights"], np.nan)}
+    else:
+        real = step.gradients
+
+        def gradients(config, state, batch):
+            grads, sums = real(config, state, batch)
+            grads["nsp"]["bias"] = jax.numpy.where(state.step == 1, np.inf, grads["nsp"]["bias"])
+            return grads, sums
+
+        monkeypatch.setattr(step, "gradients", gradients)
+    after, found = run(config, [good, bad])
+    assert [int(values["skipped"]) for values in found] == [0, 1]
+    assert int(after.step) == 2
+    for (path, one), other in zip(
+        jax.tree.leaves_with_path((before.params, before.opt_state)),
+        jax.tree.leaves((after.params, after.opt_state)),
+        strict=True,
+    ):
+        if np.issubdtype(one.dtype, np.integer):
+            assert int(other) == int(one) + 1, "the learning rate stays that of the step"
+        else:
+            assert np.asarray(one).tobytes() == np.asarray(other).tobytes(), path
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch):
+    """poisoned(3, 4): the third and fourth batch have weights that are no numbers."""
+
+    def poison(*steps: int) -> None:
+        real, count = sharding.global_batch, iter(range(1, 1000))
+
+        def global_batch(batch, mesh, *, batch_size):
+            if next(count) in steps:
+                batch = batch | {"mlm_weights": np.full_like(batch["mlm_weights"], np.nan)}
+            return real(batch, mesh, batch_size=batch_size)
+
+        monkeypatch.setattr(sharding, "global_batch", global_batch)
+
+    return poison
+
+
+def test_a_run_goes_on_without_the_bad_batch_and_names_its_records(
+    config: Config, tmp_path: Path, poisoned, caplog: pytest.LogCaptureFixture
+):
+    config = replace(config, train__steps=6, train__eval_every=100, optimizer__warmup_steps=1)
+    poisoned(3)
+    assert pretrain(config, workdir=tmp_path / "run")
+    lines = metrics(tmp_path / "run")
+    assert [line["skipped_steps"] for line in lines] == [0, 0, 1, 1, 1, 1]
+    assert [line["loss"] is None for line in lines] == [False, False, True, False, False, False]
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    (skipped,) = history(tmp_path / "run", "skipped")
+    manifest = Manifest.load(Path(config.data.dir))
+    assert skipped["step"] == 3
+    assert skipped["records"] == record_numbers(config.data, manifest, range(32, 48), seed=0)
+    assert "step 3 had no update: its loss is nan" in caplog.text
+    assert all(np.isfinite(array).all() for array in state(tmp_path / "run").values())
+
+
+def test_too_many_in_a_row_end_the_run_with_advice(config: Config, tmp_path: Path, poisoned):
+    config = replace(config, train__skips=2, train__eval_every=100, checkpoint__every=1)
+    poisoned(3, 5, 6)
+    with pytest.raises(
+        FloatingPointError, match=r"2 steps in a row, up to 6, .* lower optimizer\.learning_rate"
+    ):
+        pretrain(config, workdir=tmp_path / "run")
+    assert all(np.isfinite(array).all() for array in state(tmp_path / "run").values())
+
+
+def noisy(count: int, *, seed: int = 0) -> list[float]:
+    """Losses as they are: falling, with noise."""
+    draw = random.Random(seed)
+    return [7 * 0.99**i + draw.gauss(0, 0.05) for i in range(count)]
+
+
+def test_a_spike_is_a_rise_that_stays():
+    quiet = noisy(131)
+    assert not is_spike(quiet, zscore=10)
+    assert not is_spike([*quiet[:-1], 30.0], zscore=10), "one bad batch is none"
+    assert is_spike([*quiet[:-PATIENCE], 30.0, 25.0, 28.0], zscore=10)
+    assert not is_spike([*quiet[:-PATIENCE], 0.1, 0.1, 0.1], zscore=10), "nor is a fall"
+    assert not is_spike([5.0] * (FEWEST - 1) + [30.0] * PATIENCE, zscore=10), "nor the beginning"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_no_spike(seed: int):
+    losses = noisy(2000, seed=seed)
+    assert not any(is_spike(losses[max(0, i - 131) : i], zscore=10) for i in range(2000))
+
+
+@pytest.mark.parametrize(
+    ("rollbacks", "at_step", "expected"),
+    [
+        ([], 5, 0),
+        ([(4, 48)], 3, 0),
+        ([(4, 48)], 4, 48),
+        ([(4, 48), (8, 96)], 6, 48),
+        ([(4, 48), (8, 96)], 8, 96),
+        ([(8, 48), (4, 128)], 8, 128),  # the second one has undone the first
+    ],
+)
+def test_what_a_history_passes_over(rollbacks: list, at_step: int, expected: int):
+    events = [{"to": to, "passed_over": rows} for to, rows in rollbacks]
+    assert passed_over(events, step=at_step) == expected
+
+
+def test_a_rollback_skips_the_bad_window_and_can_be_replayed(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The ninth loss is called a spike; the run goes back to step 6 and past the rows of steps 7 to 9."""
+    config = replace(
+        config,
+        train__steps=12,
+        train__eval_every=100,
+        train__rollbacks=1,
+        checkpoint__every=2,
+        checkpoint__keep=9,
+        optimizer__warmup_steps=1,
+    )
+    monkeypatch.setattr(sentinel, "is_spike", lambda losses, zscore: len(losses) == 9)
+    at_once = tmp_path / "at once"
+    assert pretrain(config, workdir=at_once)
+    (rollback,) = history(at_once, "rollback")
+    assert {name: rollback[name] for name in ("at", "to", "passed_over")} == {
+        "at": 9,
+        "to": 6,
+        "passed_over": 48,
+    }
+    assert [line["step"] for line in metrics(at_once)] == list(range(1, 13))
+    for stop in (10, 12):  # a replay does the same, and so does a run that goes on
+        assert pretrain(replace(config, train__stop_at=stop), workdir=tmp_path / "again")
+    assert_identical(at_once, tmp_path / "again")
+    monkeypatch.undo()
+    # With a copy of the history the batches are the same, though nothing spikes.
+    (tmp_path / "told").mkdir()
+    (tmp_path / "told" / "history.jsonl").write_text(json.dumps(rollback) + "\n")
+    assert pretrain(config, workdir=tmp_path / "told")
+    assert_identical(at_once, tmp_path / "told")

@@ -1,0 +1,81 @@
+"""Several processes on loopback: they stop together, do not wait for ever, and come back in other numbers."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from bert_jax.watchdog import HUNG
+from tests.runs import assert_near, finish, history, metrics, start, start_several, state, wait_until
+
+INTERRUPTED = 75
+
+
+def trained(workdir: Path, steps: int) -> bool:
+    return len(metrics(workdir)) >= steps
+
+
+def test_a_run_goes_on_in_another_number_of_processes(recipe: Path, undisturbed: Path, tmp_path: Path):
+    """Two processes with a mesh of 2 x 2, stopped by a signal to one of them; then one, cut otherwise."""
+    workdir = tmp_path / "run"
+    both = start_several(recipe, workdir, "--mesh.fsdp", "2", processes=2, devices=2)
+    wait_until(lambda: trained(workdir, 2), *both)
+    both[1].send_signal(signal.SIGTERM)
+    outputs = [finish(process, status=INTERRUPTED) for process in both]
+    stopped_at = metrics(workdir)[-1]["step"]
+    assert 2 < stopped_at < 12, "the signal came in time"
+    assert f"at step {stopped_at}: saved" in outputs[0]
+    assert f"SIGTERM at step {stopped_at}: saved" in outputs[1]
+    output = finish(start(recipe, workdir, "--train.microbatches", "4", "--model.scan-unroll", "2"))
+    assert f"going on from step {stopped_at} of" in output
+    assert_near(workdir, undisturbed, atol=2e-6)
+    starts = history(workdir, "start")
+    assert [(entry["processes"], entry["devices"]) for entry in starts] == [(2, 4), (1, 1)]
+    assert "train.microbatches is 1, not 4" in starts[1]["changes"]
+    assert {"jax", "optax", "orbax-checkpoint"} < starts[0]["versions"].keys()
+
+
+@pytest.mark.slow
+def test_one_two_four_and_one_again(recipe: Path, undisturbed: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    finish(start(recipe, workdir, "--train.stop-at", "3"))
+    for processes, stop in ((2, 6), (4, 9)):
+        for process in start_several(recipe, workdir, "--train.stop-at", str(stop), processes=processes):
+            finish(process)
+    finish(start(recipe, workdir))
+    assert_near(workdir, undisturbed, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGSTOP", "SIGKILL"])
+def test_nobody_waits_for_ever_for_a_process_that_is_gone(recipe: Path, tmp_path: Path, name: str):
+    """The others end; what one of them says tells where it stood."""
+    workdir = tmp_path / "run"
+    flags = ["--train.steps", "100000", "--train.eval-every", "100000", "--checkpoint.every", "2"]
+    first, second = start_several(recipe, workdir, *flags, "--train.hang-seconds", "15", processes=2)
+    wait_until(lambda: trained(workdir, 6), first, second)
+    second.send_signal(signal.Signals[name])
+    since = time.monotonic()
+    output = first.communicate(timeout=120)[0]
+    assert time.monotonic() - since < 90
+    second.kill()
+    second.communicate()
+    if name == "SIGSTOP":
+        assert first.returncode == HUNG, output
+        assert "process 0 made no progress for 15 s, in phase " in output
+        assert "Current thread" in output
+        assert "train.py" in output
+    else:
+        assert first.returncode not in (0, INTERRUPTED), output
+    copied = tmp_path / "copy"
+    shutil.copytree(workdir, copied)
+    assert state(copied)[".step"] >= 2, "a good checkpoint is left"
+
+
+def test_half_an_environment_is_refused(recipe: Path, tmp_path: Path):
+    process = start(recipe, tmp_path / "run", env={"JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"})
+    assert "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS" in finish(process, status=2)

@@ -1,0 +1,96 @@
+"""Killed or stopped at any moment, and started again: the same bits as if nothing had been."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs import assert_identical, finish, history, metrics, start
+
+INTERRUPTED = 75
+
+
+def kill_often(recipe: Path, workdir: Path, *, kills: int, seed: int) -> list[int]:
+    """SIGKILL at random moments, each in a process of its own; then to the end. Steps done at each kill."""
+    draw = random.Random(seed)
+    done = []
+    for _ in range(kills):
+        process = start(recipe, workdir)
+        next(line for line in process.stdout if line.startswith("attention:"))  # from here on it trains
+        time.sleep(draw.random() * 4)  # compiling, steps, evaluations and saves take as long from there
+        process.kill()
+        process.communicate()
+        done.append(metrics(workdir)[-1]["step"] if metrics(workdir) else 0)
+    finish(start(recipe, workdir))
+    return done
+
+
+def test_killed_at_random_moments(recipe: Path, undisturbed: Path, tmp_path: Path):
+    kill_often(recipe, tmp_path / "run", kills=2, seed=0)
+    assert_identical(tmp_path / "run", undisturbed)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 13))
+    assert all(entry["step"] in (0, 4, 8, 12) for entry in history(tmp_path / "run", "start"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_soak(recipe: Path, undisturbed: Path, tmp_path: Path, seed: int):
+    """Twenty kills, ten times over."""
+    done = kill_often(recipe, tmp_path / "run", kills=20, seed=seed)
+    print("steps done at each kill:", done)
+    assert_identical(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_in_every_phase(recipe: Path, undisturbed: Path, tmp_path: Path):
+    """While it compiles, evaluates, saves: each time it saves and leaves, and loses nothing."""
+    workdir = tmp_path / "run"
+
+    def interrupt(number: signal.Signals, sign: str) -> str:
+        process = start(recipe, workdir)
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if sign in line:
+                process.send_signal(number)
+                break
+        lines.append(finish(process, status=INTERRUPTED))
+        return "".join(lines)
+
+    interrupt(signal.SIGTERM, "attention:")  # then it compiles
+    first = metrics(workdir)[-1]["step"]
+    assert first <= 2
+    output = interrupt(signal.SIGTERM, "step 6/12 train:")  # then it evaluates
+    assert metrics(workdir)[-1]["step"] <= 7
+    assert "saved; the same command goes on" in output
+    interrupt(signal.SIGINT, "step 8/12 train:")  # then it saves
+    finish(start(recipe, workdir))
+    assert_identical(workdir, undisturbed)
+    ends = history(workdir, "end")
+    assert [entry["finished"] for entry in ends] == [False, False, False, True]
+    assert all(sum(entry["seconds"].values()) > 0 for entry in ends)
+
+
+def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, monkeypatch):
+    """The signal comes with its second batch; the run that goes on evaluates first."""
+    from bert_jax import train
+    from bert_jax.distributed import Interruption
+    from tests.conftest import replace
+
+    config = replace(config, train__steps=3, train__eval_every=2, optimizer__warmup_steps=1)
+    asked = []
+
+    def agreed(self: Interruption) -> bool:
+        asked.append(None)
+        return len(asked) == 4  # after each of two steps, before each of two batches
+
+    monkeypatch.setattr(Interruption, "agreed", agreed)
+    assert not train.pretrain(config, workdir=tmp_path / "run")
+    assert metrics(tmp_path / "run", "validation") == []
+    monkeypatch.undo()
+    assert train.pretrain(config, workdir=tmp_path / "run")
+    assert [line["step"] for line in metrics(tmp_path / "run", "validation")] == [2, 3]
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
