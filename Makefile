@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-faults lint format clean
 
 demo: .venv/core
 	rm -rf runs/demo runs/demo-data runs/demo-exported
@@ -19,6 +19,9 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
+
+test-faults: .venv/dev
+	$(BIN)/python tests/benchmarks/reliability.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -116,6 +116,14 @@ def test_the_core_is_pure(path: Path):
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
 
+@pytest.mark.parametrize("path", modules("bert_jax") + modules("data_pipeline"), ids=lambda path: path.stem)
+def test_nothing_is_unpickled(path: Path):
+    """What is read is JSON, safetensors, Orbax's arrays, records of integers: data, never code."""
+    packages = {name.split(".")[0] for name in imports(path)}
+    assert not packages & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    assert "allow_pickle" not in path.read_text()
+
+
 def test_the_data_config_is_standard_library_only():
     packages = {name.split(".")[0] for name in imports(ROOT / "data_pipeline" / "config.py")}
     assert packages <= set(sys.stdlib_module_names)
