@@ -49,7 +49,9 @@ class Table:
 
 def main() -> None:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "orbax-checkpoint")]
-    print(f"{datetime.date.today()}, Python {platform.python_version()}, {', '.join(versions)}.\n", flush=True)
+    print(
+        f"{datetime.date.today()}, Python {platform.python_version()}, {', '.join(versions)}.\n", flush=True
+    )
     table = Table()
     with contextlib.redirect_stdout(sys.stderr):
         status = pytest.main([str(ROOT / "tests/faults"), "-m", "slow or not slow", "-q"], plugins=[table])
