@@ -14,8 +14,8 @@ demo: .venv/core
 	$(BIN)/bert-jax fill-mask runs/demo-exported "Return the [MASK] of the object."
 	$(BIN)/bert-jax fill-mask runs/demo-exported "Returns [MASK] if the object is a [MASK] of strings."
 
-test: .venv/dev
-	$(BIN)/python -m pytest
+test: .venv/dev  # a file at a time to each of two processes: its fixtures are made once
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow

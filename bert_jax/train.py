@@ -19,7 +19,7 @@ from bert_jax.attention import choose
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.clock import Clock
 from bert_jax.config import Config, differences, load_json, to_json
-from bert_jax.distributed import Interruption, wait_for_all
+from bert_jax.distributed import Interruption, same_everywhere, wait_for_all
 from bert_jax.evaluate import compile_eval_step, evaluate
 from bert_jax.history import History, passed_over, provenance
 from bert_jax.metrics import Reporter
@@ -135,7 +135,7 @@ class _Run:
                 checkpoints.note_loss(known, loss)
             # A run that was stopped while it evaluated has saved, but lacks the metrics of that step.
             missing = self._evaluates() and self.step not in report.validation_losses
-            stopping = missing and not self._evaluate(report)
+            stopping = bool(same_everywhere(int(missing))) and not self._evaluate(report)
             compiled = None
             while not stopping and self.step < self.last:
                 clock.enter("input", step=self.step + 1)
