@@ -59,20 +59,32 @@ def decay_mask(params: Params) -> Params:
     return jax.tree.map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, then AdamW (Loshchilov and Hutter 2019) or LAMB (You et al. 2020, algorithm 2).
 
-    Both decay the parameters of `decay_mask` only.
+    Both decay the parameters of `decay_mask` only. `update(..., finite=False)` gives zeros, whatever
+    the gradient is; the moments fade as if it were zero, and counters go on.
     """
     o = config.optimizer
     adam = optax.scale_by_adam if o.bias_correction else _scale_by_uncorrected_adam
     return optax.chain(
         optax.clip_by_global_norm(o.clip_norm),
+        _zero_unless_finite(),  # a choice between the new state and the old would cost XLA another copy
         adam(b1=o.b1, b2=o.b2, eps=o.eps, mu_dtype=o.mu_dtype),
         optax.add_decayed_weights(o.weight_decay, mask=decay_mask),
         _scale_by_trust_ratio(config) if o.name == "lamb" else optax.identity(),
         optax.scale_by_learning_rate(learning_rate_schedule(config)),
+        _zero_unless_finite(),
     )
+
+
+def _zero_unless_finite() -> optax.GradientTransformationExtraArgs:
+    def update(
+        updates: Params, state: Any, params: Params | None = None, *, finite: Any = True, **_: Any
+    ) -> tuple[Params, Any]:
+        return jax.tree.map(lambda x: jnp.where(finite, x, 0), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _scale_by_uncorrected_adam(

@@ -45,13 +45,12 @@ def state_sharding(config: Config, mesh: Mesh) -> Any:
 
 
 def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, unless the loss or the gradient is not finite: then only counters move.
+    """One update, unless the loss or the gradient is not finite: then the parameters stay as they are.
 
     Metrics are scalars: means over the batch; `grad_norm` unclipped; `tokens`, no padding; `skipped`, 1 if
     there was no update.
     """
     grads, sums = gradients(config, state, batch)
-    updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params)
     metrics = {name: losses.mean(pair) for name, pair in sums.items()}
     metrics |= {
         "loss": metrics["mlm_loss"] + metrics["nsp_loss"],
@@ -62,12 +61,8 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["skipped"] = 1 - finite.astype(jnp.int32)
 
-    def guarded(new: jax.Array, old: jax.Array) -> jax.Array:
-        is_counter = jnp.issubdtype(new.dtype, jnp.integer)  # the learning rate stays that of the step
-        return new if is_counter else jnp.where(finite, new, old)
-
+    updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params, finite=finite)
     params = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(guarded, (params, opt_state), (state.params, state.opt_state))
     return TrainState(state.step + 1, params, opt_state), metrics
 
 
