@@ -38,7 +38,7 @@ def test_killed_at_random_moments(recipe: Path, undisturbed: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_soak(recipe: Path, undisturbed: Path, tmp_path: Path, seed: int):
+def test_killed_at_twenty_random_moments(recipe: Path, undisturbed: Path, tmp_path: Path, seed: int):
     """Twenty kills, ten times over."""
     done = kill_often(recipe, tmp_path / "run", kills=20, seed=seed)
     print("steps done at each kill:", done)
