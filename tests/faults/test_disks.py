@@ -125,11 +125,11 @@ def test_too_many_failures_in_a_row_end_the_run(recipe: Path, tmp_path: Path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path):
-    """A file system of two megabytes."""
+    """A file system for a tokenizer and one checkpoint: a second one never fits beside the first."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=1700k", "tmpfs", str(folder)], capture_output=True
     )
     if mounted.returncode != 0:
         pytest.skip("may not mount a file system here")
@@ -139,10 +139,11 @@ def small_disk(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_full_disk(recipe: Path, undisturbed: Path, small_disk: Path):
-    """Room for one checkpoint beside the tokenizer; once there is more, the run goes on where it was."""
+    """Of five checkpoints one can be written; once there is more room, the run goes on from that one."""
     workdir = small_disk / "run"
     output = finish(start(recipe, workdir, "--checkpoint.keep", "1", "--checkpoint.every", "2"), status=2)
     assert "No space left on device" in output
+    assert [path.name for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()] == ["2"]
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     finish(start(recipe, workdir))
     assert_identical(workdir, undisturbed)
