@@ -277,6 +277,7 @@ def main() -> None:
     # Of a write that fails Orbax prints the traceback in each of its threads; it comes as an exception too.
     for package in ("absl", "asyncio"):
         logging.getLogger(package).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _print_unless_late
     for package in ("bert_jax", "data_pipeline"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
@@ -362,6 +363,15 @@ def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
         if "Perhaps you meant:" in lines:
             message.append(f"(perhaps {lines[lines.index('Perhaps you meant:') + 1].split()[0]}?)")
         raise ValueError(re.sub(r"^Error parsing config[\w.]*: ", "", " ".join(message))) from None
+
+
+def _print_unless_late(unraisable: sys.UnraisableHookArgs) -> None:
+    """As Python does, but for a write that fails.
+
+    TensorStore's threads tell the event loop that asked for it, which may be gone by then.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _is_for_the_person(error: BaseException) -> bool:

@@ -109,7 +109,7 @@ def test_a_disk_that_takes_no_checkpoint_is_told_of_at_once(recipe: Path, tmp_pa
     workdir = tmp_path / "run"
     output = finish(start_limited(recipe, workdir), status=2)
     assert "a checkpoint cannot be written: File too large" in output
-    assert "site-packages/orbax" not in output, "no tracebacks of its threads"
+    assert "Traceback" not in output, "of its threads"
     assert [line["step"] for line in metrics(workdir)] == list(range(1, 13))
     assert "step 12/12 train" in output.partition("trying again at the next one (1)")[2], "it went on"
     assert "the last checkpoint could not be written" in output.splitlines()[-1]
@@ -120,6 +120,7 @@ def test_too_many_failures_in_a_row_end_the_run(recipe: Path, tmp_path: Path):
     flags = ["--checkpoint.every", "1", "--checkpoint.failures", "1"]
     output = finish(start_limited(recipe, tmp_path / "run", *flags), status=2)
     assert "File too large" in output.splitlines()[-1]
+    assert "Traceback" not in output
     assert metrics(tmp_path / "run")[-1]["step"] < 12
 
 
