@@ -11,18 +11,13 @@ Each has `event`, `time` (UTC) and, by event:
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from bert_jax.config import Config, differences, load_json
-
 FILE = "history.jsonl"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-cpu")
 
 
 class History:
@@ -60,39 +55,3 @@ def passed_over(rollbacks: list[dict[str, Any]], *, step: int) -> int:
     for rollback in rollbacks:  # a later one that went further back has undone those behind it
         valid = [*(entry for entry in valid if entry["to"] < rollback["to"]), rollback]
     return max((entry["passed_over"] for entry in valid if entry["to"] <= step), default=0)
-
-
-def provenance(config: Config, *, workdir: Path) -> dict[str, Any]:
-    """Of a start: what runs, on what, and how its config differs from the one the workdir was left with."""
-    previous = workdir / "config.json"
-    return {
-        "revision": _revision(),
-        "versions": _versions(),
-        "processes": jax.process_count(),
-        "devices": jax.device_count(),
-        "device": jax.devices()[0].device_kind,
-        "changes": differences(load_json(previous), config, free=()) if previous.exists() else [],
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("bert-jax", *PACKAGES):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # tensorflow has two names
-    return found
-
-
-def _revision() -> str | None:
-    """Of the git work tree that this package is in, with + if it was changed since; None if it is in none."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):  # no git here, or a slow disk
-        return None
-    if head.returncode != 0:
-        return None
-    return head.stdout.strip() + ("+" if status.stdout.strip() else "")

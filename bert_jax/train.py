@@ -19,10 +19,11 @@ from bert_jax.attention import choose
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.clock import Clock
 from bert_jax.config import Config, differences, load_json, to_json
-from bert_jax.distributed import Interruption, same_everywhere, wait_for_all
+from bert_jax.distributed import Interruption, check_same, same_everywhere, wait_for_all
 from bert_jax.evaluate import compile_eval_step, evaluate
-from bert_jax.history import History, passed_over, provenance
+from bert_jax.history import History, passed_over
 from bert_jax.metrics import Reporter
+from bert_jax.provenance import facts, provenance
 from bert_jax.ramp import rows_before, stages
 from bert_jax.sentinel import PATIENCE, LossSpike, Sentinel
 from bert_jax.step import jit_init_state, jit_train_step
@@ -58,21 +59,22 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
       OSError: checkpoints cannot be written.
     """
     clock = Clock()
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_fits(config, mesh)
-    config = choose(config, platform=jax.default_backend())
-    manifest = _open_dataset(config)
-    _check_workdir(config, workdir)
-    wait_for_all("check of the workdir")  # before process 0 writes there
-    with (
-        jax.set_mesh(mesh),
-        Interruption(mesh) as interruption,
-        Watchdog(clock, seconds=config.train.hang_seconds),
-        Checkpoints(workdir, config, fingerprint=manifest.fingerprint) as checkpoints,
-    ):
-        run = _Run(config, mesh, workdir, manifest, checkpoints, interruption, clock)
-        finished = run.train()
-        clock.enter("save", step=run.step)
+    with Watchdog(clock, seconds=config.train.hang_seconds):
+        manifest = _open_dataset(config)
+        mesh = sharding.make_mesh(config.mesh)
+        sharding.check_fits(config, mesh)
+        config = choose(config, platform=jax.default_backend())
+        _log_machines(config, mesh)
+        _check_workdir(config, workdir)
+        wait_for_all("check of the workdir")  # before process 0 writes there
+        with (
+            jax.set_mesh(mesh),
+            Interruption(mesh) as interruption,
+            Checkpoints(workdir, config, fingerprint=manifest.fingerprint) as checkpoints,
+        ):
+            run = _Run(config, mesh, workdir, manifest, checkpoints, interruption, clock)
+            finished = run.train()
+            clock.enter("save", step=run.step)
     run.history.add("end", step=run.step, finished=finished, seconds=clock.seconds)
     log.info("%s", clock)
     if not finished:
@@ -234,7 +236,13 @@ class _Run:
 
 
 def _open_dataset(config: Config) -> Manifest:
-    manifest = Manifest.load(Path(config.data.dir))
+    """Of this run, and the same in all its processes."""
+    try:
+        manifest = Manifest.load(Path(config.data.dir))
+    except (OSError, ValueError) as error:
+        check_same(facts(config) | {"the dataset": f"unreadable ({error})"})
+        raise
+    check_same(facts(config) | {"the dataset": f"that of fingerprint {manifest.fingerprint[:12]}"})
     manifest.check(config.data)
     if manifest.vocab_size > config.model.vocab_size:
         raise ValueError(
@@ -242,6 +250,20 @@ def _open_dataset(config: Config) -> Manifest:
             f"model.vocab_size {config.model.vocab_size}"
         )
     return manifest
+
+
+def _log_machines(config: Config, mesh: Mesh) -> None:
+    """What the run has, in a line."""
+    rows = config.train.global_batch_size
+    log.info(
+        "%d process(es) with %d x %s each; mesh %s; of %d rows a batch, %d are read here",
+        jax.process_count(),
+        jax.local_device_count(),
+        jax.devices()[0].device_kind,
+        ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+        rows,
+        len(sharding.local_rows(mesh, rows)),
+    )
 
 
 def _check_workdir(config: Config, workdir: Path) -> None:

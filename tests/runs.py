@@ -33,21 +33,29 @@ def start(recipe: Path, workdir: Path, *flags: str, **arguments: object) -> subp
 
 
 def start_several(
-    recipe: Path, workdir: Path, *flags: str, processes: int, devices: int = 1
+    recipe: Path,
+    workdir: Path,
+    *flags: str,
+    processes: int,
+    devices: int = 1,
+    own_flags: Sequence[Sequence[str]] | None = None,
 ) -> list[subprocess.Popen]:
     """One run in several processes, on loopback."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     shared = {
-        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
         "JAX_NUM_PROCESSES": str(processes),
         "JAX_NUM_CPU_DEVICES": str(devices),
     }
     return [
-        start(recipe, workdir, *flags, env=os.environ | shared | {"JAX_PROCESS_ID": str(index)})
-        for index in range(processes)
+        start(recipe, workdir, *flags, *own, env=os.environ | shared | {"JAX_PROCESS_ID": str(index)})
+        for index, own in enumerate(own_flags or [()] * processes)
     ]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def finish(process: subprocess.Popen, *, status: int = 0) -> str:

@@ -34,6 +34,7 @@ SHELL = {
     "clock",
     "sentinel",
     "history",
+    "provenance",
     "watchdog",
     "plan",
     "train",

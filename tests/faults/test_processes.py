@@ -76,6 +76,17 @@ def test_nobody_waits_for_ever_for_a_process_that_is_gone(recipe: Path, tmp_path
     assert state(copied)[".step"] >= 2, "a good checkpoint is left"
 
 
+def test_processes_that_disagree_stop(recipe: Path, tmp_path: Path):
+    """All at once, before anything is written; the odd one is named."""
+    workdir = tmp_path / "run"
+    both = start_several(recipe, workdir, processes=2, own_flags=[[], ["--optimizer.learning-rate", "0.5"]])
+    for process in both:
+        output = finish(process, status=2)
+        assert "optimizer.learning_rate is 0.5 on process 1 (host " in output, output
+        assert ", and 0.001 on 1 of 2" in output
+    assert not workdir.exists()
+
+
 def test_half_an_environment_is_refused(recipe: Path, tmp_path: Path):
     process = start(recipe, tmp_path / "run", env={"JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"})
     assert "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS" in finish(process, status=2)
