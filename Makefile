@@ -27,6 +27,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/tpu_pod.sh launch/slurm.sbatch .ci/run
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
