@@ -32,12 +32,14 @@ def provenance(config: Config, *, workdir: Path) -> dict[str, Any]:
 def facts(config: Config) -> dict[str, str]:
     """What must be the same in all processes of a run, each fact with its name."""
     leaves = jax.tree.leaves_with_path(dataclasses.asdict(config), is_leaf=lambda leaf: leaf is None)
+    fields = {jax.tree_util.keystr(path, simple=True, separator="."): repr(leaf) for path, leaf in leaves}
+    del fields["data.dir"]  # each may have a copy of its own
     return {
         "the source code": _source_digest(),
         **{f"the version of {name}": version for name, version in _versions().items()},
         "the kind of device": jax.local_devices()[0].device_kind,
         "the number of devices": str(jax.local_device_count()),
-        **{jax.tree_util.keystr(path, simple=True, separator="."): repr(leaf) for path, leaf in leaves},
+        **fields,
     }
 
 

@@ -18,12 +18,13 @@ from bert_jax import sharding
 from bert_jax.attention import choose
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.clock import Clock
-from bert_jax.config import Config, differences, load_json, to_json
-from bert_jax.distributed import Interruption, check_same, same_everywhere, wait_for_all
+from bert_jax.config import Config, to_json
+from bert_jax.distributed import Interruption, same_everywhere, wait_for_all
 from bert_jax.evaluate import compile_eval_step, evaluate
 from bert_jax.history import History, passed_over
 from bert_jax.metrics import Reporter
-from bert_jax.provenance import facts, provenance
+from bert_jax.preflight import check_workdir, machines, open_dataset
+from bert_jax.provenance import provenance
 from bert_jax.ramp import rows_before, stages
 from bert_jax.sentinel import PATIENCE, LossSpike, Sentinel
 from bert_jax.step import jit_init_state, jit_train_step
@@ -32,19 +33,6 @@ from data_pipeline.loader import Loader, record_numbers
 from data_pipeline.manifest import Manifest
 
 log = logging.getLogger(__name__)
-
-OWN_FILES = {
-    "checkpoints",
-    "config.json",
-    "config.json.unfinished",
-    "damaged",
-    "history.jsonl",
-    "metrics.jsonl",
-    "metrics.tmp",
-    "tensorboard",
-    "tokenizer",
-}
-"""What a workdir holds. Without a checkpoint it is that of a run that died young, and is begun anew."""
 
 
 def pretrain(config: Config, *, workdir: Path) -> bool:
@@ -60,13 +48,11 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
     """
     clock = Clock()
     with Watchdog(clock, seconds=config.train.hang_seconds):
-        manifest = _open_dataset(config)
+        manifest = open_dataset(config)
         mesh = sharding.make_mesh(config.mesh)
         sharding.check_fits(config, mesh)
         config = choose(config, platform=jax.default_backend())
-        _log_machines(config, mesh)
-        _check_workdir(config, workdir)
-        wait_for_all("check of the workdir")  # before process 0 writes there
+        check_workdir(config, workdir)
         with (
             jax.set_mesh(mesh),
             Interruption(mesh) as interruption,
@@ -104,7 +90,7 @@ class _Run:
         self._restore()
         self.history.add("start", step=self.step, **provenance(config, workdir=workdir))
         _write_workdir(config, workdir)
-        log.info("attention: %s", config.model.attention)
+        log.info("%s; attention: %s", machines(config, mesh), config.model.attention)
 
     def train(self) -> bool:
         """To the end, or until a signal; False if it was one."""
@@ -233,50 +219,6 @@ class _Run:
         wait_for_all(f"rollback from step {at}")
         log.warning("going back from step %d to step %d, and on with other rows", at, to)
         self._restore()
-
-
-def _open_dataset(config: Config) -> Manifest:
-    """Of this run, and the same in all its processes."""
-    try:
-        manifest = Manifest.load(Path(config.data.dir))
-    except (OSError, ValueError) as error:
-        check_same(facts(config) | {"the dataset": f"unreadable ({error})"})
-        raise
-    check_same(facts(config) | {"the dataset": f"that of fingerprint {manifest.fingerprint[:12]}"})
-    manifest.check(config.data)
-    if manifest.vocab_size > config.model.vocab_size:
-        raise ValueError(
-            f"the tokenizer of data.dir {config.data.dir} has {manifest.vocab_size} pieces, more than "
-            f"model.vocab_size {config.model.vocab_size}"
-        )
-    return manifest
-
-
-def _log_machines(config: Config, mesh: Mesh) -> None:
-    """What the run has, in a line."""
-    rows = config.train.global_batch_size
-    log.info(
-        "%d process(es) with %d x %s each; mesh %s; of %d rows a batch, %d are read here",
-        jax.process_count(),
-        jax.local_device_count(),
-        jax.devices()[0].device_kind,
-        ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
-        rows,
-        len(sharding.local_rows(mesh, rows)),
-    )
-
-
-def _check_workdir(config: Config, workdir: Path) -> None:
-    """Raises ValueError if `workdir` holds what this run must not overwrite. On all processes alike."""
-    if not workdir.exists():
-        return
-    path = workdir / "config.json"
-    if any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):
-        odd = differences(load_json(path), config)
-        if odd:
-            raise ValueError(f"{workdir} holds another run: there {odd[0]}; use a new --workdir")
-    elif strange := sorted({entry.name for entry in workdir.iterdir()} - OWN_FILES):
-        raise ValueError(f"{workdir} holds no run, but {strange[0]}; use a new --workdir")
 
 
 def _write_workdir(config: Config, workdir: Path) -> None:

@@ -34,6 +34,7 @@ SHELL = {
     "clock",
     "sentinel",
     "history",
+    "preflight",
     "provenance",
     "watchdog",
     "plan",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax.config import Config
 from bert_jax.watchdog import HUNG
 from tests.runs import assert_near, finish, history, metrics, start, start_several, state, wait_until
 
@@ -85,6 +86,25 @@ def test_processes_that_disagree_stop(recipe: Path, tmp_path: Path):
         assert "optimizer.learning_rate is 0.5 on process 1 (host " in output, output
         assert ", and 0.001 on 1 of 2" in output
     assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_named(recipe: Path, tmp_path: Path):
+    """By all, after a minute: over a network a new file may be seen late."""
+    own_flags = [["--workdir", str(tmp_path / name)] for name in ("one", "other")]
+    for process in start_several(recipe, tmp_path / "run", processes=2, own_flags=own_flags):
+        assert "on a disk that is not shared on process 1" in finish(process, status=2)
+
+
+def test_a_copy_of_the_data_that_is_not_whole_is_named(recipe: Path, config: Config, tmp_path: Path):
+    """Each process may read a copy of its own."""
+    shutil.copytree(config.data.dir, tmp_path / "copy")
+    shard = next(path for path in (tmp_path / "copy").rglob("*-train*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    folders = (config.data.dir, str(tmp_path / "copy"))
+    own_flags = [["--data.dir", folder] for folder in folders]
+    for process in start_several(recipe, tmp_path / "run", processes=2, own_flags=own_flags):
+        assert "what is in data.dir is " in finish(process, status=2)
 
 
 def test_half_an_environment_is_refused(recipe: Path, tmp_path: Path):
