@@ -50,8 +50,10 @@ def initialize() -> None:
             heartbeat_timeout_seconds=60,
             shutdown_timeout_seconds=20,
         )
-    except ValueError as error:
-        if explicit or "coordinator_address should be defined" not in str(error):
+    except (ValueError, RuntimeError) as error:
+        # Nothing was detected; or a program that already computes has called a verb, and is no launcher's.
+        alone = ("coordinator_address should be defined", "must be called before any JAX calls")
+        if explicit or not any(reason in str(error) for reason in alone):
             raise
         return
     finally:

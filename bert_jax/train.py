@@ -90,7 +90,8 @@ class _Run:
         self._restore()
         self.history.add("start", step=self.step, **provenance(config, workdir=workdir))
         _write_workdir(config, workdir)
-        log.info("%s; attention: %s", machines(config, mesh), config.model.attention)
+        log.info("%s", machines(config, mesh))
+        log.info("attention: %s", config.model.attention)
 
     def train(self) -> bool:
         """To the end, or until a signal; False if it was one."""

@@ -41,6 +41,7 @@ def test_resume_is_bit_exact(run, config: Config, tmp_path: Path):
     batch = -(-rows // 10) // 2 * 2
     assert 7 * batch < rows < 12 * batch, "an epoch boundary is within the second part"
     flags = ["--train.global-batch-size", str(batch), "--train.microbatches", "2", "--train.steps", "12"]
+    flags += ["--train.eval-batches", "1"]
     run(*flags, workdir="at once")
     run(*flags, "--train.stop-at", "7")
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 8))
