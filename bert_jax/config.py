@@ -281,6 +281,18 @@ class CheckpointConfig(Section):
 
 
 @dataclass(frozen=True)
+class InitConfig(Section):
+    """What a run starts from."""
+
+    path: ClassVar[str] = "init"
+
+    source: str | None = None
+    """A folder with weights: of Hugging Face (config.json, model.safetensors), of google-research/bert
+    (bert_config.json, bert_model.ckpt), or another run's workdir. None: random ones. Weights only; step and
+    optimizer begin anew."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that defines a run."""
 
@@ -290,6 +302,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    init: InitConfig = field(default_factory=InitConfig)
 
     def __post_init__(self) -> None:
         require(

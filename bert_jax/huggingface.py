@@ -99,12 +99,11 @@ def to_tensors(config: ModelConfig, params: Params) -> Tensors:
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
-def from_tensors(config: ModelConfig, tensors: Tensors, *, heads: Params | None = None) -> Params:
+def from_tensors(config: ModelConfig, tensors: Tensors, *, encoder_only: bool = False) -> Params:
     """Hugging Face's tensors as our parameters, float32. Names may lack the prefix `bert.` (BertModel).
 
     Args:
-      heads: parameters to take `pooler`, `mlm_*` and `nsp` from where `tensors` lacks them. Without it, and
-        for the encoder in any case, a missing tensor is an error.
+      encoder_only: `pooler`, `mlm_*` and `nsp` may be missing, and are left out then.
 
     Raises:
       ValueError: a tensor is missing, is not known, or has another shape; names it.
@@ -122,11 +121,9 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, heads: Params | None 
         theirs = [name.theirs.format(i) for i in layers]
         used.update(theirs)
         missing = [n for n in theirs if n not in tensors]
-        if missing and (heads is None or name.ours.startswith(("embeddings", "layers"))):
+        if missing and (not encoder_only or name.ours.startswith(("embeddings", "layers"))):
             raise ValueError(f"the weights have no tensor {missing[0]}")
         if missing:
-            assert heads is not None
-            _set(params, name.ours, _get(heads, name.ours))
             continue
         arrays = [tensors[n].T if name.ours.endswith(".kernel") else tensors[n] for n in theirs]
         array = (np.stack(arrays) if "{}" in name.theirs else arrays[0]).astype(np.float32)
@@ -181,18 +178,29 @@ def load(directory: Path) -> tuple[ModelConfig, Params]:
     Raises:
       FileNotFoundError, ValueError: it has no config.json or model.safetensors, or they do not fit.
     """
+    config, tensors = load_tensors(directory)
+    return config, from_tensors(config, tensors)
+
+
+def load_tensors(directory: Path) -> tuple[ModelConfig, Tensors]:
+    """Model and tensors, under Hugging Face's names, of such a directory. Raises as `load` does."""
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (directory / file).is_file():
-            raise FileNotFoundError(f"{directory} has no {file}")
+            advice = ""
+            if (directory / "pytorch_model.bin").exists():
+                advice = (
+                    "; pytorch_model.bin is a pickle, which could run code: have Transformers save it again "
+                    "with save_pretrained, as safetensors"
+                )
+            raise FileNotFoundError(f"{directory} has no {file}{advice}")
     try:
         config = from_config(json.loads((directory / CONFIG_FILE).read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{directory / CONFIG_FILE} is not JSON ({error})") from error
     try:
-        tensors = safetensors.numpy.load_file(directory / WEIGHTS_FILE)
+        return config, safetensors.numpy.load_file(directory / WEIGHTS_FILE)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{directory / WEIGHTS_FILE} is damaged ({error})") from error
-    return config, from_tensors(config, tensors)
 
 
 def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Params, int]:

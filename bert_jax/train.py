@@ -27,6 +27,7 @@ from bert_jax.preflight import check_workdir, machines, open_dataset
 from bert_jax.provenance import provenance
 from bert_jax.ramp import rows_before, stages
 from bert_jax.sentinel import PATIENCE, LossSpike, Sentinel
+from bert_jax.sources import start_from
 from bert_jax.step import jit_init_state, jit_train_step
 from bert_jax.watchdog import Watchdog
 from data_pipeline.loader import Loader, record_numbers
@@ -107,6 +108,8 @@ class _Run:
         self.losses: list[float] = []
         if self.checkpoints.latest_step() is None:
             self.state = jit_init_state(self.config, self.mesh)()
+            if self.config.init.source is not None:
+                self.state = start_from(Path(self.config.init.source), self.config, self.mesh, self.state)
         else:
             self.state, self.losses = self.checkpoints.restore(self.mesh)
             log.info("going on from step %d of %s", self.state.step, self.workdir)

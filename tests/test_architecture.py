@@ -34,6 +34,8 @@ SHELL = {
     "clock",
     "sentinel",
     "history",
+    "sources",
+    "tensorflow_v1",
     "preflight",
     "provenance",
     "watchdog",
