@@ -78,6 +78,8 @@ NAMES = [
 ]
 """The MLM decoder is not here: it is tied, and Hugging Face ties it when it loads."""
 
+HEADS = ("bert.pooler.", "cls.predictions.", "cls.seq_relationship.")
+"""Starts of the names of what is not the encoder."""
 
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -103,7 +105,7 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, encoder_only: bool = 
     """Hugging Face's tensors as our parameters, float32. Names may lack the prefix `bert.` (BertModel).
 
     Args:
-      encoder_only: `pooler`, `mlm_*` and `nsp` may be missing, and are left out then.
+      encoder_only: a head (`HEADS`) may be missing as a whole, and is left out then.
 
     Raises:
       ValueError: a tensor is missing, is not known, or has another shape; names it.
@@ -120,26 +122,34 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, encoder_only: bool = 
         layers = range(config.num_hidden_layers) if "{}" in name.theirs else [0]
         theirs = [name.theirs.format(i) for i in layers]
         used.update(theirs)
-        missing = [n for n in theirs if n not in tensors]
-        if missing and (not encoder_only or name.ours.startswith(("embeddings", "layers"))):
-            raise ValueError(f"the weights have no tensor {missing[0]}")
-        if missing:
+        head = next((head for head in HEADS if name.theirs.startswith(head)), None)
+        if encoder_only and head and not any(n.startswith(head) for n in tensors):
             continue
-        arrays = [tensors[n].T if name.ours.endswith(".kernel") else tensors[n] for n in theirs]
-        array = (np.stack(arrays) if "{}" in name.theirs else arrays[0]).astype(np.float32)
-        wanted = _get(shapes, name.ours).shape
-        if name.ours in ("embeddings.word", "mlm_bias") and array.shape[0] == config.vocab_size:
-            surplus = config.padded_vocab_size - config.vocab_size
-            array = np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1))
-        if array.shape != wanted:
-            raise ValueError(
-                f"the tensor {theirs[0]} has shape {tensors[theirs[0]].shape}, which does not fit the model"
-            )
+        missing = [n for n in theirs if n not in tensors]
+        if missing:
+            raise ValueError(f"the weights have no tensor {missing[0]}")
+        whole = _get(shapes, name.ours).shape
+        wanted = whole[1:] if "{}" in name.theirs else whole
+        arrays = [_fitted(config, name, n, tensors[n], wanted) for n in theirs]
+        array = np.stack(arrays) if "{}" in name.theirs else arrays[0]
         _set(params, name.ours, array)
     unknown = sorted(set(tensors) - used)
     if unknown:
         raise ValueError(f"the weights have a tensor {unknown[0]} that BERT does not have")
     return params
+
+
+def _fitted(
+    config: ModelConfig, name: Name, theirs: str, tensor: np.ndarray, wanted: tuple[int, ...]
+) -> np.ndarray:
+    """One tensor in our layout, the vocabulary padded. Raises ValueError if it has another shape."""
+    array = tensor.T if name.ours.endswith(".kernel") else tensor
+    if name.ours in ("embeddings.word", "mlm_bias") and array.shape[0] == config.vocab_size:
+        surplus = config.padded_vocab_size - config.vocab_size
+        array = np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1))
+    if array.shape != wanted:
+        raise ValueError(f"the tensor {theirs} has shape {tensor.shape}, which does not fit the model")
+    return array.astype(np.float32)
 
 
 def to_config(config: ModelConfig, *, dtype: str = "float32") -> dict[str, Any]:

@@ -6,8 +6,8 @@ runs/bert-base-uncased:
     bert-jax prepare  configs/continue_bert_base.py --data.source 'files:corpus/*.txt.gz'
     bert-jax pretrain configs/continue_bert_base.py --workdir runs/my-domain
 
-The tokenizer is that of the weights, and the model is theirs too. The paper's 12,500 steps, with a smaller batch
-and learning rate than its own 2,048 rows and 5e-4, as is usual for BERT; it was not run to its end by us.
+Tokenizer and model are those of the weights. The paper's 12,500 steps, with a smaller batch and learning rate
+than its own 2,048 rows and 5e-4, as is usual for BERT; it was not run to its end by us.
 """
 
 from bert_jax.config import (

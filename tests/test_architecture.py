@@ -95,8 +95,10 @@ def test_data_pipeline_knows_neither_jax_nor_bert_jax(path: Path):
 
 @pytest.mark.parametrize("path", modules("bert_jax"), ids=lambda path: path.stem)
 def test_bert_jax_never_imports_torch_or_transformers_nor_tensorflow_itself(path: Path):
+    """But to read TensorFlow's own checkpoints."""
     packages = {name.split(".")[0] for name in imports(path)}
-    assert not packages & {"torch", "transformers", "tensorflow", "tensorflow_datasets"}
+    reads = {"tensorflow"} if path.stem == "tensorflow_v1" else set()
+    assert not packages & {"torch", "transformers", "tensorflow", "tensorflow_datasets"} - reads
 
 
 @pytest.mark.parametrize("path", [path for path in modules("bert_jax") if path.stem in CORE], ids=str)

@@ -175,7 +175,11 @@ REFUSED = {
     ),
     "a tensor is missing": (
         lambda folder: spoil_tensors(folder, lambda saved: saved.pop(QUERY)),
-        f"has no tensor {QUERY}|have no tensor {QUERY}",
+        f"have no tensor {QUERY}",
+    ),
+    "half a head is missing": (
+        lambda folder: spoil_tensors(folder, lambda saved: saved.pop("cls.seq_relationship.bias")),
+        "have no tensor cls.seq_relationship.bias",
     ),
     "a tensor too many": (
         lambda folder: spoil_tensors(folder, lambda saved: saved.update({"classifier.bias": np.zeros(2)})),
