@@ -227,3 +227,48 @@ class DataConfig(Section):
     def masking_of(self, split: str) -> MaskingConfig:
         """How the rows of a split are masked."""
         return self.masking if split == "train" else evaluation_masking(self.sequence_length)
+
+
+Head = Literal["classification", "regression", "tokens", "qa"]
+"""What a fine-tuned model says of a text: one of several labels; a number; a label for each word; which part
+of it answers a question."""
+
+
+@dataclass(frozen=True)
+class TaskConfig(Section):
+    """A downstream task: where its examples are, and how long to train on them."""
+
+    path: ClassVar[str] = "task"
+
+    train: str = ""
+    """FILE.tsv, .csv or .jsonl; for tokens also .conll, for qa SQuAD's .json; each also .gz. Or
+    tfds:NAME:SPLIT, such as tfds:glue/sst2:train."""
+    validation: str = ""
+    """As `train`: scored after each part of the training; the checkpoint with the best score stays."""
+    text: str = "sentence"
+    """Column of the text; of the question for qa, of the words for tokens."""
+    pair: str | None = None
+    """Column of a second text; None: there is none."""
+    label: str = "label"
+    """Column of the label, the number, or the labels of the words."""
+    stride: int = 128
+    """Of qa: tokens that neighbouring windows of a long context share."""
+    longest_answer: int = 30
+    """Of qa, in tokens."""
+    epochs: float = 3.0
+    """Passes over the training examples: train.steps follows from it."""
+    warmup: float = 0.1
+    """Share of the steps: optimizer.warmup_steps follows from it."""
+    evaluations: int = 1
+    """An epoch: train.eval_every and checkpoint.every follow from it."""
+    patience: int | None = None
+    """Evaluations in a row without a better score before the training ends; None: it never does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.stride >= 0, f"task.stride is {self.stride}; it must be at least 0")
+        require(self.epochs > 0, f"task.epochs is {self.epochs}; it must be positive")
+        require(0 <= self.warmup < 1, f"task.warmup is {self.warmup}; it must be at least 0 and less than 1")
+        for name in ("longest_answer", "evaluations", "patience"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"task.{name} is {value}; it must be at least 1")

@@ -1,0 +1,1 @@
+"""Downstream tasks: labelled examples -> rows of token ids -> predictions of the logits -> scores."""
