@@ -22,10 +22,10 @@ from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
 from bert_jax import digests
-from bert_jax.config import CheckpointConfig, Config, differences, from_json, to_json
+from bert_jax.config import CheckpointConfig, Config, differences, from_json, load_json, to_json
 from bert_jax.distributed import same_everywhere
 from bert_jax.history import History
-from bert_jax.metrics import validation_losses
+from bert_jax.metrics import validation_values
 from bert_jax.step import TrainState, abstract_state
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,17 @@ def steps_of(workdir: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
+def best_step(workdir: Path, config: Config) -> int | None:
+    """Of the checkpoints that are there, the one with the best `checkpoint.best`; None if none has one."""
+    values = validation_values(workdir / "metrics.jsonl", config.checkpoint.best)
+    return best_of({s: values[s] for s in steps_of(workdir) if s in values}, config.checkpoint)
+
+
+def best_of(values: dict[int, float], config: CheckpointConfig) -> int | None:
+    """The step with the best value of `checkpoint.best`, the first of equals; None if there is no step."""
+    return min(values, key=lambda step: (_rank(config, values[step]), step), default=None)
+
+
 def damage(workdir: Path, step: int) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is."""
     folder = workdir / "checkpoints" / str(step)
@@ -61,13 +72,14 @@ def listing(workdir: Path) -> Iterator[tuple[str, str | None]]:
       FileNotFoundError: there is none.
     """
     check_has_run(workdir)
-    losses = validation_losses(workdir / "metrics.jsonl")
+    best = load_json(workdir / "config.json").checkpoint.best
+    values = validation_values(workdir / "metrics.jsonl", best)
     for step in reversed(steps_of(workdir)):
         folder = workdir / "checkpoints" / str(step)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         written = datetime.datetime.fromtimestamp(folder.stat().st_mtime).isoformat(" ", timespec="seconds")
-        loss = f"validation loss {losses[step]:.4f}" if step in losses else ""
-        yield f"step {step:9,d}  {size / 2**20:10,.1f} MiB  {written}  {loss:22s}", damage(workdir, step)
+        value = f"validation {best} {values[step]:.4f}" if step in values else ""
+        yield f"step {step:9,d}  {size / 2**20:10,.1f} MiB  {written}  {value:22s}", damage(workdir, step)
 
 
 class Checkpoints:
@@ -89,7 +101,7 @@ class Checkpoints:
         self._workdir = workdir
         self._directory = workdir / "checkpoints"
         self._read_only = read_only
-        self._losses: dict[int, float] = {}
+        self._ranks: dict[int, float] = {}
         self._failures = 0
         self._being_written: int | None = None
         self._newest = same_everywhere(self._find_newest_good() if jax.process_index() == 0 else 0)
@@ -110,9 +122,9 @@ class Checkpoints:
         """Of the newest good checkpoint, or of the one that is being written; None if there is none."""
         return None if self._newest < 0 else self._newest
 
-    def note_loss(self, step: int, loss: float) -> None:
-        """The validation loss of a step: its checkpoint stays if it is among the best."""
-        self._losses[step] = loss
+    def note(self, step: int, value: float) -> None:
+        """The validation metric `checkpoint.best` of a step: its checkpoint stays if it is among the best."""
+        self._ranks[step] = _rank(self._config.checkpoint, value)
 
     def save(self, step: int, state: TrainState, *, losses: Sequence[float] = ()) -> None:
         """Starts to write a checkpoint; returns once the state is copied from the devices.
@@ -182,7 +194,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Kept(self._config.checkpoint, self._losses),
+            preservation_policy=_Kept(self._config.checkpoint, self._ranks),
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
             async_options=ocp.AsyncOptions(timeout_secs=600, post_finalization_callback=self._write_digests),
@@ -254,19 +266,24 @@ class Checkpoints:
                 )
 
 
+def _rank(config: CheckpointConfig, value: float) -> float:
+    """The lower, the better."""
+    return value if config.best.endswith("loss") else -value
+
+
 class _Kept(checkpoint_managers.PreservationPolicy):
-    """The latest, the best by validation loss, and those of every so many steps.
+    """The latest, the best on the validation split, and those of every so many steps.
 
     Orbax asks when a new one is on its way, and deletes the others once that one is committed.
     """
 
-    def __init__(self, config: CheckpointConfig, losses: dict[int, float]):
-        self._config, self._losses = config, losses
+    def __init__(self, config: CheckpointConfig, ranks: dict[int, float]):
+        self._config, self._ranks = config, ranks
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = set(sorted(steps)[-self._config.keep :])
-        known = sorted((self._losses[step], step) for step in steps if step in self._losses)
+        known = sorted((self._ranks[step], step) for step in steps if step in self._ranks)
         kept |= {step for _, step in known[: self._config.keep_best]}
         every = self._config.keep_every
         return [step in kept or (every is not None and step % every == 0) for step in steps]

@@ -219,7 +219,7 @@ class Export:
     """Of the checkpoint; the latest one if not given."""
 
     def __call__(self) -> int:
-        from bert_jax.huggingface import export
+        from bert_jax.export import export
 
         step = export(self.workdir, out=self.out, step=self.step)
         print(f"step {step} of {self.workdir} is in {self.out}; in Python:")

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from data_pipeline.config import DataConfig, MaskingConfig, Section, TokenizerConfig, require
+from data_pipeline.config import DataConfig, MaskingConfig, Section, TaskConfig, TokenizerConfig, require
 
 __all__ = [
     "CheckpointConfig",
@@ -26,6 +26,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "TaskConfig",
     "TokenizerConfig",
     "TrainConfig",
     "differences",
@@ -65,6 +66,11 @@ class ModelConfig(Section):
     remat: Literal["none", "dots", "full", "offload"] = "none"
     """What the backward pass computes again to save memory: nothing; all but the products with weights;
     whole layers; as dots, with the products kept in the host's memory."""
+    head: Literal["pretraining", "classification", "regression", "tokens", "qa"] = "pretraining"
+    """What the model says of a text: words in place of [MASK], and whether sentences follow each other; one
+    of several labels; a number; a label for each word; which part of it answers a question."""
+    labels: tuple[str, ...] = ()
+    """Of classification and tokens. `bert-jax finetune` takes them from the training examples."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,6 +94,24 @@ class ModelConfig(Section):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name} is {value}; it must be at least 0 and less than 1")
+        require(
+            not self.labels or self.head in ("classification", "tokens"),
+            f"model.labels are {', '.join(self.labels)}; model.head {self.head!r} has none",
+        )
+        require(len(set(self.labels)) == len(self.labels), f"model.labels {self.labels} has one twice")
+
+    @property
+    def outputs(self) -> int:
+        """Logits that a fine-tuned head has for a text, or for a token."""
+        match self.head:
+            case "pretraining":
+                raise AssertionError(self.head)
+            case "classification" | "tokens":
+                return len(self.labels)
+            case "regression":
+                return 1
+            case "qa":
+                return 2  # where the answer begins, and where it ends
 
     @property
     def head_dim(self) -> int:
@@ -131,6 +155,9 @@ class OptimizerConfig(Section):
     """Not applied to biases and LayerNorm."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
+    layer_decay: float = 1.0
+    """The learning rate of a layer is this part of that of the layer above it (Clark et al. 2020); 1: all
+    are alike. For fine-tuning."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,6 +175,10 @@ class OptimizerConfig(Section):
             f"'warmup_stable_decay' and 0 with any other, here {self.schedule!r}",
         )
         require(self.clip_norm > 0, f"optimizer.clip_norm is {self.clip_norm}; it must be positive")
+        require(
+            0 < self.layer_decay <= 1,
+            f"optimizer.layer_decay is {self.layer_decay}; it must be greater than 0 and at most 1",
+        )
         for name in ("b1", "b2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be at least 0 and less than 1")
@@ -266,7 +297,9 @@ class CheckpointConfig(Section):
     keep_every: int | None = None
     """Those of multiples of this step stay for good."""
     keep_best: int = 1
-    """Those with the lowest validation loss that stay."""
+    """Those that stay because they are the best on the validation split."""
+    best: str = "loss"
+    """The validation metric that says which are: of a loss the lowest, of any other the highest."""
     failures: int = 3
     """Checkpoints in a row that could not be written, before the run fails for it."""
 
@@ -303,6 +336,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     init: InitConfig = field(default_factory=InitConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
 
     def __post_init__(self) -> None:
         require(
@@ -367,6 +401,8 @@ FREE_TO_CHANGE = (
     "train.stop_at",
     "train.skips",
     "train.hang_seconds",
+    "task.train",
+    "task.validation",
     "mesh",
     "checkpoint",
 )

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 
-from bert_jax import huggingface, model
-from bert_jax.config import ModelConfig
+from bert_jax import model
 from bert_jax.model import Params
+from bert_jax.trained import open_trained
 
 
 class Guess(NamedTuple):
@@ -30,7 +29,9 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
     Raises:
       FileNotFoundError, ValueError: there is no model, no [MASK], or too much text.
     """
-    config, params, tokenizer = _load(directory)
+    config, params, tokenizer, *_ = open_trained(directory)
+    if config.head != "pretraining":
+        raise ValueError(f"the model of {directory} is fine-tuned for {config.head}: use bert-jax predict")
     encoding = tokenizer.encode(text)
     positions = [i for i, id in enumerate(encoding.ids) if id == tokenizer.token_to_id("[MASK]")]
     if not positions:
@@ -65,24 +66,3 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
         [Guess(word(int(i)), float(row[i])) for i in order]
         for row, order in zip(probabilities, best, strict=True)
     ]
-
-
-def _load(directory: Path) -> tuple[ModelConfig, Params, tokenizers.Tokenizer]:
-    if (directory / huggingface.WEIGHTS_FILE).is_file():
-        config, params = huggingface.load(directory)
-        tokenizer_file = directory / "tokenizer.json"
-    elif (directory / "checkpoints").is_dir():
-        run_config, params, _ = huggingface.load_workdir(directory)
-        config = run_config.model
-        tokenizer_file = directory / "tokenizer" / "tokenizer.json"
-    else:
-        raise FileNotFoundError(
-            f"{directory} is neither an exported directory nor a workdir with a checkpoint"
-        )
-    if not tokenizer_file.is_file():
-        raise FileNotFoundError(f"{directory} has no {tokenizer_file.relative_to(directory)}")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{tokenizer_file} is damaged ({error})") from error
-    return config, params, tokenizer

@@ -14,9 +14,16 @@ def train_step_flops(config: Config) -> float:
     m, d = config.model, config.data
     D, F, S, L = m.hidden_size, m.intermediate_size, d.sequence_length, m.num_hidden_layers
     encoder = L * S * (2 * (4 * D * D + 2 * D * F) + 4 * S * D)
-    mlm = d.masking.max_predictions * 2 * (D * D + D * m.padded_vocab_size)
-    nsp = d.max_sequences_per_row * 2 * (D * D + 2 * D)
-    return 3.0 * config.train.global_batch_size * (encoder + mlm + nsp)
+    match m.head:
+        case "pretraining":
+            mlm = d.masking.max_predictions * 2 * (D * D + D * m.padded_vocab_size)
+            nsp = d.max_sequences_per_row * 2 * (D * D + 2 * D)
+            head = mlm + nsp
+        case "classification" | "regression":
+            head = 2 * (D * D + m.outputs * D)
+        case "tokens" | "qa":
+            head = S * 2 * m.outputs * D
+    return 3.0 * config.train.global_batch_size * (encoder + head)
 
 
 def kept_bytes(config: Config, *, rows: int, tensor: int = 1) -> float:

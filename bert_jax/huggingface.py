@@ -6,7 +6,6 @@ Reads and writes safetensors and JSON only; nothing from a checkpoint is ever ex
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +13,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from bert_jax import model, sharding
-from bert_jax.checkpoint import Checkpoints, check_has_run
-from bert_jax.config import Config, MeshConfig, ModelConfig, load_json
+from bert_jax import model
+from bert_jax.config import ModelConfig
 from bert_jax.model import Params
 
 Tensors = dict[str, np.ndarray]
@@ -57,7 +55,7 @@ def _norm(ours: str, theirs: str) -> list[Name]:
     return [Name(f"{ours}.scale", f"{theirs}.weight"), Name(f"{ours}.bias", f"{theirs}.bias")]
 
 
-NAMES = [
+ENCODER = [
     Name("embeddings.word", "bert.embeddings.word_embeddings.weight"),
     Name("embeddings.position", "bert.embeddings.position_embeddings.weight"),
     Name("embeddings.token_type", "bert.embeddings.token_type_embeddings.weight"),
@@ -70,16 +68,35 @@ NAMES = [
     *_dense("layers.intermediate", "bert.encoder.layer.{}.intermediate.dense"),
     *_dense("layers.output", "bert.encoder.layer.{}.output.dense"),
     *_norm("layers.output_norm", "bert.encoder.layer.{}.output.LayerNorm"),
-    *_dense("pooler", "bert.pooler.dense"),
-    *_dense("mlm_transform", "cls.predictions.transform.dense"),
-    *_norm("mlm_norm", "cls.predictions.transform.LayerNorm"),
-    Name("mlm_bias", "cls.predictions.bias"),
-    *_dense("nsp", "cls.seq_relationship"),
 ]
-"""The MLM decoder is not here: it is tied, and Hugging Face ties it when it loads."""
+POOLER = _dense("pooler", "bert.pooler.dense")
 
-HEADS = ("bert.pooler.", "cls.predictions.", "cls.seq_relationship.")
-"""Starts of the names of what is not the encoder."""
+HEADS = {
+    "pretraining": [
+        *POOLER,
+        *_dense("mlm_transform", "cls.predictions.transform.dense"),
+        *_norm("mlm_norm", "cls.predictions.transform.LayerNorm"),
+        Name("mlm_bias", "cls.predictions.bias"),
+        *_dense("nsp", "cls.seq_relationship"),
+    ],
+    "classification": [*POOLER, *_dense("classifier", "classifier")],
+    "regression": [*POOLER, *_dense("classifier", "classifier")],
+    "tokens": _dense("classifier", "classifier"),
+    "qa": _dense("classifier", "qa_outputs"),
+}
+"""By model.head. The MLM decoder is not here: it is tied, and Hugging Face ties it when it loads."""
+
+PARTS = ("bert.pooler.", "cls.predictions.", "cls.seq_relationship.", "classifier.", "qa_outputs.")
+"""Starts of the names of what is not the encoder: each is there as a whole, or not at all."""
+
+ARCHITECTURES = {
+    "pretraining": "BertForPreTraining",
+    "classification": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "tokens": "BertForTokenClassification",
+    "qa": "BertForQuestionAnswering",
+}
+"""Transformers' class for each model.head."""
 
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -90,7 +107,7 @@ TIED = {
 def to_tensors(config: ModelConfig, params: Params) -> Tensors:
     """Our parameters under Hugging Face's names, in PyTorch's layout, without the vocabulary's padding."""
     tensors: Tensors = {}
-    for name in NAMES:
+    for name in ENCODER + HEADS[config.head]:
         array = np.asarray(_get(params, name.ours))
         if name.ours in ("embeddings.word", "mlm_bias"):
             array = array[: config.vocab_size]
@@ -105,25 +122,28 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, encoder_only: bool = 
     """Hugging Face's tensors as our parameters, float32. Names may lack the prefix `bert.` (BertModel).
 
     Args:
-      encoder_only: a head (`HEADS`) may be missing as a whole, and is left out then.
+      encoder_only: what is on top (`PARTS`) may be missing, each part as a whole, and is left out then.
 
     Raises:
       ValueError: a tensor is missing, is not known, or has another shape; names it.
     """
     if not any(name.startswith("bert.") for name in tensors):
-        tensors = {name if name.startswith("cls.") else f"bert.{name}": a for name, a in tensors.items()}
+        on_top = ("cls.", "classifier.", "qa_outputs.")
+        tensors = {name if name.startswith(on_top) else f"bert.{name}": a for name, a in tensors.items()}
     shapes = jax.eval_shape(lambda: model.init_params(config, jax.random.key(0)))
     params: Params = {}
     used = {*TIED, "bert.embeddings.position_ids"}
+    if config.head in ("tokens", "qa"):  # older ones have a pooler, which they do not use
+        used |= {name.theirs for name in POOLER}
     for copy, original in TIED.items():
         if copy in tensors and not np.array_equal(tensors[copy], tensors.get(original, ())):
             raise ValueError(f"the tensor {copy} differs from {original}, which it is tied to here")
-    for name in NAMES:
+    for name in ENCODER + HEADS[config.head]:
         layers = range(config.num_hidden_layers) if "{}" in name.theirs else [0]
         theirs = [name.theirs.format(i) for i in layers]
         used.update(theirs)
-        head = next((head for head in HEADS if name.theirs.startswith(head)), None)
-        if encoder_only and head and not any(n.startswith(head) for n in tensors):
+        part = next((part for part in PARTS if name.theirs.startswith(part)), None)
+        if encoder_only and part and not any(n.startswith(part) for n in tensors):
             continue
         missing = [n for n in theirs if n not in tensors]
         if missing:
@@ -154,14 +174,23 @@ def _fitted(
 
 def to_config(config: ModelConfig, *, dtype: str = "float32") -> dict[str, Any]:
     """The content of Hugging Face's config.json."""
-    return {
-        "architectures": ["BertForPreTraining"],
+    fields: dict[str, Any] = {
+        "architectures": [ARCHITECTURES[config.head]],
         "model_type": "bert",
         "dtype": dtype,
         "pad_token_id": 0,
         "position_embedding_type": "absolute",
         "tie_word_embeddings": True,
     } | {name: getattr(config, name) for name in CONFIG_FIELDS}
+    match config.head:
+        case "classification":
+            fields["problem_type"] = "single_label_classification"
+        case "regression":
+            fields |= {"problem_type": "regression", "num_labels": 1}
+    if config.labels:
+        fields["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
+        fields["label2id"] = {label: i for i, label in enumerate(config.labels)}
+    return fields
 
 
 def from_config(fields: dict[str, Any]) -> ModelConfig:
@@ -179,7 +208,22 @@ def from_config(fields: dict[str, Any]) -> ModelConfig:
     act = {"gelu_pytorch_tanh": "gelu_new"}.get(fields["hidden_act"], fields["hidden_act"])
     if act not in known:
         raise ValueError(f"config.json has hidden_act {act!r}; known are {', '.join(sorted(known))}")
-    return ModelConfig(**{name: fields[name] for name in CONFIG_FIELDS} | {"hidden_act": act})
+    head, labels = _head(fields)
+    ours = {name: fields[name] for name in CONFIG_FIELDS}
+    return ModelConfig(**ours | {"hidden_act": act, "head": head, "labels": labels})
+
+
+def _head(fields: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """model.head and model.labels. What is not for a task is taken for pretraining, parts of it lacking."""
+    architecture = (fields.get("architectures") or [""])[0]
+    head = next((ours for ours, theirs in ARCHITECTURES.items() if theirs == architecture), "pretraining")
+    if head not in ("classification", "tokens"):
+        return head, ()
+    by_id = fields.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # which they leave out for two
+    labels = tuple(str(by_id[key]) for key in sorted(by_id, key=int))
+    if fields.get("problem_type") == "regression" or (head == "classification" and len(labels) == 1):
+        return "regression", ()
+    return head, labels
 
 
 def load(directory: Path) -> tuple[ModelConfig, Params]:
@@ -211,48 +255,6 @@ def load_tensors(directory: Path) -> tuple[ModelConfig, Tensors]:
         return config, safetensors.numpy.load_file(directory / WEIGHTS_FILE)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{directory / WEIGHTS_FILE} is damaged ({error})") from error
-
-
-def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Params, int]:
-    """Config, parameters (on one device) and step of a run's checkpoint, the latest if `step` is None.
-
-    Raises:
-      FileNotFoundError: there is no run or no such checkpoint.
-    """
-    check_has_run(workdir)
-    config = load_json(workdir / "config.json")
-    mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
-    with Checkpoints(workdir, config, read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(mesh, step=step)
-    return config, state.params, int(state.step)
-
-
-def export(workdir: Path, *, out: Path, step: int | None = None) -> int:
-    """Writes a run's weights and tokenizer to the new folder `out`, for AutoModel and AutoTokenizer.
-
-    Returns:
-      The step that was exported.
-
-    Raises:
-      FileExistsError: `out` exists.
-      FileNotFoundError: the workdir has no such checkpoint.
-    """
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; delete it, or give another --out")
-    config, params, step = load_workdir(workdir, step=step)
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        tensors = to_tensors(config.model, params)
-        weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
-        (unfinished / WEIGHTS_FILE).write_bytes(weights)  # save_file would make it unreadable to others
-        (unfinished / CONFIG_FILE).write_text(json.dumps(to_config(config.model), indent=2) + "\n")
-        shutil.copytree(workdir / "tokenizer", unfinished, dirs_exist_ok=True)
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return step
 
 
 def _get(tree: Params, path: str) -> Any:

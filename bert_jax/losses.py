@@ -1,4 +1,4 @@
-"""Losses and accuracies of pretraining, as (sum, weight) pairs.
+"""Losses and accuracies, as (sum, weight) pairs.
 
 Pairs add up over microbatches, devices and evaluation batches; the division happens once, at the end. So
 any split of a batch gives the same value and the same gradient.
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bert_jax.config import ModelConfig
 from bert_jax.model import Batch, Outputs, decode, precision
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -33,6 +34,31 @@ def sums(outputs: Outputs, batch: Batch) -> Sums:
     nsp_labels, nsp_weights = batch["nsp_labels"].ravel(), batch["nsp_weights"].ravel()
     nsp = _weighted(*_scores(outputs.nsp_BxPx2.reshape(-1, 2), nsp_labels), nsp_weights)
     return _pairs("mlm", *mlm, mlm_weights.sum()) | _pairs("nsp", *nsp, nsp_weights.sum())
+
+
+def task_sums(config: ModelConfig, logits: jax.Array, batch: Batch) -> Sums:
+    """loss of a batch, in nats or squared, and accuracy where there are labels (Devlin et al., 4).
+
+    Args:
+      logits: of `model.task_logits`.
+    """
+    labels, weights = batch["labels"], batch["weights"]
+    match config.head:
+        case "regression":
+            loss = (jnp.square(logits[:, 0] - labels) * weights).sum()
+            return {"loss": (loss, weights.sum())}
+        case "qa":  # the mean over the beginning and the end, each a choice among the columns
+            logits = logits.swapaxes(1, 2).reshape(-1, logits.shape[1])
+            weights = jnp.repeat(weights, 2)
+    loss, hits = _weighted(*_scores(logits.reshape(-1, logits.shape[-1]), labels.ravel()), weights.ravel())
+    return {"loss": (loss, weights.sum()), "accuracy": (hits, weights.sum())}
+
+
+def weights(batch: Batch) -> dict[str, jax.Array]:
+    """Of a whole batch: what the sum of each loss is divided by. The losses together are what is trained."""
+    if "mlm_weights" in batch:
+        return {"mlm_loss": batch["mlm_weights"].sum(), "nsp_loss": batch["nsp_weights"].sum()}
+    return {"loss": batch["weights"].sum()}
 
 
 def mean(pair: tuple[jax.Array, jax.Array]) -> jax.Array:

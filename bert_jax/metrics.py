@@ -49,7 +49,7 @@ class Reporter:
         self._clock = clock
         self._pending: tuple[int, dict[str, jax.Array], bool] | None = None
         path = workdir / "metrics.jsonl"
-        self.validation_losses = validation_losses(path, until=start)
+        self.validation_values = validation_values(path, config.checkpoint.best, until=start)
         self._writes = jax.process_index() == 0
         if self._writes:
             from tensorboardX import SummaryWriter
@@ -61,7 +61,7 @@ class Reporter:
             total=self._last,
             initial=start,
             unit="step",
-            desc="pretrain",
+            desc="train",
             dynamic_ncols=True,
             disable=None if self._writes else True,  # None: shown on a terminal only
         )
@@ -129,15 +129,15 @@ class Reporter:
                 log.info("step %d/%d %s: %s", step, self._last, split, ", ".join(shown))
 
 
-def validation_losses(path: Path, *, until: float = math.inf) -> dict[int, float]:
-    """Step -> loss, of the lines of metrics.jsonl up to a step. A half-written last line is none."""
+def validation_values(path: Path, name: str, *, until: float = math.inf) -> dict[int, float]:
+    """Step -> a validation metric, of metrics.jsonl up to a step. A half-written last line is none."""
     if not path.exists():
         return {}
     lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return {
-        line["step"]: line["loss"]
+        line["step"]: line[name]
         for line in lines
-        if line["split"] == "validation" and line["step"] <= until
+        if line["split"] == "validation" and line["step"] <= until and line.get(name) is not None
     }
 
 

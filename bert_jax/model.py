@@ -1,11 +1,11 @@
-"""BERT (Devlin et al. 2018) as Flax NNX modules: post-LN encoder, MLM head, NSP head.
+"""BERT (Devlin et al. 2018) as Flax NNX modules: post-LN encoder, heads for pretraining and for tasks.
 
 A parameter's shape, logical axes and initializer are declared once, where it is made. Encoder layers are
 stacked on a leading `layers` axis and run with `jax.lax.scan`. Outside of this file a model is a `GraphDef`
 and a nested dict of arrays.
 
 Shapes in names: B rows, S row length, K predictions a row, P packed sequences a row, D hidden, H heads,
-E head_dim, F intermediate, V padded vocabulary.
+E head_dim, F intermediate, V padded vocabulary, C outputs of a task's head.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def decode(x: jax.Array, decoder_VxD: jax.Array, bias_V: jax.Array) -> jax.Array
 @functools.cache
 def definition(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
     """The model's structure, and the logical axes of each parameter: a tuple of names, one a dimension."""
-    model = nnx.eval_shape(lambda: BertForPreTraining(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: _module(config)(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(model)
     axes = jax.tree.map(
         lambda variable: variable.get_metadata("logical_axes"),
@@ -72,7 +72,7 @@ def definition(config: ModelConfig) -> tuple[nnx.GraphDef, Params]:
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
     """Initial parameters, float32: truncated normal for matrices, zeros and ones for the rest."""
-    return nnx.to_pure_dict(nnx.split(BertForPreTraining(config, rngs=nnx.Rngs(key)))[1])
+    return nnx.to_pure_dict(nnx.split(_module(config)(config, rngs=nnx.Rngs(key)))[1])
 
 
 def apply(
@@ -82,6 +82,20 @@ def apply(
 
     Dropout is on if there are keys, one for each row.
     """
+    assert config.head == "pretraining"
+    with precision(config.dtype):
+        return nnx.merge(definition(config)[0], params)(batch, dropout_keys=dropout_keys)
+
+
+def task_logits(
+    config: ModelConfig, params: Params, batch: Batch, *, dropout_keys: jax.Array | None = None
+) -> jax.Array:
+    """What a fine-tuned head says, float32: [B, C] of a text, or [B, S, C] of each token.
+
+    Of qa, index 0 says whether the answer begins at a token, and 1 whether it ends there. See
+    `data_pipeline.tasks.features` for the batch.
+    """
+    assert config.head != "pretraining"
     with precision(config.dtype):
         return nnx.merge(definition(config)[0], params)(batch, dropout_keys=dropout_keys)
 
@@ -205,32 +219,13 @@ class EncoderLayers(nnx.Module):
         return constrain(x_BxSxD, "batch", None, None)
 
 
-class BertForPreTraining(nnx.Module):
-    """Encoder, masked-token head tied to the word embeddings, next-sentence head."""
+class Bert(nnx.Module):
+    """Embeddings and encoder."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        D = config.hidden_size
         self.embeddings = Embeddings(config, rngs=rngs)
         self.layers = EncoderLayers(config, rngs=rngs)
-        self.mlm_transform = Dense(config, (D, D), ("embed", None), rngs=rngs)
-        self.mlm_norm = LayerNorm(config)
-        self.mlm_bias = nnx.Param(jnp.zeros(config.padded_vocab_size), logical_axes=("vocab",))
-        self.pooler = Dense(config, (D, D), ("embed", None), rngs=rngs)
-        self.nsp = Dense(config, (D, 2), ("embed", None), rngs=rngs)
         self.config = config
-
-    def __call__(self, batch: Batch, *, dropout_keys: jax.Array | None = None) -> Outputs:
-        config = self.config
-        hidden_BxSxD = self.encode(batch, dropout_keys=dropout_keys)
-        hidden_BxKxD = _gather(hidden_BxSxD, batch["mlm_positions"])
-        hidden_BxPxD = _gather(hidden_BxSxD, batch["cls_positions"])
-        exists_V = jnp.arange(config.padded_vocab_size) < config.vocab_size
-        return Outputs(
-            self.mlm_norm(activation(config)(self.mlm_transform(hidden_BxKxD))),
-            self.embeddings.word[...],
-            jnp.where(exists_V, self.mlm_bias[...], jnp.finfo(jnp.float32).min / 2),
-            self.nsp(jnp.tanh(self.pooler(hidden_BxPxD))).astype(jnp.float32),
-        )
 
     def encode(self, batch: Batch, *, dropout_keys: jax.Array | None = None) -> jax.Array:
         config = self.config
@@ -248,6 +243,57 @@ class BertForPreTraining(nnx.Module):
         indices = jnp.arange(config.num_hidden_layers)
         unroll = min(config.scan_unroll, config.num_hidden_layers)
         return jax.lax.scan(_remat(config)(layer), x_BxSxD, (layers, indices), unroll=unroll)[0]
+
+
+class BertForPreTraining(Bert):
+    """With a masked-token head tied to the word embeddings, and a next-sentence head."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        D = config.hidden_size
+        self.mlm_transform = Dense(config, (D, D), ("embed", None), rngs=rngs)
+        self.mlm_norm = LayerNorm(config)
+        self.mlm_bias = nnx.Param(jnp.zeros(config.padded_vocab_size), logical_axes=("vocab",))
+        self.pooler = Dense(config, (D, D), ("embed", None), rngs=rngs)
+        self.nsp = Dense(config, (D, 2), ("embed", None), rngs=rngs)
+
+    def __call__(self, batch: Batch, *, dropout_keys: jax.Array | None = None) -> Outputs:
+        config = self.config
+        hidden_BxSxD = self.encode(batch, dropout_keys=dropout_keys)
+        hidden_BxKxD = _gather(hidden_BxSxD, batch["mlm_positions"])
+        hidden_BxPxD = _gather(hidden_BxSxD, batch["cls_positions"])
+        exists_V = jnp.arange(config.padded_vocab_size) < config.vocab_size
+        return Outputs(
+            self.mlm_norm(activation(config)(self.mlm_transform(hidden_BxKxD))),
+            self.embeddings.word[...],
+            jnp.where(exists_V, self.mlm_bias[...], jnp.finfo(jnp.float32).min / 2),
+            self.nsp(jnp.tanh(self.pooler(hidden_BxPxD))).astype(jnp.float32),
+        )
+
+
+class BertForTask(Bert):
+    """With one layer on top (Devlin et al. 2018, section 4): of the pooled [CLS], or of every token."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        D = config.hidden_size
+        if config.head in ("classification", "regression"):
+            self.pooler = Dense(config, (D, D), ("embed", None), rngs=rngs)
+        self.classifier = Dense(config, (D, config.outputs), ("embed", None), rngs=rngs)
+
+    def __call__(self, batch: Batch, *, dropout_keys: jax.Array | None = None) -> jax.Array:
+        config = self.config
+        x = self.encode(batch, dropout_keys=dropout_keys)
+        if config.head in ("classification", "regression"):
+            x = jnp.tanh(self.pooler(x[:, 0]))
+        if dropout_keys is not None and config.head != "qa":  # as Transformers' heads do
+            keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, config.num_hidden_layers + 1)
+            x = dropout(x, rate=config.hidden_dropout_prob, keys=keys)
+        return self.classifier(x).astype(jnp.float32)
+
+
+def _module(config: ModelConfig) -> type[Bert]:
+    return BertForPreTraining if config.head == "pretraining" else BertForTask
 
 
 def _remat(config: ModelConfig) -> Callable[..., Any]:

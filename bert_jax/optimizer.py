@@ -62,7 +62,8 @@ def decay_mask(params: Params) -> Params:
 def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, then AdamW (Loshchilov and Hutter 2019) or LAMB (You et al. 2020, algorithm 2).
 
-    Both decay the parameters of `decay_mask` only. `update(..., finite=False)` gives zeros, whatever
+    Both decay the parameters of `decay_mask` only; `optimizer.layer_decay` makes the steps of lower layers
+    shorter. `update(..., finite=False)` gives zeros, whatever
     the gradient is; the moments fade as if it were zero, and counters go on.
     """
     o = config.optimizer
@@ -74,6 +75,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
         optax.add_decayed_weights(o.weight_decay, mask=decay_mask),
         _scale_by_trust_ratio(config) if o.name == "lamb" else optax.identity(),
         optax.scale_by_learning_rate(learning_rate_schedule(config)),
+        _scale_by_layer(config) if o.layer_decay < 1 else optax.identity(),
         _zero_unless_finite(),
     )
 
@@ -85,6 +87,23 @@ def _zero_unless_finite() -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(lambda x: jnp.where(finite, x, 0), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _scale_by_layer(config: Config) -> optax.GradientTransformation:
+    """Updates times decay^d, d layers below the heads: 0 of the heads, 1 of the last layer, L + 1 of the
+    embeddings (Clark et al. 2020, appendix B; google-research/electra/model/optimization.py)."""
+    decay, L = config.optimizer.layer_decay, config.model.num_hidden_layers
+    by_layer_L = decay ** jnp.arange(L, 0, -1)
+
+    def scale(path: Any, update: jax.Array) -> jax.Array:
+        match path[0].key:
+            case "embeddings":
+                return update * decay ** (L + 1)
+            case "layers":
+                return update * by_layer_L.reshape(-1, *[1] * (update.ndim - 1))
+        return update
+
+    return optax.stateless(lambda updates, params: jax.tree.map_with_path(scale, updates))
 
 
 def _scale_by_uncorrected_adam(

@@ -57,7 +57,7 @@ def _source_digest() -> str:
     """Of this program's files as they are here: there may be no git, or changes that are in no revision."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for path in sorted([*root.glob("bert_jax/*.py"), *root.glob("data_pipeline/*.py")]):
+    for path in sorted([*root.glob("bert_jax/*.py"), *root.glob("data_pipeline/**/*.py")]):
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:12]

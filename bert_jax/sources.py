@@ -51,7 +51,10 @@ def start_from(source: Path, config: Config, mesh: Mesh, state: TrainState) -> T
             raise ValueError(
                 f"the weights of init.source {source} have {name} {theirs}, not {ours}: use {flag}"
             )
-    _check_pieces(pieces, source, config)
+    if config.model.head == "pretraining":  # a task takes the tokenizer of the source
+        _check_pieces(pieces, source, config)
+    if (made_for.head, made_for.labels) != (config.model.head, config.model.labels):
+        params = {name: part for name, part in params.items() if name != "classifier"}
     found = dict(jax.tree.leaves_with_path(params))
     fresh = []
 

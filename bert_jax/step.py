@@ -53,7 +53,7 @@ def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainSt
     grads, sums = gradients(config, state, batch)
     metrics = {name: losses.mean(pair) for name, pair in sums.items()}
     metrics |= {
-        "loss": metrics["mlm_loss"] + metrics["nsp_loss"],
+        "loss": jnp.asarray(sum(metrics[name] for name in losses.weights(batch))),
         "learning_rate": jnp.asarray(learning_rate_schedule(config)(state.step), jnp.float32),
         "grad_norm": optax.tree.norm(grads),
         "tokens": (batch["segment_ids"] > 0).sum(),
@@ -99,11 +99,11 @@ def gradients(config: Config, state: TrainState, batch: Batch) -> tuple[Params, 
     step_key = jax.random.fold_in(
         jax.random.key(config.train.seed, impl=config.train.dropout_prng), state.step
     )
-    weights = {"mlm_loss": batch["mlm_weights"].sum(), "nsp_loss": batch["nsp_weights"].sum()}
+    weights = losses.weights(batch)
 
     def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, losses.Sums]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
-        sums = losses.sums(model.apply(config.model, params, part, dropout_keys=keys), part)
+        sums = _sums(config, params, part, dropout_keys=keys)
         total = sum(losses.mean((sums[name][0], weight)) for name, weight in weights.items())
         return jnp.asarray(total), sums
 
@@ -131,7 +131,16 @@ def gradients(config: Config, state: TrainState, batch: Batch) -> tuple[Params, 
 
 def eval_step(config: Config, params: Params, batch: Batch) -> losses.Sums:
     """(sum, weight) pairs of a held-out batch, without dropout."""
-    return losses.sums(model.apply(config.model, params, batch), batch)
+    return _sums(config, params, batch)
+
+
+def _sums(
+    config: Config, params: Params, batch: Batch, *, dropout_keys: jax.Array | None = None
+) -> losses.Sums:
+    if config.model.head == "pretraining":
+        return losses.sums(model.apply(config.model, params, batch, dropout_keys=dropout_keys), batch)
+    logits = model.task_logits(config.model, params, batch, dropout_keys=dropout_keys)
+    return losses.task_sums(config.model, logits, batch)
 
 
 def _microbatches(batch: Any, parts: int) -> Any:

@@ -1,12 +1,12 @@
-"""The training loop: from a config and a workdir to checkpoints. `bert-jax pretrain` calls `pretrain`."""
+"""The training loop: from a config, a feed of rows and a workdir to checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,30 @@ from jax.sharding import Mesh
 
 from bert_jax import sharding
 from bert_jax.attention import choose
-from bert_jax.checkpoint import Checkpoints
+from bert_jax.checkpoint import Checkpoints, best_of
 from bert_jax.clock import Clock
 from bert_jax.config import Config, to_json
 from bert_jax.distributed import Interruption, same_everywhere, wait_for_all
-from bert_jax.evaluate import compile_eval_step, evaluate
+from bert_jax.feed import Feed, PretrainingFeed
 from bert_jax.history import History, passed_over
 from bert_jax.metrics import Reporter
-from bert_jax.preflight import check_workdir, machines, open_dataset
+from bert_jax.preflight import check_workdir, machines
 from bert_jax.provenance import provenance
 from bert_jax.ramp import rows_before, stages
 from bert_jax.sentinel import PATIENCE, LossSpike, Sentinel
 from bert_jax.sources import start_from
 from bert_jax.step import jit_init_state, jit_train_step
 from bert_jax.watchdog import Watchdog
-from data_pipeline.loader import Loader, record_numbers
-from data_pipeline.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
 
 def pretrain(config: Config, *, workdir: Path) -> bool:
+    """`train` on the prepared dataset in `data.dir`."""
+    return train(config, PretrainingFeed, workdir=workdir)
+
+
+def train(config: Config, open_feed: Callable[[Config], Feed], *, workdir: Path) -> bool:
     """Trains to `train.steps` or `train.stop_at`; goes on from the workdir's latest checkpoint if it has one.
 
     Returns:
@@ -49,7 +52,7 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
     """
     clock = Clock()
     with Watchdog(clock, seconds=config.train.hang_seconds):
-        manifest = open_dataset(config)
+        feed = open_feed(config)
         mesh = sharding.make_mesh(config.mesh)
         sharding.check_fits(config, mesh)
         config = choose(config, platform=jax.default_backend())
@@ -57,9 +60,9 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
         with (
             jax.set_mesh(mesh),
             Interruption(mesh) as interruption,
-            Checkpoints(workdir, config, fingerprint=manifest.fingerprint) as checkpoints,
+            Checkpoints(workdir, config, fingerprint=feed.fingerprint) as checkpoints,
         ):
-            run = _Run(config, mesh, workdir, manifest, checkpoints, interruption, clock)
+            run = _Run(config, mesh, workdir, feed, checkpoints, interruption, clock)
             finished = run.train()
             clock.enter("save", step=run.step)
     run.history.add("end", step=run.step, finished=finished, seconds=clock.seconds)
@@ -77,20 +80,22 @@ class _Run:
         config: Config,
         mesh: Mesh,
         workdir: Path,
-        manifest: Manifest,
+        feed: Feed,
         checkpoints: Checkpoints,
         interruption: Interruption,
         clock: Clock,
     ):
-        self.config, self.mesh, self.workdir, self.manifest = config, mesh, workdir, manifest
+        self.config, self.mesh, self.workdir, self.feed = config, mesh, workdir, feed
         self.checkpoints, self.interruption, self.clock = checkpoints, interruption, clock
         self.history = History(workdir)
         self.last = config.train.stop_at or config.train.steps
         self.jitted = [(stage, jit_train_step(stage.of(config), mesh)) for stage in stages(config.train)]
-        self.jitted_eval = compile_eval_step(config, mesh)
+        self.evaluator = feed.evaluator(config, mesh)
         self._restore()
         self.history.add("start", step=self.step, **provenance(config, workdir=workdir))
-        _write_workdir(config, workdir)
+        if jax.process_index() == 0:  # config and tokenizer: with a checkpoint, all that an export needs
+            feed.write_tokenizer(workdir / "tokenizer")
+            _write_config(config, workdir)
         log.info("%s", machines(config, mesh))
         log.info("attention: %s", config.model.attention)
 
@@ -123,13 +128,14 @@ class _Run:
             contextlib.closing(self._batches()) as batches,
             jax.transfer_guard("disallow"),
         ):
-            for known, loss in report.validation_losses.items():
-                checkpoints.note_loss(known, loss)
+            self.validation_values = report.validation_values
+            for known, value in self.validation_values.items():
+                checkpoints.note(known, value)
             # A run that was stopped while it evaluated has saved, but lacks the metrics of that step.
-            missing = self._evaluates() and self.step not in report.validation_losses
+            missing = self._evaluates() and self.step not in self.validation_values
             stopping = bool(same_everywhere(int(missing))) and not self._evaluate(report)
             compiled = None
-            while not stopping and self.step < self.last:
+            while not stopping and self.step < self.last and not self._has_waited_enough():
                 clock.enter("input", step=self.step + 1)
                 run_step, batch = next(batches)
                 clock.enter("step" if run_step is compiled else "compile", step=self.step + 1)
@@ -166,50 +172,49 @@ class _Run:
                 parts = stage.microbatches
                 log.info("from step %d on: %d rows, %d microbatch(es)", first + 1, stage.rows, parts)
             for begin, end in pairwise(sorted({first, stop} | {to for to in jumps if first < to < stop})):
-                with Loader(
-                    self.config.data,
-                    split="train",
+                with self.feed.batches(
                     batch_size=stage.rows,
                     rows=sharding.local_rows(self.mesh, stage.rows),
-                    seed=train.seed,
                     start=begin,
                     rows_before=self._rows_before(begin),
-                ) as loader:
+                ) as batches:
                     for _ in range(begin, end):
-                        yield run_step, sharding.global_batch(next(loader), self.mesh, batch_size=stage.rows)
+                        yield run_step, sharding.global_batch(next(batches), self.mesh, batch_size=stage.rows)
 
     def _rows_before(self, step: int) -> int:
         """Rows of the stream before those of step `step` + 1, with those that rollbacks have passed over."""
         return rows_before(self.config.train, step) + passed_over(self.history.events("rollback"), step=step)
 
     def _records_of(self, step: int) -> list[int]:
-        positions = range(self._rows_before(step - 1), self._rows_before(step))
-        return record_numbers(self.config.data, self.manifest, positions, seed=self.config.train.seed)
+        return self.feed.records(range(self._rows_before(step - 1), self._rows_before(step)))
 
     def _evaluates(self) -> bool:
         train = self.config.train
         due = self.step == train.steps or (self.step > 0 and self.step % train.eval_every == 0)
-        return due and "validation" in self.manifest.rows
+        return due and self.feed.has_validation
 
     def _evaluate(self, report: Reporter) -> bool:
         """Reports held-out metrics; False if a signal came before they were complete."""
         self.clock.enter("evaluation", step=self.step)
-        batch_size = self.config.train.global_batch_size
-        rows = sharding.local_rows(self.mesh, batch_size)
-        with Loader(self.config.data, split="validation", batch_size=batch_size, rows=rows) as loader:
-            metrics = evaluate(
-                self.config,
-                self.state.params,
-                step=self.jitted_eval,
-                mesh=self.mesh,
-                loader=loader,
-                stop=self._stop_evaluation,
-            )
+        metrics = self.evaluator(self.state.params, self._stop_evaluation)
         if metrics is None:
             return False
+        best = self.config.checkpoint.best
+        if best not in metrics:
+            raise ValueError(
+                f"checkpoint.best {best!r} is no validation metric; there are {', '.join(metrics)}"
+            )
         report.validation(self.step, metrics)
-        self.checkpoints.note_loss(self.step, metrics["loss"])
+        if math.isfinite(metrics[best]):
+            self.validation_values[self.step] = metrics[best]
+            self.checkpoints.note(self.step, metrics[best])
         return True
+
+    def _has_waited_enough(self) -> bool:
+        """Whether `task.patience` evaluations came after the best one."""
+        patience, best = self.config.task.patience, best_of(self.validation_values, self.config.checkpoint)
+        later = [step for step in self.validation_values if best is not None and step > best]
+        return patience is not None and len(later) >= patience
 
     def _stop_evaluation(self) -> bool:
         self.clock.enter("evaluation", step=self.step)  # a sign of progress
@@ -225,11 +230,7 @@ class _Run:
         self._restore()
 
 
-def _write_workdir(config: Config, workdir: Path) -> None:
-    """Config and tokenizer: with the checkpoints, all that an export needs. Process 0 does."""
-    if jax.process_index() != 0:
-        return
-    shutil.copytree(Path(config.data.dir) / "tokenizer", workdir / "tokenizer", dirs_exist_ok=True)
+def _write_config(config: Config, workdir: Path) -> None:
     unfinished = workdir / "config.json.unfinished"
     unfinished.write_text(to_json(config))
     os.replace(unfinished, workdir / "config.json")

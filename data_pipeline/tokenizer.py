@@ -185,6 +185,30 @@ def load(directory: Path | epath.Path) -> Tokenizer:
     return Tokenizer(config["kind"], native, lowercase=config["lowercase"])
 
 
+def load_fast(directory: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a model's folder in Hugging Face's library: its tokenizer.json, or an older vocab.txt.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or it is damaged.
+    """
+    file, vocabulary = directory / "tokenizer.json", directory / "vocab.txt"
+    if not file.is_file() and not vocabulary.is_file():
+        raise FileNotFoundError(f"{directory} has no {file.name}, nor a {vocabulary.name}")
+    if not file.is_file():
+        older = Tokenizer("wordpiece", vocabulary.read_bytes(), lowercase=_lowercases(directory))
+        return older.to_huggingface()
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{file} is damaged ({error})") from error
+
+
+def _lowercases(directory: Path) -> bool:
+    """What an older folder says of its vocab.txt; BERT's own default where it says nothing."""
+    file = directory / "tokenizer_config.json"
+    return bool(json.loads(file.read_text()).get("do_lower_case", True)) if file.is_file() else True
+
+
 def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
     """Trains a tokenizer on what `lines` streams, or reads `config.vocab_file`. Same lines, same tokenizer.
 

@@ -46,6 +46,10 @@ SHELL = {
     "metrics",
     "distributed",
     "huggingface",
+    "export",
+    "feed",
+    "model_card",
+    "trained",
     "fill_mask",
 }
 CLI = {"cli", "__main__"}
@@ -54,7 +58,7 @@ LAYERS = [CONFIG, CORE, SHELL, CLI]
 
 
 def modules(package: str) -> list[Path]:
-    return sorted(path for path in (ROOT / package).glob("*.py") if path.stem != "__init__")
+    return sorted(path for path in (ROOT / package).rglob("*.py") if path.stem != "__init__")
 
 
 def imports(path: Path) -> set[str]:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from bert_jax.config import Config, from_json, to_json
-from bert_jax.huggingface import load_workdir
 from bert_jax.metrics import _rewind
 from bert_jax.step import init_state
+from bert_jax.trained import load_workdir
 from data_pipeline.manifest import Manifest
 from tests.conftest import replace
 from tests.runs import assert_identical, finish, metrics, start, state

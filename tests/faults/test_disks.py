@@ -13,7 +13,7 @@ import pytest
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import from_json
-from bert_jax.huggingface import load_workdir
+from bert_jax.trained import load_workdir
 from tests.conftest import replace
 from tests.runs import assert_identical, finish, history, metrics, start
 
@@ -158,6 +158,6 @@ def test_the_latest_the_best_and_every_so_many_stay(config, tmp_path: Path):
     with Checkpoints(tmp_path, config) as checkpoints:
         for step in range(1, 11):
             checkpoints.save(step, state)
-            checkpoints.note_loss(step, abs(step - 3.4))
+            checkpoints.note(step, abs(step - 3.4))
     left = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert left == [3, 4, 8, 9, 10]
