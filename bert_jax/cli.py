@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import logging
 import os
 import re
@@ -209,21 +210,105 @@ class ListCheckpoints:
 
 
 @dataclass(frozen=True)
+class Finetune:
+    """Train a pretrained encoder for a task, on labelled examples."""
+
+    config: FromFile
+    workdir: Path
+    """Checkpoints and metrics of the run. One that holds a run goes on with it."""
+    seeds: tuple[int, ...] = ()
+    """A run for each, in workdir/seed-0 ..., and their mean and spread."""
+
+    def __call__(self) -> int:
+        from bert_jax import runtime
+
+        runtime.configure(cache=_compiled(self.workdir))
+        from bert_jax.finetune import finetune, report
+
+        results = finetune(self.config, workdir=self.workdir, seeds=self.seeds)
+        if results is None:
+            return INTERRUPTED
+        print("\n".join(report(results)))
+        return OK
+
+
+@dataclass(frozen=True)
+class Glue:
+    """Fine-tune for the tasks of GLUE, and print one table."""
+
+    config: FromFile
+    workdir: Path
+    """A folder in it for each task and seed."""
+    tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+    seeds: tuple[int, ...] = (0,)
+    files: Path | None = None
+    """A folder with TASK/train.tsv and TASK/validation.tsv; None: TFDS, glue/TASK."""
+
+    def __call__(self) -> int:
+        from bert_jax import runtime
+
+        runtime.configure(cache=_compiled(self.workdir))
+        from bert_jax.glue import glue
+
+        table = glue(self.config, workdir=self.workdir, tasks=self.tasks, seeds=self.seeds, files=self.files)
+        if table is None:
+            return INTERRUPTED
+        print("\n".join(table))
+        return OK
+
+
+@dataclass(frozen=True)
 class Export:
-    """Write weights and tokenizer of a run for Hugging Face Transformers."""
+    """Write weights and tokenizer of a run for Hugging Face Transformers, with a model card."""
 
     workdir: Path
     out: Path
     """A new folder."""
     step: int | None = None
-    """Of the checkpoint; the latest one if not given."""
+    """Of the checkpoint. Not given: the latest one of a pretraining, the best one of a fine-tuning."""
+    every_checkpoint: bool = False
+    """All of them, each to OUT/step-N."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    masked_lm: bool = False
+    """As BertForMaskedLM, without the next-sentence head of BertForPreTraining."""
+    license: str | None = None
+    """For the model card, as the Hub names it: apache-2.0."""
 
     def __call__(self) -> int:
-        from bert_jax.export import export
+        from bert_jax.export import export, export_every
 
-        step = export(self.workdir, out=self.out, step=self.step)
-        print(f"step {step} of {self.workdir} is in {self.out}; in Python:")
-        print(f'  transformers.AutoModelForMaskedLM.from_pretrained("{self.out}")')
+        how: Any = {"dtype": self.dtype, "masked_lm": self.masked_lm, "license": self.license}
+        if self.every_checkpoint:
+            for folder in export_every(self.workdir, out=self.out, **how):
+                print(folder)
+            return OK
+        step = export(self.workdir, out=self.out, step=self.step, **how)
+        print(f"step {step} of {self.workdir} is in {self.out}; its README.md says how to load it")
+        return OK
+
+
+@dataclass(frozen=True)
+class Predict:
+    """What a trained model says of each text: a line of JSON for each."""
+
+    directory: tyro.conf.Positional[Path]
+    """An exported folder, or a workdir."""
+    input: str | None = None
+    """A file as --task.train takes it, labels or not, or tfds:NAME:SPLIT. Not given: standard input, a text a
+    line; for qa a JSON object a line, with question and context."""
+    batch_size: int = 32
+    top: int = 5
+    """Words for each [MASK], of a model that was only pretrained."""
+
+    def __call__(self) -> int:
+        from bert_jax.predict import predictions
+
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
+        for said in predictions(
+            self.directory, file=self.input, lines=sys.stdin, batch_size=self.batch_size, top=self.top
+        ):
+            print(json.dumps(said, ensure_ascii=False), flush=True)
         return OK
 
 
@@ -262,9 +347,12 @@ VERBS: dict[str, type] = {
     "benchmark": Benchmark,
     "plan": Plan,
     "evaluate": Evaluate,
+    "finetune": Finetune,
+    "glue": Glue,
     "checkpoints": ListCheckpoints,
     "export": Export,
     "fill-mask": FillMask,
+    "predict": Predict,
     "show-config": ShowConfig,
 }
 
@@ -315,12 +403,24 @@ def run(arguments: list[str]) -> int:
         required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
         default = kind(**dict.fromkeys(required, tyro.MISSING_NONPROP) | {"config": config})
     command = _parse(kind, default, prog, rest)
-    return OK if command is None else command()
+    if command is None:
+        return OK
+    if _takes_config(kind) and kind not in (Prepare, ShowConfig):
+        _check_head(verb, command.config, tunes=kind in (Finetune, Glue))
+    return command()
 
 
 def _compiled(workdir: Path) -> Path:
     """Where runs that are neighbours share compiled programs."""
     return workdir.absolute().parent / "compiled"
+
+
+def _check_head(verb: str, config: Config, *, tunes: bool) -> None:
+    head = config.model.head
+    if tunes and head == "pretraining":
+        raise ValueError(f"{verb} wants a config for a task, such as configs/finetune_classification.py")
+    if not tunes and head != "pretraining":
+        raise ValueError(f"{verb} is for pretraining; this config is for {head}: use bert-jax finetune")
 
 
 def _takes_config(kind: type) -> bool:

@@ -323,6 +323,8 @@ class InitConfig(Section):
     """A folder with weights: of Hugging Face (config.json, model.safetensors), of google-research/bert
     (bert_config.json, bert_model.ckpt), or another run's workdir. None: random ones. Weights only; step and
     optimizer begin anew."""
+    weights: bool = True
+    """False: of the source only shape and tokenizer, to see by fine-tuning what its weights are worth."""
 
 
 @dataclass(frozen=True)
@@ -345,12 +347,12 @@ class Config:
             f"{self.model.max_position_embeddings}",
         )
         require(
-            self.data.tokenizer.vocab_size <= self.model.vocab_size,
+            self.model.head != "pretraining" or self.data.tokenizer.vocab_size <= self.model.vocab_size,
             f"data.tokenizer.vocab_size {self.data.tokenizer.vocab_size} is larger than model.vocab_size "
             f"{self.model.vocab_size}",
         )
         require(
-            not self.data.has_pairs or self.model.type_vocab_size >= 2,
+            self.model.head != "pretraining" or not self.data.has_pairs or self.model.type_vocab_size >= 2,
             f"model.type_vocab_size is {self.model.type_vocab_size}; sentence pairs "
             f"(data.objective {self.data.objective}) need 2",
         )

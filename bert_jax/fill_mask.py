@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import model
+from bert_jax.config import ModelConfig
 from bert_jax.model import Params
-from bert_jax.trained import open_trained
+from bert_jax.trained import Trained, open_trained
 
 
 class Guess(NamedTuple):
@@ -29,9 +31,14 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
     Raises:
       FileNotFoundError, ValueError: there is no model, no [MASK], or too much text.
     """
-    config, params, tokenizer, *_ = open_trained(directory)
+    return fill(open_trained(directory), text, top=top)
+
+
+def fill(trained: Trained, text: str, *, top: int) -> list[list[Guess]]:
+    """`fill_mask` of a model that is open."""
+    config, params, tokenizer, *_ = trained
     if config.head != "pretraining":
-        raise ValueError(f"the model of {directory} is fine-tuned for {config.head}: use bert-jax predict")
+        raise ValueError(f"the model is fine-tuned for {config.head}: use bert-jax predict")
     encoding = tokenizer.encode(text)
     positions = [i for i, id in enumerate(encoding.ids) if id == tokenizer.token_to_id("[MASK]")]
     if not positions:
@@ -49,12 +56,7 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
         "mlm_positions": np.asarray(positions, np.int32)[None],
         "cls_positions": np.zeros((1, 1), np.int32),
     }
-
-    @jax.jit
-    def probabilities_of(params: Params, batch: model.Batch) -> jax.Array:
-        return jax.nn.softmax(model.apply(config, params, batch).mlm_BxKxV[0], axis=-1)
-
-    probabilities = np.asarray(probabilities_of(params, jax.tree.map(jnp.asarray, batch)))[
+    probabilities = np.asarray(_probabilities(config, params, jax.tree.map(jnp.asarray, batch)))[
         :, : tokenizer.get_vocab_size()
     ]
     best = np.argsort(-probabilities, axis=-1)[:, :top]
@@ -66,3 +68,9 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
         [Guess(word(int(i)), float(row[i])) for i in order]
         for row, order in zip(probabilities, best, strict=True)
     ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(config: ModelConfig, params: Params, batch: model.Batch) -> jax.Array:
+    """[K, V] of the one row in the batch."""
+    return jax.nn.softmax(model.apply(config, params, batch).mlm_BxKxV[0], axis=-1)

@@ -232,27 +232,32 @@ def load(directory: Path) -> tuple[ModelConfig, Params]:
     Raises:
       FileNotFoundError, ValueError: it has no config.json or model.safetensors, or they do not fit.
     """
-    config, tensors = load_tensors(directory)
-    return config, from_tensors(config, tensors)
+    config = load_config(directory)
+    return config, from_tensors(config, load_tensors(directory))
 
 
-def load_tensors(directory: Path) -> tuple[ModelConfig, Tensors]:
-    """Model and tensors, under Hugging Face's names, of such a directory. Raises as `load` does."""
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (directory / file).is_file():
-            advice = ""
-            if (directory / "pytorch_model.bin").exists():
-                advice = (
-                    "; pytorch_model.bin is a pickle, which could run code: have Transformers save it again "
-                    "with save_pretrained, as safetensors"
-                )
-            raise FileNotFoundError(f"{directory} has no {file}{advice}")
+def load_config(directory: Path) -> ModelConfig:
+    """Raises as `load` does."""
+    if not (directory / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{directory} has no {CONFIG_FILE}")
     try:
-        config = from_config(json.loads((directory / CONFIG_FILE).read_text()))
+        return from_config(json.loads((directory / CONFIG_FILE).read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{directory / CONFIG_FILE} is not JSON ({error})") from error
+
+
+def load_tensors(directory: Path) -> Tensors:
+    """Under Hugging Face's names. Raises as `load` does."""
+    if not (directory / WEIGHTS_FILE).is_file():
+        advice = ""
+        if (directory / "pytorch_model.bin").exists():
+            advice = (
+                "; pytorch_model.bin is a pickle, which could run code: have Transformers save it again "
+                "with save_pretrained, as safetensors"
+            )
+        raise FileNotFoundError(f"{directory} has no {WEIGHTS_FILE}{advice}")
     try:
-        return config, safetensors.numpy.load_file(directory / WEIGHTS_FILE)
+        return safetensors.numpy.load_file(directory / WEIGHTS_FILE)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{directory / WEIGHTS_FILE} is damaged ({error})") from error
 

@@ -6,7 +6,9 @@ Safetensors, TensorFlow's checkpoints and Orbax's: numbers and JSON, nothing tha
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from bert_jax.checkpoint import Checkpoints, steps_of
 from bert_jax.config import Config, ModelConfig, load_json
 from bert_jax.model import Params
 from bert_jax.step import TrainState
+from data_pipeline.tokenizer import load_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +40,23 @@ SAME = (
 than there are, the first ones are taken; those beyond are the first ones again (Beltagy et al., 2020, 5)."""
 
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "spiece.model",
+)
+
+
 def start_from(source: Path, config: Config, mesh: Mesh, state: TrainState) -> TrainState:
     """A fresh `state` with the weights of `source`. Heads that it lacks stay as they are, which is said.
 
     Raises:
       FileNotFoundError, ValueError: there are no weights, or they are of another model or tokenizer.
     """
-    made_for, params, pieces = _read(source, mesh)
+    made_for, params = model_of(source), _read(source, mesh)
     for name in SAME:
         theirs, ours = getattr(made_for, name), getattr(config.model, name)
         if theirs != ours:
@@ -52,7 +65,7 @@ def start_from(source: Path, config: Config, mesh: Mesh, state: TrainState) -> T
                 f"the weights of init.source {source} have {name} {theirs}, not {ours}: use {flag}"
             )
     if config.model.head == "pretraining":  # a task takes the tokenizer of the source
-        _check_pieces(pieces, source, config)
+        _check_pieces(_pieces(tokenizer_of(source)), source, config)
     if (made_for.head, made_for.labels) != (config.model.head, config.model.labels):
         params = {name: part for name, part in params.items() if name != "classifier"}
     found = dict(jax.tree.leaves_with_path(params))
@@ -74,18 +87,48 @@ def start_from(source: Path, config: Config, mesh: Mesh, state: TrainState) -> T
     return state._replace(params=params)
 
 
-def _read(source: Path, mesh: Mesh) -> tuple[ModelConfig, Params, list[str] | None]:
-    """Model, weights and pieces of the tokenizer, None where there is none."""
+def model_of(source: Path) -> ModelConfig:
+    """The model that the weights of a source are of. Raises as `start_from` does."""
+    if steps_of(source):
+        return load_json(source / "config.json").model
+    try:
+        return _format(source).load_config(source)
+    except ValueError as error:
+        raise ValueError(f"init.source {source}: {error}") from error
+
+
+def tokenizer_of(source: Path) -> Path:
+    """The folder of its tokenizer."""
+    return source / "tokenizer" if steps_of(source) else source
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Into a folder that may be there already, for Hugging Face's AutoTokenizer."""
+    here = tokenizer_of(source)
+    if not (here / "tokenizer.json").is_file():
+        shutil.rmtree(directory, ignore_errors=True)
+        load_vocabulary(here).save(directory)
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (here / name).is_file():
+            shutil.copy(here / name, directory / name)
+
+
+def _read(source: Path, mesh: Mesh) -> Params:
     if steps_of(source):
         config = load_json(source / "config.json")
         with Checkpoints(source, config, read_only=True) as checkpoints:
-            return config.model, checkpoints.restore(mesh)[0].params, _pieces(source / "tokenizer")
-    module: Any = tensorflow_v1 if tensorflow_v1.is_checkpoint(source) else huggingface
+            return checkpoints.restore(mesh)[0].params
     try:
-        config, tensors = module.load_tensors(source)
-        return config, huggingface.from_tensors(config, tensors, encoder_only=True), _pieces(source)
+        tensors = _format(source).load_tensors(source)
+        return huggingface.from_tensors(model_of(source), tensors, encoder_only=True)
     except ValueError as error:
         raise ValueError(f"init.source {source}: {error}") from error
+
+
+def _format(source: Path) -> ModuleType:
+    return tensorflow_v1 if tensorflow_v1.is_checkpoint(source) else huggingface
 
 
 def _cut_or_repeated(array: Any, length: int) -> Any:

@@ -33,8 +33,20 @@ def is_checkpoint(directory: Path) -> bool:
     return (directory / CONFIG_FILE).is_file()
 
 
-def load_tensors(directory: Path) -> tuple[ModelConfig, Tensors]:
-    """Model and tensors of a folder with bert_config.json and bert_model.ckpt.
+def load_config(directory: Path) -> ModelConfig:
+    """Raises ValueError if bert_config.json is none."""
+    try:
+        fields = json.loads((directory / CONFIG_FILE).read_text())
+        known = {name: fields[name] for name in CONFIG_FIELDS if name in fields}
+        # Their gelu is the approximation with tanh (modeling.py: gelu).
+        known["hidden_act"] = {"gelu": "gelu_new"}.get(known["hidden_act"], known["hidden_act"])
+        return ModelConfig(**known)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(f"{directory / CONFIG_FILE} is no config of BERT ({error!r})") from error
+
+
+def load_tensors(directory: Path) -> Tensors:
+    """Of a folder with bert_config.json and bert_model.ckpt.
 
     Raises:
       FileNotFoundError, ValueError: a file is missing or damaged, or TensorFlow is not installed.
@@ -45,23 +57,14 @@ def load_tensors(directory: Path) -> tuple[ModelConfig, Tensors]:
         raise ValueError(
             f"{directory} is a checkpoint of TensorFlow, which is not installed ({error})"
         ) from error
-    try:
-        fields = json.loads((directory / CONFIG_FILE).read_text())
-        known = {name: fields[name] for name in CONFIG_FIELDS if name in fields}
-        # Their gelu is the approximation with tanh (modeling.py: gelu).
-        known["hidden_act"] = {"gelu": "gelu_new"}.get(known["hidden_act"], known["hidden_act"])
-        config = ModelConfig(**known)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-        raise ValueError(f"{directory / CONFIG_FILE} is no config of BERT ({error!r})") from error
     if not (directory / f"{PREFIX}.index").is_file():
         raise FileNotFoundError(f"{directory} has no {PREFIX}.index")
     try:
         reader = tf.train.load_checkpoint(str(directory / PREFIX))
         names = [name for name in reader.get_variable_to_shape_map() if not TRAINING.search(name)]
-        tensors = {_renamed(name): _oriented(name, reader.get_tensor(name)) for name in names}
+        return {_renamed(name): _oriented(name, reader.get_tensor(name)) for name in names}
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise ValueError(f"{directory / PREFIX} is damaged ({error})") from error
-    return config, tensors
 
 
 def _renamed(name: str) -> str:

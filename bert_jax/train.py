@@ -113,8 +113,9 @@ class _Run:
         self.losses: list[float] = []
         if self.checkpoints.latest_step() is None:
             self.state = jit_init_state(self.config, self.mesh)()
-            if self.config.init.source is not None:
-                self.state = start_from(Path(self.config.init.source), self.config, self.mesh, self.state)
+            init = self.config.init
+            if init.source is not None and init.weights:
+                self.state = start_from(Path(init.source), self.config, self.mesh, self.state)
         else:
             self.state, self.losses = self.checkpoints.restore(self.mesh)
             log.info("going on from step %d of %s", self.state.step, self.workdir)

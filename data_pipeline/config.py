@@ -251,7 +251,9 @@ class TaskConfig(Section):
     """Column of a second text; None: there is none."""
     label: str = "label"
     """Column of the label, the number, or the labels of the words."""
-    stride: int = 128
+    sequence_length: int = 128
+    """Tokens of a row at most; longer texts are cut, contexts of questions read in windows."""
+    stride: int = 64
     """Of qa: tokens that neighbouring windows of a long context share."""
     longest_answer: int = 30
     """Of qa, in tokens."""
@@ -266,6 +268,10 @@ class TaskConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.sequence_length >= 8,
+            f"task.sequence_length is {self.sequence_length}; it must be at least 8",
+        )
         require(self.stride >= 0, f"task.stride is {self.stride}; it must be at least 0")
         require(self.epochs > 0, f"task.epochs is {self.epochs}; it must be positive")
         require(0 <= self.warmup < 1, f"task.warmup is {self.warmup}; it must be at least 0 and less than 1")

@@ -195,18 +195,22 @@ def load_fast(directory: Path) -> tokenizers.Tokenizer:
     if not file.is_file() and not vocabulary.is_file():
         raise FileNotFoundError(f"{directory} has no {file.name}, nor a {vocabulary.name}")
     if not file.is_file():
-        older = Tokenizer("wordpiece", vocabulary.read_bytes(), lowercase=_lowercases(directory))
-        return older.to_huggingface()
+        return load_vocabulary(directory).to_huggingface()
     try:
         return tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"{file} is damaged ({error})") from error
 
 
-def _lowercases(directory: Path) -> bool:
-    """What an older folder says of its vocab.txt; BERT's own default where it says nothing."""
+def load_vocabulary(directory: Path) -> Tokenizer:
+    """The WordPiece tokenizer of a folder that is older than tokenizer.json and has a vocab.txt.
+
+    It lowers the case unless a tokenizer_config.json says `"do_lower_case": false`, as Hugging Face has it.
+    """
     file = directory / "tokenizer_config.json"
-    return bool(json.loads(file.read_text()).get("do_lower_case", True)) if file.is_file() else True
+    fields = {"do_lower_case": True} | (json.loads(file.read_text()) if file.is_file() else {})
+    native = (directory / "vocab.txt").read_bytes()
+    return Tokenizer("wordpiece", native, lowercase=bool(fields["do_lower_case"]))
 
 
 def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 def test_every_recipe_loads_and_says_how_to_run_it(path: Path):
     config = load(path)
     assert from_json(to_json(config)) == config
-    assert f"bert-jax pretrain configs/{path.name} --workdir" in path.read_text()
+    verb = "pretrain" if config.model.head == "pretraining" else "finetune"
+    assert re.search(rf"bert-jax {verb} configs/{path.name} (\\\n|.)*--workdir", path.read_text())
 
 
 @pytest.mark.parametrize(

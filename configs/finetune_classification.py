@@ -1,0 +1,21 @@
+r"""Sequence classification: a label for a text, or for two (sentiment, topics, entailment).
+
+    bert-jax finetune configs/finetune_classification.py --init.source runs/my-bert \
+        --task.train train.tsv --task.validation validation.tsv --workdir runs/my-labels
+    bert-jax predict runs/my-labels < texts.txt
+
+A TSV has the columns `sentence` and `label`; --task.text and --task.label name others, --task.pair a second
+text. For a number instead of a label: --model.head regression. The values are those of BERT's paper (Devlin
+et al. 2018, appendix A.3), where 2 to 4 epochs and rates from 2e-5 to 5e-5 were tried for each task.
+"""
+
+from bert_jax.config import Config, ModelConfig, OptimizerConfig, TaskConfig, TrainConfig
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(head="classification"),
+        optimizer=OptimizerConfig(learning_rate=3e-5),
+        train=TrainConfig(global_batch_size=32, log_every=50),
+        task=TaskConfig(epochs=3.0, warmup=0.1, sequence_length=128),
+    )

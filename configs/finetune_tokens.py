@@ -1,0 +1,20 @@
+r"""A label for each word (named entities, parts of speech).
+
+    bert-jax finetune configs/finetune_tokens.py --init.source runs/my-bert \
+        --task.train train.conll --task.validation validation.conll --workdir runs/my-entities
+    bert-jax predict runs/my-entities < sentences.txt
+
+A .conll has a word a line, its label in the last column, and a blank line between sentences. Labels in the
+BIO scheme are scored by entity. The values are those of BERT's paper (Devlin et al. 2018, appendix A.3).
+"""
+
+from bert_jax.config import Config, ModelConfig, OptimizerConfig, TaskConfig, TrainConfig
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(head="tokens"),
+        optimizer=OptimizerConfig(learning_rate=5e-5),
+        train=TrainConfig(global_batch_size=32, log_every=50),
+        task=TaskConfig(text="tokens", label="ner", epochs=3.0, warmup=0.1, sequence_length=128),
+    )
