@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from data_pipeline.tasks.scores import HEADLINE
 
 from bert_jax.checkpoint import best_step
 from bert_jax.config import Config, DataConfig, MaskingConfig
 from bert_jax.sources import SAME, model_of, tokenizer_of
-from bert_jax.task_rows import Split, TaskFeed, make_split
+from bert_jax.task_rows import Split, TaskFeed, make_splits
 from bert_jax.train import train
 from data_pipeline.tasks.examples import Example, Text, Words, read
+from data_pipeline.tasks.scores import HEADLINE
 from data_pipeline.tokenizer import load_fast
 
 log = logging.getLogger(__name__)
@@ -106,15 +106,15 @@ def _prepare(config: Config) -> tuple[Config, functools.partial[TaskFeed]]:
     labels = config.model.labels or _labels(examples["train"])
     model = dataclasses.replace(config.model, **taken, labels=labels)
     config = dataclasses.replace(config, model=model)
-    splits = {name: make_split(config, found, tokenizer) for name, found in examples.items()}
-    for name, split in splits.items():
-        _tell(name, split)
-    rows = len(splits["train"].features.examples_N)
-    feeds = functools.partial(TaskFeed, train=splits["train"], validation=splits["validation"])
-    return _resolved(config, rows=rows), feeds
+    for_training, for_validation = make_splits(config, list(examples.values()), tokenizer)
+    _tell("train", for_training)
+    _tell("validation", for_validation)
+    feeds = functools.partial(TaskFeed, train=for_training, validation=for_validation)
+    rows, columns = for_training.features.arrays["token_ids"].shape
+    return _resolved(config, rows=rows, columns=columns), feeds
 
 
-def _resolved(config: Config, *, rows: int) -> Config:
+def _resolved(config: Config, *, rows: int, columns: int) -> Config:
     """Steps that follow from epochs; and a data section that says no more than how long the rows are."""
     head, task = config.model.head, config.task
     assert head != "pretraining"
@@ -123,9 +123,7 @@ def _resolved(config: Config, *, rows: int) -> Config:
     return dataclasses.replace(
         config,
         # Nothing is masked here; DataConfig wants as many predictions as the rate asks for.
-        data=DataConfig(
-            sequence_length=task.sequence_length, masking=MaskingConfig(rate=1e-4, max_predictions=1)
-        ),
+        data=DataConfig(sequence_length=columns, masking=MaskingConfig(rate=1e-4, max_predictions=1)),
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=int(task.warmup * steps)),
         train=dataclasses.replace(config.train, steps=steps, eval_every=every),
         checkpoint=dataclasses.replace(config.checkpoint, every=every, best=HEADLINE[head]),

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from data_pipeline.tasks.predictions import predict
 
 from bert_jax import sharding
 from bert_jax.config import Config, MeshConfig
 from bert_jax.fill_mask import fill
-from bert_jax.task_rows import compile_apply, logits_of, make_split
+from bert_jax.task_rows import compile_apply, logits_of, make_splits
 from bert_jax.trained import Trained, open_trained
 from data_pipeline.config import Head
 from data_pipeline.tasks.examples import Example, Question, Text, Words, read
+from data_pipeline.tasks.predictions import predict
 
 CHUNK = 512
 """Examples that are read before the first answer is written."""
@@ -57,7 +57,7 @@ def _predicted(trained: Trained, examples: Iterator[Example], *, batch_size: int
     assert head != "pretraining"
     with jax.set_mesh(mesh):
         while chunk := list(islice(examples, CHUNK)):
-            _, features = make_split(config, chunk, trained.tokenizer)
+            ((_, features),) = make_splits(config, [chunk], trained.tokenizer)
             found = logits_of(features.arrays, trained.params, apply=apply, mesh=mesh, batch_size=batch_size)
             assert found is not None, "nothing stops it"
             yield from predict(head, chunk, features, found[0], labels=config.model.labels, task=config.task)

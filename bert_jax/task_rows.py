@@ -12,9 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import tokenizers
-from data_pipeline.tasks.features import Features, featurize
-from data_pipeline.tasks.predictions import predict
-from data_pipeline.tasks.scores import score
 from jax.sharding import Mesh
 
 from bert_jax import losses, model, sharding
@@ -25,6 +22,9 @@ from bert_jax.model import Batch, Params
 from bert_jax.provenance import facts
 from bert_jax.sources import copy_tokenizer
 from data_pipeline.tasks.examples import Example
+from data_pipeline.tasks.features import Features, featurize
+from data_pipeline.tasks.predictions import predict
+from data_pipeline.tasks.scores import score
 
 
 class Split(NamedTuple):
@@ -137,17 +137,34 @@ def logits_of(
     return np.concatenate(parts), total / max(weight, 1)
 
 
-def make_split(config: Config, examples: list[Example], tokenizer: tokenizers.Tokenizer) -> Split:
-    """Examples with their rows, of `task.sequence_length` columns."""
-    features = featurize(
-        _head(config),
-        examples,
-        tokenizer,
-        sequence_length=config.task.sequence_length,
-        labels=config.model.labels,
-        task=config.task,
-    )
-    return Split(examples, features)
+def make_splits(
+    config: Config, splits: Sequence[list[Example]], tokenizer: tokenizers.Tokenizer
+) -> list[Split]:
+    """Examples with their rows, of `task.sequence_length` columns, or of as many as the longest example needs."""
+    features = [
+        featurize(
+            _head(config),
+            examples,
+            tokenizer,
+            sequence_length=config.task.sequence_length,
+            labels=config.model.labels,
+            task=config.task,
+        )
+        for examples in splits
+    ]
+    used = max(int(f.arrays["segment_ids"].any(axis=0).sum()) for f in features)
+    columns = min(config.task.sequence_length, -(-used // 16) * 16)  # few shapes, few compilations
+    return [Split(e, _cut(f, columns)) for e, f in zip(splits, features, strict=True)]
+
+
+def _cut(features: Features, columns: int) -> Features:
+    S = features.arrays["token_ids"].shape[1]
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        return array[:, :columns] if array.ndim > 1 and array.shape[1] == S else array
+
+    arrays = {name: cut(array) for name, array in features.arrays.items()}
+    return features._replace(arrays=arrays, places=cut(features.places))
 
 
 def _head(config: Config) -> Any:

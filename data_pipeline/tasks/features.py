@@ -160,7 +160,7 @@ def _of_questions(examples: Sequence[Question], pieces: Pieces, *, S: int, strid
     longest = min(LONGEST_QUESTION, S // 4)
     require(
         stride < S - 3 - longest,
-        f"task.stride is {stride}; after a question of {longest} tokens a row of data.sequence_length {S} "
+        f"task.stride is {stride}; after a question of {longest} tokens a row of task.sequence_length {S} "
         f"has {S - 3 - longest} for the context, and neighbouring windows must share less than that",
     )
     contexts = list(dict.fromkeys(example.context for example in examples))  # many questions are about one
