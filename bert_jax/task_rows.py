@@ -140,7 +140,7 @@ def logits_of(
 def make_splits(
     config: Config, splits: Sequence[list[Example]], tokenizer: tokenizers.Tokenizer
 ) -> list[Split]:
-    """Examples with their rows, of `task.sequence_length` columns, or of as many as the longest example needs."""
+    """Examples with rows of `task.sequence_length` columns, or of as many as the longest example needs."""
     features = [
         featurize(
             _head(config),

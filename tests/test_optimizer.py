@@ -253,3 +253,24 @@ def test_schedules_warm_up_and_come_down(config: Config, schedule: str, halfway:
     assert values[55] == pytest.approx(peak * halfway)
     assert values[105] == pytest.approx(peak if schedule == "constant" else 0, abs=1e-9)
     assert all(a >= b for a, b in pairwise(values[5:]))
+
+
+def test_lower_layers_take_shorter_steps(config: Config):
+    """decay^d, d layers below the heads; the same direction (Clark et al. 2020)."""
+    config = replace(config, optimizer__warmup_steps=0)
+    params = model.init_params(config.model, jax.random.key(0))
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+    def updates(decay: float) -> model.Params:
+        optimizer = make_optimizer(replace(config, optimizer__layer_decay=decay))
+        return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    ratio = jax.tree.map(lambda a, b: np.asarray(b / a), updates(1.0), updates(0.5))
+    for path, found in jax.tree.leaves_with_path(ratio):
+        top = path[0].key
+        L = config.model.num_hidden_layers
+        expected = {"embeddings": 0.5 ** (L + 1), "layers": 0.5 ** np.arange(L, 0, -1)}.get(top, 1.0)
+        expected = np.reshape(expected, [-1] + [1] * (found.ndim - 1))
+        np.testing.assert_allclose(
+            found, np.broadcast_to(expected, found.shape), rtol=1e-5, err_msg=str(path)
+        )
