@@ -181,15 +181,29 @@ class Evaluate:
 
     config: FromFile
     workdir: Path
+    detailed: bool = False
+    """Also by the frequency of the tokens, and the pseudo-perplexity: every token masked by itself."""
+    rows: int = 64
+    """Of the pseudo-perplexity, at most; each takes up to as many passes as it has tokens."""
 
     def __call__(self) -> int:
         from bert_jax import runtime
 
+        if self.rows < 1:
+            raise ValueError(f"--rows is {self.rows}; it must be at least 1")
         runtime.configure(cache=_compiled(self.workdir))
         from bert_jax.evaluate import evaluate_workdir
 
-        for name, value in evaluate_workdir(self.config, workdir=self.workdir).items():
+        metrics = evaluate_workdir(self.config, workdir=self.workdir)
+        for name, value in metrics.items():
             print(f"{name:22s} {value:.4f}" if isinstance(value, float) else f"{name:22s} {value}")
+        if self.detailed:
+            from bert_jax.scoring import report, score_workdir
+
+            print(flush=True)
+            step = int(metrics["step"])
+            scores = score_workdir(self.config, workdir=self.workdir, step=step, rows=self.rows)
+            print("\n".join(report(scores)))
         return OK
 
 

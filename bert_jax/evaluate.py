@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -16,7 +17,10 @@ from bert_jax import losses, sharding
 from bert_jax.checkpoint import Checkpoints, check_has_run
 from bert_jax.config import Config
 from bert_jax.model import Params
-from bert_jax.step import eval_step
+from bert_jax.step import TrainState, eval_step
+
+if TYPE_CHECKING:
+    from data_pipeline.loader import Loader
 
 EvalStep = Callable[[Params, dict[str, jax.Array]], losses.Sums]
 
@@ -49,12 +53,11 @@ def evaluate(
     return {"loss": metrics["mlm_loss"] + metrics["nsp_loss"]} | metrics
 
 
-def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
-    """Held-out metrics of the latest checkpoint, with its step and the baselines to compare with.
-
-    `unigram_loss` is the MLM loss of knowing the token frequencies and no context; `majority_nsp_accuracy`
-    the NSP accuracy of always saying the same.
-    """
+@contextlib.contextmanager
+def latest(
+    config: Config, *, workdir: Path, step: int | None = None
+) -> Iterator[tuple[TrainState, Mesh, Loader]]:
+    """The checkpoint of `step`, the latest one if None, on its mesh, and the validation rows for it."""
     from data_pipeline.loader import Loader
 
     check_has_run(workdir)
@@ -67,7 +70,16 @@ def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
         Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader,
         Checkpoints(workdir, config, fingerprint=loader.manifest.fingerprint, read_only=True) as checkpoints,
     ):
-        state, _ = checkpoints.restore(mesh)
+        yield checkpoints.restore(mesh, step=step)[0], mesh, loader
+
+
+def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
+    """Held-out metrics of the latest checkpoint, with its step and the baselines to compare with.
+
+    `unigram_loss` is the MLM loss of knowing the token frequencies and no context; `majority_nsp_accuracy`
+    the NSP accuracy of always saying the same.
+    """
+    with latest(config, workdir=workdir) as (state, mesh, loader):
         step = compile_eval_step(config, mesh)
         metrics = evaluate(config, state.params, step=step, mesh=mesh, loader=loader)
         assert metrics is not None, "nothing stops it"

@@ -92,6 +92,13 @@ def inspect(directory: Path, *, rows: int = 3) -> Inspection:
     )
 
 
+def token_counts(directory: Path, split: str) -> np.ndarray:
+    """[V] int64: how often each token is in the rows of a split, as `prepare` counted them."""
+    parts = json.loads((directory / STATISTICS).read_text())
+    counts = [part["counts"]["token_counts"] for part in parts if part["split"] == split]
+    return np.sum(np.asarray(counts, np.int64), axis=0)
+
+
 def _tokens(batch: dict[str, np.ndarray], row: int, words: Tokenizer) -> list[Token]:
     predicted = dict(zip(batch["mlm_positions"][row], batch["mlm_targets"][row], strict=True))
     if not batch["mlm_weights"][row].all():

@@ -42,6 +42,7 @@ SHELL = {
     "plan",
     "train",
     "evaluate",
+    "scoring",
     "checkpoint",
     "metrics",
     "distributed",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import transformers
 
 from bert_jax import cli
 from bert_jax.config import Config, from_json
+from bert_jax.scoring import BUCKETS
 from tests.conftest import replace
 
 ROOT = Path(__file__).parent.parent
@@ -203,6 +206,23 @@ def test_evaluate_prints_the_loss_beside_the_baselines(bert_jax, recipe: Path, w
     assert values["mlm_loss"] == pytest.approx(lines[-1]["mlm_loss"], abs=1e-4)
     assert values["unigram_loss"] > 4
     assert 0.5 <= values["majority_nsp_accuracy"] < 1
+
+
+def test_evaluate_prints_details_below_what_it_prints_without(bert_jax, refused, recipe: Path, workdir: Path):
+    command = ["evaluate", recipe, "--workdir", workdir, "--train.steps", 30, "--train.eval-every", 30]
+    plain = bert_jax(*command)[1]
+    status, out, _ = bert_jax(*command, "--detailed", "--rows", 3)
+    assert status == 0
+    assert out.startswith(f"{plain}\n")
+    head, *table, rest = out[len(plain) + 1 :].split("\n", 6)
+    assert head.split() == ["training", "tokens", "pieces", "predictions", "mlm_accuracy", "mlm_loss"]
+    for name, line in zip(BUCKETS, table, strict=True):
+        assert re.fullmatch(rf"{name} +\d+ +[\d,]+( +\d\.\d{{4}} +\d+\.\d{{4}})?", line), line
+    values = {line.split()[0]: float(line.split()[1]) for line in rest.splitlines() if line}
+    assert 0 < values["majority_mlm_accuracy"] < 0.2
+    assert values["pseudo_perplexity"] == pytest.approx(math.exp(values["nats_a_token"]), rel=1e-3)
+    assert 0 < values["tokens_scored"] <= 3 * (64 - 3), "special tokens are not scored"
+    assert "--rows is 0; it must be at least 1" in refused(*command, "--detailed", "--rows", 0)
 
 
 def test_export_is_loaded_by_transformers_and_fills_masks_alike(
