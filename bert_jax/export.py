@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from bert_jax import huggingface
 from bert_jax.checkpoint import check_has_run, steps_of
+from bert_jax.config import Config
 from bert_jax.model_card import model_card
 from bert_jax.trained import load_workdir
 
@@ -61,6 +62,7 @@ def export(
     unfinished.mkdir(parents=True)
     try:
         shutil.copytree(workdir / "tokenizer", unfinished, dirs_exist_ok=True)
+        _note_length(unfinished / "tokenizer_config.json", config)
         weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
         (unfinished / huggingface.WEIGHTS_FILE).write_bytes(weights)  # save_file would hide it from others
         (unfinished / huggingface.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
@@ -72,6 +74,15 @@ def export(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return step
+
+
+def _note_length(file: Path, config: Config) -> None:
+    """`model_max_length`, to which Transformers cuts where it is asked to: the rows of the fine-tuning."""
+    length = config.model.max_position_embeddings
+    if config.model.head != "pretraining":
+        length = config.task.sequence_length
+    fields = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(fields | {"model_max_length": length}, indent=2) + "\n")
 
 
 def export_every(

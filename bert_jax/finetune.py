@@ -15,9 +15,9 @@ from typing import NamedTuple
 import jax
 
 from bert_jax.checkpoint import best_step
-from bert_jax.config import Config, DataConfig, MaskingConfig
+from bert_jax.config import Config
 from bert_jax.sources import SAME, model_of, tokenizer_of
-from bert_jax.task_rows import Split, TaskFeed, make_splits
+from bert_jax.task_rows import Split, TaskFeed, data_section, make_splits
 from bert_jax.train import train
 from data_pipeline.tasks.examples import Example, Text, Words, read
 from data_pipeline.tasks.scores import HEADLINE
@@ -105,7 +105,7 @@ def _prepare(config: Config) -> tuple[Config, functools.partial[TaskFeed]]:
     examples = {name: read(head, getattr(task, name), task) for name in ("train", "validation")}
     labels = config.model.labels or _labels(examples["train"])
     model = dataclasses.replace(config.model, **taken, labels=labels)
-    config = dataclasses.replace(config, model=model)
+    config = dataclasses.replace(config, model=model, data=data_section(task.sequence_length))
     for_training, for_validation = make_splits(config, list(examples.values()), tokenizer)
     _tell("train", for_training)
     _tell("validation", for_validation)
@@ -115,15 +115,14 @@ def _prepare(config: Config) -> tuple[Config, functools.partial[TaskFeed]]:
 
 
 def _resolved(config: Config, *, rows: int, columns: int) -> Config:
-    """Steps that follow from epochs; and a data section that says no more than how long the rows are."""
+    """With the steps that follow from epochs."""
     head, task = config.model.head, config.task
     assert head != "pretraining"
     steps = max(1, math.ceil(task.epochs * rows / config.train.global_batch_size))
     every = max(1, math.ceil(rows / config.train.global_batch_size / task.evaluations))
     return dataclasses.replace(
         config,
-        # Nothing is masked here; DataConfig wants as many predictions as the rate asks for.
-        data=DataConfig(sequence_length=columns, masking=MaskingConfig(rate=1e-4, max_predictions=1)),
+        data=data_section(columns),
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=int(task.warmup * steps)),
         train=dataclasses.replace(config.train, steps=steps, eval_every=every),
         checkpoint=dataclasses.replace(config.checkpoint, every=every, best=HEADLINE[head]),

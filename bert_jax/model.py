@@ -283,13 +283,15 @@ class BertForTask(Bert):
 
     def __call__(self, batch: Batch, *, dropout_keys: jax.Array | None = None) -> jax.Array:
         config = self.config
-        x = self.encode(batch, dropout_keys=dropout_keys)
-        if config.head in ("classification", "regression"):
-            x = jnp.tanh(self.pooler(x[:, 0]))
+        of_text = config.head in ("classification", "regression")
+        x_BxSxD = self.encode(batch, dropout_keys=dropout_keys)
+        if of_text:
+            x_BxSxD = jnp.tanh(self.pooler(x_BxSxD[:, :1]))
         if dropout_keys is not None and config.head != "qa":  # as Transformers' heads do
             keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, config.num_hidden_layers + 1)
-            x = dropout(x, rate=config.hidden_dropout_prob, keys=keys)
-        return self.classifier(x).astype(jnp.float32)
+            x_BxSxD = dropout(x_BxSxD, rate=config.hidden_dropout_prob, keys=keys)
+        logits_BxSxC = self.classifier(x_BxSxD).astype(jnp.float32)
+        return logits_BxSxC[:, 0] if of_text else logits_BxSxC
 
 
 def _module(config: ModelConfig) -> type[Bert]:

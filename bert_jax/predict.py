@@ -13,7 +13,7 @@ import jax
 from bert_jax import sharding
 from bert_jax.config import Config, MeshConfig
 from bert_jax.fill_mask import fill
-from bert_jax.task_rows import compile_apply, logits_of, make_splits
+from bert_jax.task_rows import compile_apply, data_section, logits_of, make_splits
 from bert_jax.trained import Trained, open_trained
 from data_pipeline.config import Head
 from data_pipeline.tasks.examples import Example, Question, Text, Words, read
@@ -50,7 +50,7 @@ def predictions(
 
 
 def _predicted(trained: Trained, examples: Iterator[Example], *, batch_size: int) -> Iterator[dict[str, Any]]:
-    config = Config(model=trained.config, task=trained.task)
+    config = Config(model=trained.config, data=data_section(trained.task.sequence_length), task=trained.task)
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
     apply = compile_apply(config.model, mesh)
     head = trained.config.head

@@ -15,7 +15,7 @@ import tokenizers
 from jax.sharding import Mesh
 
 from bert_jax import losses, model, sharding
-from bert_jax.config import Config, ModelConfig
+from bert_jax.config import Config, DataConfig, MaskingConfig, ModelConfig
 from bert_jax.distributed import check_same
 from bert_jax.feed import Evaluator
 from bert_jax.model import Batch, Params
@@ -165,6 +165,11 @@ def _cut(features: Features, columns: int) -> Features:
 
     arrays = {name: cut(array) for name, array in features.arrays.items()}
     return features._replace(arrays=arrays, places=cut(features.places))
+
+
+def data_section(columns: int) -> DataConfig:
+    """Of the config of a task: it says how long the rows are, and nothing is masked."""
+    return DataConfig(sequence_length=columns, masking=MaskingConfig(rate=1e-4, max_predictions=1))
 
 
 def _head(config: Config) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,16 +16,15 @@ from bert_jax.model import Params
 from data_pipeline.tokenizer import load_fast
 
 LONGEST = 512
-"""Tokens of a row where nothing says how long the rows of the training were."""
+"""Tokens of a row at most, where it is not known how long those of the training were."""
 
 
 class Trained(NamedTuple):
     config: ModelConfig
     params: Params
     tokenizer: tokenizers.Tokenizer
-    sequence_length: int
-    """Of the rows it is given."""
     task: TaskConfig
+    """How long the rows are that it was trained on, among others."""
 
 
 def open_trained(directory: Path) -> Trained:
@@ -35,13 +35,19 @@ def open_trained(directory: Path) -> Trained:
     """
     if (directory / huggingface.WEIGHTS_FILE).is_file():
         model, params = huggingface.load(directory)
-        length = min(LONGEST, model.max_position_embeddings)
-        return Trained(model, params, load_fast(directory), length, TaskConfig())
+        return Trained(model, params, load_fast(directory), _task(directory, model))
     if steps_of(directory):
         config, params, _ = load_workdir(directory)
-        tokenizer = load_fast(directory / "tokenizer")
-        return Trained(config.model, params, tokenizer, config.data.sequence_length, config.task)
+        return Trained(config.model, params, load_fast(directory / "tokenizer"), config.task)
     raise FileNotFoundError(f"{directory} is neither an exported directory nor a workdir with a checkpoint")
+
+
+def _task(directory: Path, model: ModelConfig) -> TaskConfig:
+    """As long rows as the tokenizer of an exported folder says, in Hugging Face's `model_max_length`."""
+    file = directory / "tokenizer_config.json"
+    fields = {"model_max_length": LONGEST} | (json.loads(file.read_text()) if file.is_file() else {})
+    length = int(min(LONGEST, model.max_position_embeddings, fields["model_max_length"]))
+    return TaskConfig(sequence_length=length, stride=length // 4)
 
 
 def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Params, int]:
