@@ -246,7 +246,8 @@ class TaskConfig(Section):
     validation: str = ""
     """As `train`: scored after each part of the training; the checkpoint with the best score stays."""
     text: str = "sentence"
-    """Column of the text; of the question for qa, of the words for tokens."""
+    """Column of the text; for tokens, of the words. For qa this, `pair` and `label` mean nothing: its columns
+    are SQuAD's (id, question, context, answers)."""
     pair: str | None = None
     """Column of a second text; None: there is none."""
     label: str = "label"
