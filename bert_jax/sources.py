@@ -22,7 +22,6 @@ from bert_jax.checkpoint import Checkpoints, steps_of
 from bert_jax.config import Config, ModelConfig, load_json
 from bert_jax.model import Params
 from bert_jax.step import TrainState
-from data_pipeline.tokenizer import load_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +103,8 @@ def tokenizer_of(source: Path) -> Path:
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
     """Into a folder that may be there already, for Hugging Face's AutoTokenizer."""
+    from data_pipeline.tokenizer import load_vocabulary
+
     here = tokenizer_of(source)
     if not (here / "tokenizer.json").is_file():
         shutil.rmtree(directory, ignore_errors=True)
