@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import os
 import re
 import shutil
@@ -268,6 +269,8 @@ class Checkpoints:
 
 def _rank(config: CheckpointConfig, value: float) -> float:
     """The lower, the better."""
+    if math.isnan(value):
+        return math.inf
     return value if config.best.endswith("loss") else -value
 
 

@@ -130,14 +130,17 @@ class Reporter:
 
 
 def validation_values(path: Path, name: str, *, until: float = math.inf) -> dict[int, float]:
-    """Step -> a validation metric, of metrics.jsonl up to a step. A half-written last line is none."""
+    """Step -> a validation metric, NaN where it was not finite, of metrics.jsonl up to a step.
+
+    A half-written last line is none.
+    """
     if not path.exists():
         return {}
     lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return {
-        line["step"]: line[name]
+        line["step"]: math.nan if line.get(name) is None else line[name]
         for line in lines
-        if line["split"] == "validation" and line["step"] <= until and line.get(name) is not None
+        if line["split"] == "validation" and line["step"] <= until
     }
 
 

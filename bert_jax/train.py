@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 from collections.abc import Callable, Generator
 from itertools import pairwise
@@ -206,9 +205,8 @@ class _Run:
                 f"checkpoint.best {best!r} is no validation metric; there are {', '.join(metrics)}"
             )
         report.validation(self.step, metrics)
-        if math.isfinite(metrics[best]):
-            self.validation_values[self.step] = metrics[best]
-            self.checkpoints.note(self.step, metrics[best])
+        self.validation_values[self.step] = metrics[best]
+        self.checkpoints.note(self.step, metrics[best])
         return True
 
     def _has_waited_enough(self) -> bool:
