@@ -344,6 +344,36 @@ class FillMask:
 
 
 @dataclass(frozen=True)
+class Explain:
+    """Why a trained model says what it says: what each token adds, and where each head looks."""
+
+    directory: tyro.conf.Positional[Path]
+    """An exported folder, or a workdir."""
+    text: tyro.conf.Positional[str]
+    """To be explained; the question, for qa; with a [MASK], for a model that was only pretrained."""
+    pair: str | None = None
+    """A second text; the context, for qa."""
+    label: str | None = None
+    """To explain in place of the answer."""
+    html: Path | None = None
+    """Write a page with colours and attention maps to this file."""
+    json: Path | None = None
+    """Write all numbers to this file."""
+
+    def __call__(self) -> int:
+        from bert_jax.explain import explain, report, to_json
+        from bert_jax.explanation_page import page
+
+        explanation = explain(self.directory, self.text, pair=self.pair, label=self.label)
+        print("\n".join(report(explanation)))
+        for file, content in ((self.html, page), (self.json, to_json)):
+            if file is not None:
+                file.write_text(content(explanation), encoding="utf-8")
+                print(f"written to {file}")
+        return OK
+
+
+@dataclass(frozen=True)
 class ShowConfig:
     """Print the resolved config as JSON."""
 
@@ -367,6 +397,7 @@ VERBS: dict[str, type] = {
     "export": Export,
     "fill-mask": FillMask,
     "predict": Predict,
+    "explain": Explain,
     "show-config": ShowConfig,
 }
 

@@ -108,6 +108,12 @@ def encode(
         return nnx.merge(definition(config)[0], params).encode(batch, dropout_keys=dropout_keys)
 
 
+def hidden_states(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
+    """What enters each layer, and what leaves the last one: [L + 1, B, S, D] in the compute dtype."""
+    with precision(config.dtype):
+        return nnx.merge(definition(config)[0], params).hidden_states(batch)
+
+
 def precision(dtype: Any) -> AbstractContextManager[None]:
     """float32 means float32: TPUs and recent GPUs would multiply it in fewer bits by default."""
     return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
@@ -163,11 +169,9 @@ class Embeddings(nnx.Module):
     def __call__(self, batch: Batch, *, dropout_keys: jax.Array | None) -> jax.Array:
         # A product with one-hot rows: its gradient is a matrix product, where that of a gather is a scatter.
         types_BxSxT = jax.nn.one_hot(batch["token_type_ids"], self.config.type_vocab_size)
-        x_BxSxD = (
-            self.word[...][batch["token_ids"]]
-            + self.position[...][batch["position_ids"]]
-            + types_BxSxT @ self.token_type[...]
-        )
+        # An explanation gives embeddings that are no token's (attributions.py).
+        words = batch["word_embeddings"] if "word_embeddings" in batch else self.word[...][batch["token_ids"]]
+        x_BxSxD = words + self.position[...][batch["position_ids"]] + types_BxSxT @ self.token_type[...]
         x_BxSxD = self.norm(x_BxSxD).astype(self.config.dtype)
         if dropout_keys is not None:
             x_BxSxD = dropout(x_BxSxD, rate=self.config.hidden_dropout_prob, keys=dropout_keys)
@@ -228,21 +232,32 @@ class Bert(nnx.Module):
         self.config = config
 
     def encode(self, batch: Batch, *, dropout_keys: jax.Array | None = None) -> jax.Array:
+        return self._scan(batch, dropout_keys, keep=False)[0]
+
+    def hidden_states(self, batch: Batch) -> jax.Array:
+        last_BxSxD, inputs_LxBxSxD = self._scan(batch, None, keep=True)
+        assert inputs_LxBxSxD is not None
+        return jnp.concatenate([inputs_LxBxSxD, last_BxSxD[None]])
+
+    def _scan(
+        self, batch: Batch, dropout_keys: jax.Array | None, *, keep: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The last hidden state, and what entered each layer if that is to be kept."""
         config = self.config
 
         layer_definition, layers = nnx.split(self.layers)
 
-        def layer(x_BxSxD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+        def layer(x_BxSxD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
             params, index = inputs
             y_BxSxD = nnx.merge(layer_definition, params)(
                 x_BxSxD, segment_ids_BxS=batch["segment_ids"], dropout_keys=_fold_in(dropout_keys, index)
             )
-            return y_BxSxD, None
+            return y_BxSxD, x_BxSxD if keep else None
 
         x_BxSxD = self.embeddings(batch, dropout_keys=_fold_in(dropout_keys, config.num_hidden_layers))
         indices = jnp.arange(config.num_hidden_layers)
         unroll = min(config.scan_unroll, config.num_hidden_layers)
-        return jax.lax.scan(_remat(config)(layer), x_BxSxD, (layers, indices), unroll=unroll)[0]
+        return jax.lax.scan(_remat(config)(layer), x_BxSxD, (layers, indices), unroll=unroll)
 
 
 class BertForPreTraining(Bert):

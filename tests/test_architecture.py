@@ -15,6 +15,7 @@ CONFIG = {"config"}
 CORE = {
     "model",
     "activations",
+    "attributions",
     "attention",
     "collectives",
     "chips",
@@ -47,6 +48,8 @@ SHELL = {
     "metrics",
     "distributed",
     "huggingface",
+    "explain",
+    "explanation_page",
     "export",
     "feed",
     "finetune",
