@@ -24,6 +24,7 @@ def local(*arguments: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_processes_are_told_apart_and_stop_together(recipe: Path, tmp_path: Path):
     workdir = tmp_path / "run"
     flags = ["--workdir", str(workdir), "--train.steps", "100000", "--train.eval-every", "100000"]

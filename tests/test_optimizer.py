@@ -109,7 +109,11 @@ def test_where_a_norm_is_zero_the_ratio_is_one(config: Config):
     assert all((x != 0).all() for x in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize("mesh", [(2, 2, 2), (2, 4, 1), (1, 8, 1)], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [(2, 2, 2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in [(2, 4, 1), (1, 8, 1)])],
+    ids=str,
+)
 def test_lamb_is_the_same_on_any_mesh(config: Config, mesh: tuple[int, int, int]):
     """At a rate so high that a wrong ratio shows: one of whole stacks moves these losses by 0.1."""
     config = replace(config, optimizer__name="lamb", optimizer__warmup_steps=0, optimizer__learning_rate=1e-2)

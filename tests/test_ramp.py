@@ -87,6 +87,7 @@ def test_growing_batches_are_the_rows_of_one_sequence(config: Config):
         assert all((one[name] == other[name]).all() for name in one)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_on_its_way_up_ends_with_the_same_bits(config: Config, tmp_path: Path):
     config = replace(config, train__steps=8, train__microbatches=2, optimizer__warmup_steps=3)
     rate = learning_rate_schedule(config)
