@@ -21,6 +21,7 @@ td { padding: .1rem .6rem .1rem 0 }
 td.bar { width: 18rem; max-width: 45vw }
 td.bar div { height: .8rem; border-radius: .2rem }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: .6rem }
+@media (min-width: 48rem) { .maps { grid-template-columns: repeat(var(--heads), minmax(0, 7rem)) } }
 .maps button { border: 0; background: none; padding: 0; font: inherit; font-size: .75rem; color: #52606d }
 .maps button { cursor: pointer }
 .maps canvas { width: 100%; image-rendering: pixelated; border: 1px solid #e4e7eb; display: block }
@@ -106,7 +107,7 @@ def page(explanation: Explanation) -> str:
 Integrated gradients share the difference among the tokens, but for {explanation.gap:.2g}.</p>
 <table>{bars}</table>
 <h2>Where each head looks</h2>
-<div class=maps id=maps></div><div id=large></div>
+<div class=maps id=maps style="--heads:{len(maps[0])}"></div><div id=large></div>
 <script type="application/json" id=data>{data}</script><script>{SCRIPT}</script>
 """
 
