@@ -1,8 +1,8 @@
 """BERT-base on one GPU in about a day, in the spirit of Cramming (Geiping and Goldstein 2022).
 
-    bert-jax prepare   configs/cramming.py --data.source 'files:corpus/*.txt.gz'
+    bert-jax prepare  configs/cramming.py --data.source 'files:corpus/*.txt.gz'
     bert-jax benchmark configs/cramming.py
-    bert-jax pretrain  configs/cramming.py --workdir runs/cramming
+    bert-jax pretrain configs/cramming.py --workdir runs/cramming
 
 Theirs, by the files of github.com/JonasGeiping/cramming for its final recipe (train/bert-o3.yaml, batch
 4,096; data/c4-subset-processed.yaml): rows of 128 without pairs, 32,768 lower-case pieces, no dropout,
