@@ -3,7 +3,6 @@ r"""BERT-large in 8,601 steps: LAMB with batches of 65,536 and 32,768 rows (You 
 First 7,038 steps with rows of 128, then 1,563 with rows of 512:
 
     bert-jax prepare  configs/bert_large_lamb.py --data.source 'files:corpus/*.txt.gz'
-    bert-jax plan     configs/bert_large_lamb.py --topology v5e:16x16
     bert-jax pretrain configs/bert_large_lamb.py --workdir runs/lamb
 
     bert-jax prepare  configs/bert_large_lamb.py --data.source 'files:corpus/*.txt.gz' \
@@ -14,12 +13,17 @@ First 7,038 steps with rows of 128, then 1,563 with rows of 512:
         --train.global-batch-size 32768 --train.microbatches 32 --train.steps 1563 \
         --optimizer.learning-rate 4e-3 --optimizer.warmup-steps 200
 
-The batches are the paper's (its abstract: 8,599 steps, 76 minutes on a pod of 1,024 TPU v3 chips). Steps,
-rates, warm-up (28.43 % and 12.8 % of the steps) and the root decay are those of NVIDIA's
+The batches are the paper's (8,599 steps and 76 minutes on a pod of TPU v3, by the abstract of its first
+version). Steps, rates, warm-up (28.43 % and 12.8 % of the steps) and the root decay are those of NVIDIA's
 DeepLearningExamples (PyTorch/LanguageModeling/BERT: scripts/configs/pretrain_config.sh, schedulers.py),
-whose rate falls by a sixth where the warm-up ends; ours does not jump. The microbatches are for 256 chips
-of v5e: docs/scaling.md has the memory of both phases as compiled for them, 14.0 and 13.2 of 16 GiB. Not run
-by us.
+whose rate falls by 15 and 7 % where the warm-up ends; ours does not jump. The microbatches are for 256
+chips of v5e; compiled for them, not run by us, the phases take 14.0 and 13.2 of 16 GiB and at best 0.6 and
+0.3 hours (docs/scaling.md):
+
+    bert-jax plan configs/bert_large_lamb.py --topology v5e:16x16
+    bert-jax plan configs/bert_large_lamb.py --topology v5e:16x16 --data.sequence-length 512 \
+        --data.masking.max-predictions 77 --train.global-batch-size 32768 --train.microbatches 32 \
+        --train.steps 1563 --optimizer.warmup-steps 200
 """
 
 from bert_jax.config import (

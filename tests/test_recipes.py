@@ -186,13 +186,18 @@ def test_a_second_phase_goes_on_from_the_first(name: str, monkeypatch: pytest.Mo
         assert second.config.optimizer.end_learning_rate == 0
 
 
-PLANS = [command for path in CONFIGS for command in commands(path) if command.startswith("bert-jax plan ")]
+PLANS = [
+    (path, command) for path in CONFIGS for command in commands(path) if command.startswith("bert-jax plan ")
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", PLANS)
-def test_a_recipe_fits_the_hardware_that_it_names(command: str):
-    """As the TPU's compiler sees it; what it said is kept in runs/compiled."""
+@pytest.mark.parametrize(("path", "command"), PLANS)
+def test_a_recipe_fits_the_hardware_that_it_names(path: Path, command: str):
+    """As the TPU's compiler sees it: minutes each, or from runs/compiled if the step was asked for before.
+
+    The docstring has its figures.
+    """
     pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install 'bert-jax[tpu]'")
     done = subprocess.run(
         [sys.executable, "-m", "bert_jax", *shlex.split(command)[1:]],
@@ -202,8 +207,13 @@ def test_a_recipe_fits_the_hardware_that_it_names(command: str):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    (total,) = [line for line in done.stdout.splitlines() if line.lstrip().startswith("in all ")]
-    assert total.endswith("  fits"), done.stdout
+    memory = re.search(r"in all +([\d.]+) GiB  fits", done.stdout)
+    hours = re.search(r"([\d.]+) hours", done.stdout)
+    assert memory is not None, done.stdout
+    assert hours is not None, done.stdout
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert f"{float(memory[1]):.1f}" in text
+    assert hours[1] in text
 
 
 def main() -> None:
