@@ -1,4 +1,4 @@
-"""BERT-base on one GPU in about a day, in the spirit of Cramming (Geiping and Goldstein 2022).
+"""BERT-base on one GPU, in the spirit of Cramming: one GPU, one day (Geiping and Goldstein 2022).
 
     bert-jax prepare  configs/cramming.py --data.source 'files:corpus/*.txt.gz'
     bert-jax benchmark configs/cramming.py
@@ -6,13 +6,13 @@
 
 Theirs, by the files of github.com/JonasGeiping/cramming for its final recipe (train/bert-o3.yaml, batch
 4,096; data/c4-subset-processed.yaml): rows of 128 without pairs, 32,768 lower-case pieces, no dropout,
-AdamW with peak 1e-3, b2 0.98, epsilon 1e-12, clipping at 0.5; the batch grows over half of the budget, the
-rate up to three quarters of it and then falls to zero. Its budget is a day; ours is rows: the 82 million
-here are what it expects to read, 85 million at most. How long they take on your GPU was not measured by us,
-and it was not run by us: `benchmark` tells the seconds of a step, for --train.steps and in proportion
---train.batch-ramp-steps and --optimizer.warmup-steps. Left out: its 16 pre-norm layers with gated units,
-without biases and head, sinusoidal positions, the rate's start at a quarter of the peak, filters and order
-of the text.
+AdamW with peak 1e-3, b2 0.98, epsilon 1e-12, clipping at 0.5; the batch grows over the first 300,000 of
+600,000 microbatches, the rate over three quarters of the day, and then falls to zero. Its budget is a day;
+ours is rows: 82 million, where it prepares 85 million as slightly more than a day needs. How long they take
+on your GPU was not measured by us, and it was not run by us: `benchmark` tells the seconds of a step, for
+--train.steps and in proportion --train.batch-ramp-steps and --optimizer.warmup-steps. Left out: its 16
+pre-norm layers with gated units, without biases and head, sinusoidal positions, the rate's start at a
+quarter of the peak, filters and order of the text.
 """
 
 from bert_jax.config import (
