@@ -41,7 +41,9 @@ def config_of(topology: str, length: int) -> Config:
         base,
         model=dataclasses.replace(base.model, scan_unroll=1),
         data=dataclasses.replace(base.data, sequence_length=length, masking=masking),
-        optimizer=dataclasses.replace(base.optimizer, name="lamb", learning_rate=4e-3, warmup_steps=warmup),
+        optimizer=dataclasses.replace(
+            base.optimizer, name="lamb", learning_rate=4e-3, warmup_steps=warmup, end_learning_rate=0.0
+        ),
         train=dataclasses.replace(
             base.train,
             global_batch_size=batch,

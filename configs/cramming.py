@@ -1,0 +1,66 @@
+"""BERT-base on one GPU, in the spirit of Cramming: one GPU, one day (Geiping and Goldstein 2022).
+
+    bert-jax prepare  configs/cramming.py --data.source 'files:corpus/*.txt.gz'
+    bert-jax benchmark configs/cramming.py
+    bert-jax pretrain configs/cramming.py --workdir runs/cramming
+
+Theirs, by the files of github.com/JonasGeiping/cramming for its final recipe (train/bert-o3.yaml, batch
+4,096; data/c4-subset-processed.yaml): rows of 128 without pairs, 32,768 lower-case pieces, no dropout,
+AdamW with peak 1e-3, b2 0.98, epsilon 1e-12, clipping at 0.5; the batch grows over the first 300,000 of
+600,000 microbatches, the rate over three quarters of the day, and then falls to zero. Its budget is a day;
+ours is rows: 82 million, where it prepares 85 million as slightly more than a day needs. How long they take
+on your GPU was not measured by us, and it was not run by us: `benchmark` tells the seconds of a step, for
+--train.steps and in proportion --train.batch-ramp-steps and --optimizer.warmup-steps. Left out: its 16
+pre-norm layers with gated units, without biases and head, sinusoidal positions, the rate's start at a
+quarter of the peak, filters and order of the text.
+"""
+
+from bert_jax.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(
+            vocab_size=32768,
+            max_position_embeddings=128,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            dtype="bfloat16",
+            scan_unroll=12,
+        ),
+        data=DataConfig(
+            source="files:corpus/*.txt.gz",
+            dir="runs/cramming-data",
+            sequence_length=128,
+            objective="full_sentences",
+            validation_fraction=0.005,
+            tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=32768),
+            masking=MaskingConfig(max_predictions=20),
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3,
+            warmup_steps=25_000,  # three quarters of the rows
+            b2=0.98,
+            eps=1e-12,
+            clip_norm=0.5,
+        ),
+        train=TrainConfig(
+            steps=30_000,
+            global_batch_size=4096,
+            microbatches=16,
+            batch_ramp=(1024, 2048, 3072),
+            batch_ramp_steps=20_000,  # half of the rows
+            eval_every=5_000,
+            eval_batches=25,
+        ),
+        checkpoint=CheckpointConfig(every=1_000),
+    )

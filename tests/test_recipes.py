@@ -1,0 +1,229 @@
+"""Recipes: what each config file makes, as text in tests/golden/, to be read in a review.
+
+A golden file holds the resolved config and every parameter of the model. One that differs is a bug if nobody
+meant to change recipes, defaults or parameters: runs of today would not go on tomorrow. If it was meant,
+
+    python tests/test_recipes.py
+
+writes them anew; read their diff before it is committed.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from bert_jax import cli, model
+from bert_jax.config import Config, load
+from bert_jax.optimizer import decay_mask
+from bert_jax.ramp import rows_before
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+GOLDEN = ROOT / "tests/golden"
+BERT_BASE, BERT_LARGE = 110_106_428, 336_226_108
+"""Parameters of google-research/bert's models with both heads; the paper (section 3) says 110M and 340M."""
+
+
+def golden(path: Path) -> Iterator[str]:
+    """The lines of a recipe's golden file."""
+    config = load(path)
+    for section in dataclasses.fields(config):
+        yield from _values(section.name, getattr(config, section.name))
+    yield ""
+    rows = [("parameter", "shape", "logical axes", "decays")]
+    decaying = total = 0
+    params, axes, decays = shapes(config)
+    for (key, leaf), names, decay in zip(
+        jax.tree.leaves_with_path(params),
+        jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple)),
+        jax.tree.leaves(decays),
+        strict=True,
+    ):
+        assert len(names) == leaf.ndim
+        path_of_leaf = jax.tree_util.keystr(key, simple=True, separator=".")
+        shape = " x ".join(map(str, leaf.shape))
+        rows.append((path_of_leaf, shape, ", ".join(str(name) for name in names), "yes" if decay else "no"))
+        total += leaf.size
+        decaying += leaf.size if decay else 0
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield ""
+    yield f"{total:,} parameters in {len(rows) - 1} arrays; {decaying:,} of them decay"
+
+
+def _values(path: str, value: Any) -> Iterator[str]:
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _values(f"{path}.{field.name}", getattr(value, field.name))
+    else:
+        yield f"{path} = {value!r}"
+
+
+def shapes(config: Config) -> tuple[Any, Any, Any]:
+    """Of every parameter: shape and dtype, logical axes, whether it decays. Full size, and no memory."""
+    of_model = config.model
+    if of_model.head in ("classification", "tokens"):  # real labels come from the examples
+        of_model = dataclasses.replace(of_model, labels=("0", "1"))
+    params = jax.eval_shape(lambda: model.init_params(of_model, jax.random.key(0)))
+    return params, model.definition(of_model)[1], decay_mask(params)
+
+
+def count(config: Config) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes(config)[0]))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_recipe_makes_what_it_made(path: Path):
+    file = GOLDEN / f"{path.stem}.txt"
+    expected = file.read_text().splitlines() if file.is_file() else []
+    assert list(golden(path)) == expected, (
+        f"{path.name} makes another run than tests/golden/{file.name} says. If no one meant to change the "
+        "recipe, a default or a parameter, that is a bug: runs that exist would not go on. If it was meant: "
+        "python tests/test_recipes.py writes the file anew; read its diff before it is committed"
+    )
+
+
+def test_every_golden_file_has_its_recipe():
+    assert {file.stem for file in GOLDEN.iterdir()} == {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("demo", 963_074),
+        ("bert_base", BERT_BASE + 70 * 769),  # rows of padding, and their biases
+        ("continue_bert_base", BERT_BASE + 70 * 769),
+        ("bert_large", BERT_LARGE + 70 * 1025),
+        ("bert_large_lamb", BERT_LARGE + 70 * 1025),
+    ],
+)
+def test_parameters_are_as_many_as_published(name: str, parameters: int):
+    assert count(load(ROOT / f"configs/{name}.py")) == parameters
+
+
+def test_the_vocabulary_of_roberta_adds_as_many_as_its_paper_says():
+    """About 15 million (Liu et al. 2019, section 4.4)."""
+    found = count(load(ROOT / "configs/roberta_base.py"))
+    assert found - BERT_BASE == pytest.approx(15e6, rel=0.01)
+
+
+def test_lamb_warms_up_for_the_share_of_its_steps_that_it_says():
+    optimizer, train = (getattr(load(ROOT / "configs/bert_large_lamb.py"), s) for s in ("optimizer", "train"))
+    assert optimizer.warmup_steps == round(0.2843 * train.steps, -1) == 2_000
+    assert round(0.128 * 1563) == 200
+
+
+def test_cramming_reads_as_many_rows_as_it_says():
+    config = load(ROOT / "configs/cramming.py")
+    train = config.train
+    rows = rows_before(train, train.steps)
+    assert 81.5e6 < rows < 82.5e6 < 85e6
+    assert rows_before(train, train.batch_ramp_steps) / rows == pytest.approx(1 / 2, abs=1e-3)
+    assert rows_before(train, config.optimizer.warmup_steps) / rows == pytest.approx(3 / 4, abs=1e-3)
+
+
+def commands(path: Path) -> list[str]:
+    """The indented `bert-jax VERB ...` lines of a recipe's docstring, joined where they go on."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    lines = text.replace("\\\n", "").splitlines()
+    found = [line.strip() for line in lines if re.match(r" +bert-jax [a-z-]+ ", line)]
+    return [command.partition(" < ")[0] for command in found]
+
+
+def parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a command line would run: its flags and files exist."""
+    _, verb, *arguments = shlex.split(command)
+    ran: list[Any] = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli.VERBS[verb], "__call__", lambda self: ran.append(self) or 0)
+    assert cli.run([verb, *arguments]) == 0
+    return ran[0]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_commands_of_a_recipe_belong_together(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They parse; each run reads a dataset that was prepared for it, and has a workdir of its own."""
+    found = commands(path)
+    assert found
+    runs = [parsed(command, monkeypatch) for command in found]
+    prepared = {run.config.data.dir: run.config.data for run in runs if isinstance(run, cli.Prepare)}
+    pretrained = [run for run in runs if isinstance(run, cli.Pretrain)]
+    for run in pretrained:
+        data = run.config.data
+        same = prepared[data.dir]
+        assert (data.sequence_length, data.objective) == (same.sequence_length, same.objective)
+        assert data.masking == same.masking
+    assert len({run.workdir for run in pretrained}) == len(pretrained)
+
+
+@pytest.mark.parametrize("name", ["bert_base", "bert_large", "bert_large_lamb"])
+def test_a_second_phase_goes_on_from_the_first(name: str, monkeypatch: pytest.MonkeyPatch):
+    found = [parsed(command, monkeypatch) for command in commands(ROOT / f"configs/{name}.py")]
+    first_data, second_data = (run.config.data for run in found if isinstance(run, cli.Prepare))
+    first, second = (run for run in found if isinstance(run, cli.Pretrain))
+    assert second.config.init.source == str(first.workdir)
+    assert second_data.tokenizer.vocab_file == f"{first_data.dir}/tokenizer/vocab.txt"
+    assert (second.config.data.sequence_length, second.config.data.masking.max_predictions) == (512, 77)
+    assert second.config.model == first.config.model
+    if name != "bert_large_lamb":
+        assert first.config.train.steps + second.config.train.steps == 1_000_000
+        assert second.config.optimizer.learning_rate == first.config.optimizer.end_learning_rate
+        decay = 1e-4 * 100_000 / (1_000_000 - first.config.optimizer.warmup_steps)
+        assert second.config.optimizer.learning_rate == pytest.approx(decay, rel=0.001)
+        assert second.config.optimizer.end_learning_rate == 0
+
+
+PLANS = [
+    (path, command) for path in CONFIGS for command in commands(path) if command.startswith("bert-jax plan ")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "command"), PLANS)
+def test_a_recipe_fits_the_hardware_that_it_names(path: Path, command: str):
+    """As the TPU's compiler sees it: minutes each, or from runs/compiled if the step was asked for before.
+
+    The docstring has its figures.
+    """
+    pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install 'bert-jax[tpu]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "bert_jax", *shlex.split(command)[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    memory = re.search(r"in all +([\d.]+) GiB  fits", done.stdout)
+    hours = re.search(r"([\d.]+) hours", done.stdout)
+    assert memory is not None, done.stdout
+    assert hours is not None, done.stdout
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert f"{float(memory[1]):.1f}" in text
+    assert hours[1] in text
+
+
+def main() -> None:
+    jax.config.update("jax_platforms", "cpu")
+    GOLDEN.mkdir(exist_ok=True)
+    for file in GOLDEN.glob("*.txt"):
+        file.unlink()
+    for path in CONFIGS:
+        (GOLDEN / f"{path.stem}.txt").write_text("\n".join(golden(path)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
