@@ -14,14 +14,16 @@ demo: .venv/core
 	$(BIN)/bert-jax fill-mask runs/demo-exported "Return the [MASK] of the object."
 	$(BIN)/bert-jax fill-mask runs/demo-exported "Returns [MASK] if the object is a [MASK] of strings."
 
-test: .venv/dev  # a file at a time to each of two processes: its fixtures are made once
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# A file at a time to each of two processes: its fixtures are made once. The tests compile more than they compute,
+# and XLA's costly passes are two fifths of that; test-slow and test-faults have them.
+test: .venv/dev
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 
 test-faults: .venv/dev
-	$(BIN)/python tests/benchmarks/reliability.py
+	$(BIN)/python -m tests.benchmarks.reliability
 
 lint: .venv/dev
 	$(BIN)/ruff check .

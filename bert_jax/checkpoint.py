@@ -15,15 +15,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
-from bert_jax import digests
-from bert_jax.config import CheckpointConfig, Config, differences, from_json, load_json, to_json
+from bert_jax import digests, sharding
+from bert_jax.config import CheckpointConfig, Config, MeshConfig, from_json, load_json, to_json
+from bert_jax.continuation import obstacles
 from bert_jax.distributed import same_everywhere
 from bert_jax.history import History
 from bert_jax.metrics import validation_values
@@ -35,9 +36,24 @@ COMMITTED = "commit_success.txt"
 """Orbax writes it last."""
 
 
+class Progress(NamedTuple):
+    """What a run knows of itself beside its state; saved with it."""
+
+    losses: tuple[float, ...] = ()
+    """Of the last steps, as `Sentinel` wants them again."""
+    tokens: int = 0
+    """Seen by its steps, without padding."""
+    seconds: float = 0.0
+    """That its processes ran, one after the other; what a kill has lost is not in it."""
+
+
+FRESH = Progress()
+"""Of a run before its first step."""
+
+
 def check_has_run(workdir: Path) -> None:
     """Raises FileNotFoundError unless `workdir` holds a run with checkpoints."""
-    if not (workdir / "config.json").is_file() or not (workdir / "checkpoints").is_dir():
+    if not (workdir / "config.json").is_file() or not steps_of(workdir):
         raise FileNotFoundError(f"{workdir} holds no run with a checkpoint")
 
 
@@ -51,6 +67,11 @@ def best_step(workdir: Path, config: Config) -> int | None:
     """Of the checkpoints that are there, the one with the best `checkpoint.best`; None if none has one."""
     values = validation_values(workdir / "metrics.jsonl", config.checkpoint.best)
     return best_of({s: values[s] for s in steps_of(workdir) if s in values}, config.checkpoint)
+
+
+def step_to_use(workdir: Path, config: Config) -> int | None:
+    """Of a fine-tuning the best checkpoint; None, which is the latest, of a pretraining."""
+    return None if config.model.head == "pretraining" else best_step(workdir, config)
 
 
 def best_of(values: dict[int, float], config: CheckpointConfig) -> int | None:
@@ -81,6 +102,13 @@ def listing(workdir: Path) -> Iterator[tuple[str, str | None]]:
         written = datetime.datetime.fromtimestamp(folder.stat().st_mtime).isoformat(" ", timespec="seconds")
         value = f"validation {best} {values[step]:.4f}" if step in values else ""
         yield f"step {step:9,d}  {size / 2**20:10,.1f} MiB  {written}  {value:22s}", damage(workdir, step)
+
+
+def read_state(workdir: Path, config: Config, *, step: int | None = None) -> TrainState:
+    """On one device, beside a run that goes on; `step` and what is raised as in `Checkpoints.restore`."""
+    mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
+    with Checkpoints(workdir, config, read_only=True) as checkpoints:
+        return checkpoints.restore(mesh, step=step)[0]
 
 
 class Checkpoints:
@@ -127,10 +155,8 @@ class Checkpoints:
         """The validation metric `checkpoint.best` of a step: its checkpoint stays if it is among the best."""
         self._ranks[step] = _rank(self._config.checkpoint, value)
 
-    def save(self, step: int, state: TrainState, *, losses: Sequence[float] = ()) -> None:
+    def save(self, step: int, state: TrainState, progress: Progress = FRESH) -> None:
         """Starts to write a checkpoint; returns once the state is copied from the devices.
-
-        `losses` are those of the last steps, as `Sentinel` wants them again.
 
         A disk that refuses it is told of; the next one is tried.
 
@@ -143,7 +169,7 @@ class Checkpoints:
         run = {
             "config": to_json(self._config),
             "fingerprint": self._fingerprint,
-            "losses": list(losses),
+            "progress": progress._asdict(),
         }
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         self._being_written, self._before = step, self._newest
@@ -170,8 +196,8 @@ class Checkpoints:
         self._newest = max(left, default=-1)
         return max(left, default=0)
 
-    def restore(self, mesh: Mesh, *, step: int | None = None) -> tuple[TrainState, list[float]]:
-        """The state of `step`, or of the newest good one, laid out on `mesh`; and the losses saved with it.
+    def restore(self, mesh: Mesh, *, step: int | None = None) -> tuple[TrainState, Progress]:
+        """The state of `step`, or of the newest good one, laid out on `mesh`; and what was saved with it.
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
@@ -185,13 +211,13 @@ class Checkpoints:
             have = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
             raise FileNotFoundError(f"{self._directory} has no {wanted} (there: {have})")
-        losses = self._check_run(step)
+        progress = self._check_run(step)
         abstract = abstract_state(self._config, mesh)
         self._check_shapes(step, abstract)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )
-        return restored.state, losses
+        return restored.state, progress
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -240,9 +266,9 @@ class Checkpoints:
             self._being_written, self._newest = None, self._before
             self._manager = self._open()  # the old one would tell of this failure for ever
 
-    def _check_run(self, step: int) -> list[float]:
+    def _check_run(self, step: int) -> Progress:
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-        odd = differences(from_json(run["config"]), self._config)
+        odd = obstacles(from_json(run["config"]), self._config, step=step)
         if odd:
             raise ValueError(
                 f"the checkpoint of step {step} in {self._directory} is of another run: {odd[0]}"
@@ -253,7 +279,9 @@ class Checkpoints:
                 f"data.dir {self._config.data.dir} (fingerprint {run['fingerprint'][:12]}, not "
                 f"{self._fingerprint[:12]}): give the original --data.dir, or a new --workdir"
             )
-        return [float(loss) for loss in run["losses"]]
+        progress = run["progress"]
+        losses = tuple(float(loss) for loss in progress["losses"])
+        return Progress(losses, int(progress["tokens"]), float(progress["seconds"]))
 
     def _check_shapes(self, step: int, abstract: TrainState) -> None:
         """Orbax can restore other shapes than asked for without a word, so compare first."""

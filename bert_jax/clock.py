@@ -17,6 +17,8 @@ class Clock:
         self.since = time.monotonic()
         """Of the last sign of progress."""
         self._spent: dict[Phase, float] = {}
+        self.earlier = 0.0
+        """Seconds of the processes that the run had before."""
 
     def enter(self, phase: Phase, *, step: int) -> None:
         """From here on the time is that of `phase`, for `step`."""
@@ -29,6 +31,11 @@ class Clock:
         """By phase, the present one with its time until now."""
         now = self._spent.get(self.phase, 0.0) + time.monotonic() - self.since
         return self._spent | {self.phase: now}
+
+    @property
+    def total(self) -> float:
+        """Seconds of the run, over restarts."""
+        return self.earlier + sum(self.seconds.values())
 
     @property
     def goodput(self) -> float:

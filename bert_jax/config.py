@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import runpy
 import typing
 from collections.abc import Collection
@@ -35,6 +36,9 @@ __all__ = [
     "load_json",
     "to_json",
 ]
+
+MOST_STEPS = 2**31 - 1
+"""Of a run: they are counted in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,10 @@ class TrainConfig(Section):
     path: ClassVar[str] = "train"
 
     steps: int = 1_000_000
+    """With a budget of tokens or flops it follows from that. With one of hours it is the scale on which
+    warmup_steps and decay_steps are parts of the time; how many steps there are, the clock says."""
+    budget: str | None = None
+    """In place of steps: '24 hours', '3e9 tokens' (columns of rows) or '1e20 flops' (analytic ones)."""
     global_batch_size: int = 256
     """Rows in a step, over all devices and microbatches."""
     microbatches: int = 1
@@ -235,16 +243,72 @@ class TrainConfig(Section):
             self.eval_batches is None or self.eval_batches >= 1,
             f"train.eval_batches is {self.eval_batches}; it must be at least 1, or None for every row",
         )
+        require(
+            self.budget is None or 0 < self.budget_amount[0] < math.inf,
+            f"train.budget is {self.budget!r}; it must be a positive number and hours, tokens or flops, as "
+            "in '24 hours'",
+        )
         self._check_ramp()
         require(self.spike_zscore > 0, f"train.spike_zscore is {self.spike_zscore}; it must be positive")
         require(self.rollbacks >= 0, f"train.rollbacks is {self.rollbacks}; it must be at least 0")
         require(self.skips >= 1, f"train.skips is {self.skips}; it must be at least 1")
         require(self.hang_seconds >= 0, f"train.hang_seconds is {self.hang_seconds}; it must be at least 0")
         require(0 <= self.seed < 2**63, f"train.seed is {self.seed}; it must be at least 0")
+        if not self.is_bought:
+            self.check_steps()
+
+    def check_steps(self) -> None:
+        """Of train.steps and what is measured by it. Where a budget buys them, once it is known how many.
+
+        Raises:
+          ValueError: there are too many steps, or too few for what is to be done in them.
+        """
+        require(self.steps <= MOST_STEPS, f"{self.named_steps} are too many; at most {MOST_STEPS:,} can be")
         require(
-            self.stop_at is None or 0 < self.stop_at <= self.steps,
-            f"train.stop_at is {self.stop_at}; it must be between 1 and train.steps {self.steps}",
+            self.stop_at is None or 0 < self.stop_at <= self.most_steps,
+            f"train.stop_at is {self.stop_at}; it must be between 1 and {self.named_steps}",
         )
+        require(
+            self.batch_ramp_steps < self.steps,
+            f"train.batch_ramp_steps is {self.batch_ramp_steps}; it must be less than {self.named_steps}",
+        )
+
+    @property
+    def budget_amount(self) -> tuple[float, str]:
+        """Of a budget, number and unit; (0, "") where it is not written like one."""
+        number, _, unit = (self.budget or "").strip().partition(" ")
+        try:
+            return (float(number), unit) if unit in ("hours", "tokens", "flops") else (0.0, "")
+        except ValueError:
+            return 0.0, ""
+
+    @property
+    def hours(self) -> float | None:
+        """Of a budget of time; None if the length of the run is known in steps."""
+        amount, unit = self.budget_amount
+        return amount if unit == "hours" else None
+
+    @property
+    def is_bought(self) -> bool:
+        """Whether train.steps follows from a budget, as budget.py has it."""
+        return self.budget_amount[1] in ("tokens", "flops")
+
+    @property
+    def named_steps(self) -> str:
+        """With what says how many they are."""
+        if self.is_bought:
+            return f"the {self.steps:,} steps of train.budget {self.budget!r}"
+        return f"train.steps {self.steps}"
+
+    @property
+    def length(self) -> str:
+        """To read after a number of steps."""
+        return f"of {self.steps:,}" if self.hours is None else f"in {self.hours:g} hours"
+
+    @property
+    def most_steps(self) -> int:
+        """That the run can have."""
+        return self.steps if self.hours is None else MOST_STEPS
 
     def _check_ramp(self) -> None:
         sizes = (0, *self.batch_ramp, self.global_batch_size)
@@ -254,11 +318,9 @@ class TrainConfig(Section):
             f"train.global_batch_size {self.global_batch_size}",
         )
         require(
-            len(self.batch_ramp) <= self.batch_ramp_steps < self.steps
-            if self.batch_ramp
-            else self.batch_ramp_steps == 0,
+            len(self.batch_ramp) <= self.batch_ramp_steps if self.batch_ramp else self.batch_ramp_steps == 0,
             f"train.batch_ramp_steps is {self.batch_ramp_steps}; it must be 0 without train.batch_ramp, and "
-            f"with it at least a step for each size and less than train.steps {self.steps}",
+            "with it at least a step for each size",
         )
 
 
@@ -356,16 +418,26 @@ class Config:
             f"model.type_vocab_size is {self.model.type_vocab_size}; sentence pairs "
             f"(data.objective {self.data.objective}) need 2",
         )
+        require(
+            self.model.head == "pretraining" or (self.train.budget is None and not self.train.batch_ramp),
+            "train.budget and train.batch_ramp are for pretraining; task.epochs says how long a task takes",
+        )
         self._check_attention()
+        if not self.train.is_bought:
+            self.check_steps()
+
+    def check_steps(self) -> None:
+        """As that of TrainConfig, and of the schedule too."""
+        self.train.check_steps()
         require(
             self.optimizer.warmup_steps + self.optimizer.decay_steps <= self.train.steps,
             f"optimizer.warmup_steps {self.optimizer.warmup_steps} and optimizer.decay_steps "
-            f"{self.optimizer.decay_steps} together pass train.steps {self.train.steps}",
+            f"{self.optimizer.decay_steps} together pass {self.train.named_steps}",
         )
         require(
             self.optimizer.warmup_steps < self.train.steps,
-            f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves no step of train.steps "
-            f"{self.train.steps}",
+            f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves no step of "
+            f"{self.train.named_steps}",
         )
 
     def _check_attention(self) -> None:
@@ -390,31 +462,8 @@ class Config:
         )
 
 
-FREE_TO_CHANGE = (
-    "data.dir",
-    "data.source",
-    "model.scan_unroll",
-    "model.attention",
-    "model.remat",
-    "train.microbatches",
-    "train.log_every",
-    "train.eval_every",
-    "train.eval_batches",
-    "train.stop_at",
-    "train.skips",
-    "train.hang_seconds",
-    "task.train",
-    "task.validation",
-    "mesh",
-    "checkpoint",
-)
-"""Fields that may differ when a run goes on: none of them changes the batches or the objective, though
-another mesh, unrolling or cut into microbatches rounds differently. The dataset itself is compared by its
-fingerprint."""
-
-
-def differences(one: Config, other: Config, *, free: Collection[str] = FREE_TO_CHANGE) -> list[str]:
-    """`field is one's value, not other's` for each field that differs, and is not `free` to."""
+def differences(one: Config, other: Config, *, free: Collection[str] = ()) -> list[str]:
+    """`field is one's value, not other's` for each field that differs, but for `free` ones and sections."""
 
     def walk(path: str, a: Any, b: Any) -> list[str]:
         if path in free or a == b:

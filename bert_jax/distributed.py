@@ -141,6 +141,31 @@ def wait_for_all(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
+class Agreement:
+    """A number on which the processes agree, without waiting for each other: that of a call before.
+
+    Args:
+      first: of the first call; the same on all processes.
+    """
+
+    def __init__(self, mesh: Mesh, *, first: float = 0.0) -> None:
+        self._sharding = NamedSharding(mesh, P(mesh.axis_names))
+        self._devices = mesh.size
+        self._max = jax.jit(lambda values: values.max(), out_shardings=sharding.replicated(mesh))
+        self._first = first
+        self._asked: jax.Array | None = None
+
+    def largest(self, value: float) -> float:
+        """Of what the processes said at the previous call; with one process, `value`. All call it."""
+        if jax.process_count() == 1:
+            return value
+        here = np.full(1, value, np.float32)
+        with jax.transfer_guard("allow"):  # the loop forbids copies; this is a number a device
+            values = jax.make_array_from_callback((self._devices,), self._sharding, lambda _: here)
+        asked, self._asked = self._asked, self._max(values)  # runs behind the steps; read when done
+        return self._first if asked is None else float(jax.device_get(asked))
+
+
 class Interruption:
     """While entered, Ctrl-C and SIGTERM are only noted. A second Ctrl-C interrupts at once.
 
@@ -151,10 +176,7 @@ class Interruption:
         self.signal_name = "a signal to another process"
         self._here = False
         self._previous: dict[int, Any] = {}
-        self._sharding = NamedSharding(mesh, P(mesh.axis_names))
-        self._devices = mesh.size
-        self._any = jax.jit(lambda flags: flags.max(), out_shardings=sharding.replicated(mesh))
-        self._asked: jax.Array | None = None
+        self._agreement = Agreement(mesh)
 
     def __enter__(self) -> Interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -175,10 +197,4 @@ class Interruption:
 
         All call it equally often. With one process it is whether that one was signalled.
         """
-        if jax.process_count() == 1:
-            return self._here
-        flag = np.full(1, self._here, np.int32)
-        with jax.transfer_guard("allow"):  # the loop forbids copies; this is a number a device
-            flags = jax.make_array_from_callback((self._devices,), self._sharding, lambda _: flag)
-        asked, self._asked = self._asked, self._any(flags)  # runs behind the steps; read when done
-        return asked is not None and bool(jax.device_get(asked))
+        return bool(self._agreement.largest(self._here))

@@ -74,16 +74,9 @@ def latest(
 
 
 def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
-    """Held-out metrics of the latest checkpoint, with its step and the baselines to compare with.
-
-    `unigram_loss` is the MLM loss of knowing the token frequencies and no context; `majority_nsp_accuracy`
-    the NSP accuracy of always saying the same.
-    """
+    """Held-out metrics of the latest checkpoint, with its step and the baselines to compare with."""
     with latest(config, workdir=workdir) as (state, mesh, loader):
         step = compile_eval_step(config, mesh)
         metrics = evaluate(config, state.params, step=step, mesh=mesh, loader=loader)
         assert metrics is not None, "nothing stops it"
-        baselines = {"unigram_loss": loader.manifest.unigram_loss}
-        if loader.manifest.majority_nsp_accuracy is not None:
-            baselines["majority_nsp_accuracy"] = loader.manifest.majority_nsp_accuracy
-        return {"step": int(state.step)} | metrics | baselines
+        return {"step": int(state.step)} | metrics | loader.manifest.baselines

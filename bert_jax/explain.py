@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from bert_jax.config import Config
 from bert_jax.model import Batch, Params
 from bert_jax.task_rows import data_section, make_splits
 from bert_jax.trained import Trained, open_trained
+from data_pipeline.corpus import mended
 from data_pipeline.tasks.examples import Example, Question, Text, Words
 from data_pipeline.tasks.predictions import predict
 
@@ -38,8 +39,8 @@ class Explanation:
     tokens: list[str]
     attributions: list[float]
     """What each token adds: together, output - baseline."""
-    attentions: list[list[list[list[float]]]]
-    """By layer, head, query and key."""
+    attentions: np.ndarray
+    """[L, H, S, S] float32, by layer, head, query and key."""
 
     @property
     def gap(self) -> float:
@@ -71,8 +72,9 @@ def explain(
       FileNotFoundError, ValueError: there is no model, no such label, or the text cannot be used.
     """
     trained = open_trained(directory)
-    if not text.strip():
-        raise ValueError("the text is empty")
+    text, pair = mended(text), None if pair is None else mended(pair)
+    if not text.strip() or (pair is not None and not pair.strip()):
+        raise ValueError("the text is empty" if not text.strip() else "the text of --pair is empty")
     target = (_of_mask if trained.config.head == "pretraining" else _of_task)(trained, text, pair, label)
     return _explained(trained, target, steps)
 
@@ -90,7 +92,12 @@ def report(explanation: Explanation, *, strongest: int = 5) -> list[str]:
 
 
 def to_json(explanation: Explanation) -> str:
-    return json.dumps(asdict(explanation) | {"gap": explanation.gap}, ensure_ascii=False) + "\n"
+    """All of it, the attention maps to 4 digits."""
+    fields = vars(explanation) | {"gap": explanation.gap}
+    maps = fields.pop("attentions").astype(np.float64)
+    # A layer at a time: those of a long text are millions of numbers, each an object while it is written.
+    layers = ",".join(json.dumps(layer.round(4).tolist(), separators=(",", ":")) for layer in maps)
+    return f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "attentions": [{layers}]}}\n'
 
 
 def _explained(trained: Trained, target: _Target, steps: int) -> Explanation:
@@ -112,7 +119,7 @@ def _explained(trained: Trained, target: _Target, steps: int) -> Explanation:
     batch = {name: jnp.asarray(array) for name, array in target.batch.items()}
     out, base, found_S, maps = jax.device_get(run(trained.params, batch, steps))
     return Explanation(
-        target.answer, target.quantity, float(out), float(base), tokens, found_S.tolist(), maps.tolist()
+        target.answer, target.quantity, float(out), float(base), tokens, found_S.tolist(), maps
     )
 
 
@@ -156,6 +163,8 @@ def _of_task(trained: Trained, text: str, pair: str | None, label: str | None) -
     example = _example(trained, text, pair)
     ((_, features),) = make_splits(config, [[example]], trained.tokenizer)
     used = int(features.arrays["segment_ids"][0].sum())
+    if features.cut and trained.config.head == "qa":
+        raise ValueError("the question is too long: its end would be cut off")
     if len(features.examples_N) > 1 or features.cut:
         raise ValueError(f"the text is longer than the {trained.task.sequence_length} tokens of a row")
     batch = {name: array[:, :used] for name, array in features.arrays.items()}
@@ -180,10 +189,12 @@ def _example(trained: Trained, text: str, pair: str | None) -> Example:
         case "tokens":
             return Words("the text", tuple(text.split()))
         case "qa":
-            if not pair:
+            if pair is None:
                 raise ValueError("give the context of the question with --pair")
             return Question("the text", "0", text, pair)
         case _:
+            if trained.task.pair is not None and pair is None:
+                raise ValueError(f"the model was trained on pairs: give {trained.task.pair!r} with --pair")
             return Text("the text", text, pair)
 
 
@@ -200,10 +211,11 @@ def _score(
             return answer, f"log-probability of {chosen}", lambda x: jax.nn.log_softmax(x[0])[n]
         case "regression":
             return f"{said['score']:.4f}", "the number", lambda x: x[0, 0]
-        case "tokens":  # the word that has a label most surely, of those that are no O
+        case "tokens":  # the word that has a label most surely, of those that are no O if there are any
             answer = " ".join(f"{w}/{tag}" for w, tag in zip(said["words"], said["labels"], strict=True))
             columns = np.flatnonzero(places[0] >= 0)
-            wanted = [n for n, name in enumerate(labels) if (name == label if label else name != "O")]
+            asked = [label] if label else [name for name in labels if name != "O"] or labels
+            wanted = [labels.index(name) for name in asked]
             sure = np.asarray(jax.nn.log_softmax(jnp.asarray(logits[0]), axis=-1))[columns][:, wanted]
             row, column = np.unravel_index(int(sure.argmax()), sure.shape)
             s, n = int(columns[row]), wanted[int(column)]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import html
 import json
 
+import numpy as np
+
 from bert_jax.explain import Explanation
+from data_pipeline.page import page
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto }
-body { padding: 0 1rem }
-h1 { font-size: 1.6rem }
-h2 { font-size: 1.2rem; margin-top: 2.5rem }
-.text { background: #f5f7fa; padding: 1rem; border-radius: .4rem; line-height: 2.2; overflow-wrap: anywhere }
+.text { background: #f5f7fa; padding: 1rem; border-radius: .4rem; line-height: 2.2 }
 .text span { padding: .25em .15em; border-radius: .25em }
 .legend { color: #52606d; font-size: .9rem }
 .legend i { display: inline-block; width: 8rem; height: .8rem; vertical-align: middle; border-radius: .2rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td { padding: .1rem .6rem .1rem 0 }
 td.bar { width: 18rem; max-width: 45vw }
 td.bar div { height: .8rem; border-radius: .2rem }
@@ -36,6 +34,8 @@ td.bar div { height: .8rem; border-radius: .2rem }
 
 STRONGEST = 12
 """Tokens in the list."""
+MOST_NUMBERS = 3_000_000
+"""Of the attention maps: as many as of 144 tokens in BERT-base. Browsers take long for more."""
 
 SCRIPT = """
 const {tokens, maps} = JSON.parse(document.getElementById("data").textContent);
@@ -84,22 +84,15 @@ show(0, 0, grid.firstChild);
 """
 
 
-def page(explanation: Explanation) -> str:
+def explanation_page(explanation: Explanation) -> str:
     """The whole page. Blue is for the answer and orange against it, also to colour-blind eyes."""
     strongest = max(map(abs, explanation.attributions)) or 1.0
     pairs = list(zip(explanation.tokens, explanation.attributions, strict=True))
     text = " ".join(_coloured(token, value, strongest) for token, value in pairs)
     ranked = sorted(pairs, key=lambda pair: -abs(pair[1]))[:STRONGEST]
     bars = "".join(_bar(token, value, strongest) for token, value in ranked)
-    maps = [
-        [[[round(p, 3) for p in row] for row in head] for head in heads] for heads in explanation.attentions
-    ]
-    # In a script element nothing is escaped; a "<" could end it.
-    data = json.dumps({"tokens": explanation.tokens, "maps": maps}).replace("<", "\\u003c")
     quantity = html.escape(explanation.quantity)
-    return f"""<!doctype html><html lang=en><meta charset=utf-8><title>Explanation</title>
-<meta name=viewport content="width=device-width, initial-scale=1"><style>{STYLE}</style>
-<h1>{html.escape(explanation.answer)}</h1>
+    body = f"""<h1>{html.escape(explanation.answer)}</h1>
 <p class=text>{text}</p>
 <p class=legend>{_ramp(-1)} against &nbsp; {_ramp(1)} for</p>
 <h2>What the answer rests on</h2>
@@ -107,9 +100,21 @@ def page(explanation: Explanation) -> str:
 Integrated gradients share the difference among the tokens, but for {explanation.gap:.2g}.</p>
 <table>{bars}</table>
 <h2>Where each head looks</h2>
-<div class=maps id=maps style="--heads:{len(maps[0])}"></div><div id=large></div>
-<script type="application/json" id=data>{data}</script><script>{SCRIPT}</script>
-"""
+{_maps(explanation)}"""
+    return page("Explanation", [body], style=STYLE)
+
+
+def _maps(explanation: Explanation) -> str:
+    found = explanation.attentions
+    if found.size > MOST_NUMBERS:
+        return (
+            f"<p>The attention maps are {found.size:,} numbers, too many for a page: --json FILE writes them."
+        )
+    fields = {"tokens": explanation.tokens, "maps": found.astype(np.float64).round(3).tolist()}
+    # In a script element nothing is escaped; a "<" could end it.
+    data = json.dumps(fields, separators=(",", ":")).replace("<", "\\u003c")
+    return f"""<div class=maps id=maps style="--heads:{found.shape[1]}"></div><div id=large></div>
+<script type="application/json" id=data>{data}</script><script>{SCRIPT}</script>"""
 
 
 def _coloured(token: str, value: float, strongest: float) -> str:

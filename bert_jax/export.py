@@ -14,12 +14,13 @@ from bert_jax import huggingface
 from bert_jax.checkpoint import check_has_run, steps_of
 from bert_jax.config import Config
 from bert_jax.model_card import model_card
-from bert_jax.trained import load_workdir
+from bert_jax.trained import TASK, load_workdir
+from data_pipeline.tokenizer import settings
 
 Dtype = Literal["float32", "bfloat16"]
 
-NOT_FOR_WORDS = ("bert.pooler.", "cls.seq_relationship.")
-"""What BertForMaskedLM does not have."""
+OF_A_TASK = ("text", "pair", "label", "sequence_length", "stride", "longest_answer")
+"""What `predict` must know of a fine-tuning, to read and cut texts as it did."""
 
 
 def export(
@@ -51,10 +52,12 @@ def export(
     if masked_lm and config.model.head != "pretraining":
         raise ValueError(f"{workdir} holds a model for {config.model.head}, without a head for words")
     fields = huggingface.to_config(config.model, dtype=dtype)
+    if config.model.head != "pretraining":
+        fields[TASK] = {"bert-jax": {name: getattr(config.task, name) for name in OF_A_TASK}}
     tensors = huggingface.to_tensors(config.model, params)
     if masked_lm:
         fields["architectures"] = ["BertForMaskedLM"]
-        tensors = {name: a for name, a in tensors.items() if not name.startswith(NOT_FOR_WORDS)}
+        tensors = {name: a for name, a in tensors.items() if not name.startswith(huggingface.NOT_FOR_WORDS)}
     if dtype == "bfloat16":
         tensors = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
     unfinished = out.with_name(f"{out.name}.unfinished")
@@ -81,20 +84,20 @@ def _note_length(file: Path, config: Config) -> None:
     length = config.model.max_position_embeddings
     if config.model.head != "pretraining":
         length = config.task.sequence_length
-    fields = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps(fields | {"model_max_length": length}, indent=2) + "\n")
+    fields = settings(file.parent) | {"model_max_length": length}
+    file.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def export_every(
     workdir: Path, *, out: Path, dtype: Dtype = "float32", masked_lm: bool = False, license: str | None = None
 ) -> list[Path]:
-    """`export` of each checkpoint that is there, oldest first, to `out/step-N`. Returns these folders.
+    """`export` of each checkpoint that is there, oldest first, to `out/step-N`. Returns the new folders.
 
     Those of an earlier call stay as they are, so that a series can grow.
     """
     check_has_run(workdir)
     folders = {step: out / f"step-{step}" for step in reversed(steps_of(workdir))}
-    for step, folder in folders.items():
-        if not folder.exists():
-            export(workdir, out=folder, step=step, dtype=dtype, masked_lm=masked_lm, license=license)
-    return list(folders.values())
+    new = {step: folder for step, folder in folders.items() if not folder.exists()}
+    for step, folder in new.items():
+        export(workdir, out=folder, step=step, dtype=dtype, masked_lm=masked_lm, license=license)
+    return list(new.values())

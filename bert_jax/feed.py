@@ -30,6 +30,8 @@ class Feed(Protocol):
     fingerprint: str
     """Hash of all that decides what is in the rows."""
     has_validation: bool
+    baselines: dict[str, float]
+    """What a model reaches that knows nothing of the context."""
 
     def batches(self, *, batch_size: int, rows: Sequence[int], start: int, rows_before: int) -> Batches:
         """Endless: of each global batch from step `start` on the given `rows`. `rows_before` came before."""
@@ -52,6 +54,7 @@ class PretrainingFeed:
         self._manifest = open_dataset(config)
         self.fingerprint = self._manifest.fingerprint
         self.has_validation = "validation" in self._manifest.rows
+        self.baselines = self._manifest.baselines
 
     def batches(self, *, batch_size: int, rows: Sequence[int], start: int, rows_before: int) -> Batches:
         return Loader(

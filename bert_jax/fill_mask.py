@@ -14,6 +14,7 @@ from bert_jax import model
 from bert_jax.config import ModelConfig
 from bert_jax.model import Params
 from bert_jax.trained import Trained, open_trained
+from data_pipeline.corpus import mended
 
 
 class Guess(NamedTuple):
@@ -31,7 +32,7 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
     Raises:
       FileNotFoundError, ValueError: there is no model, no [MASK], or too much text.
     """
-    return fill(open_trained(directory), text, top=top)
+    return fill(open_trained(directory), mended(text), top=top)
 
 
 def fill(trained: Trained, text: str, *, top: int) -> list[list[Guess]]:

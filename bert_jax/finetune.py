@@ -16,11 +16,12 @@ import jax
 
 from bert_jax.checkpoint import best_step
 from bert_jax.config import Config
+from bert_jax.metrics import read_metrics
 from bert_jax.sources import SAME, model_of, tokenizer_of
 from bert_jax.task_rows import Split, TaskFeed, data_section, make_splits
 from bert_jax.train import train
 from data_pipeline.tasks.examples import Example, Text, Words, read
-from data_pipeline.tasks.scores import HEADLINE
+from data_pipeline.tasks.scores import check_libraries, names
 from data_pipeline.tokenizer import load_fast
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def _prepare(config: Config) -> tuple[Config, functools.partial[TaskFeed]]:
     """The config with all that follows from source and examples; and what makes the feed of a run."""
     head, task = config.model.head, config.task
     assert head != "pretraining"
+    check_libraries(head)
     if config.init.source is None:
         raise ValueError("init.source is not given: a pretrained model, as a workdir or an exported folder")
     for name in ("train", "validation"):
@@ -115,9 +117,16 @@ def _prepare(config: Config) -> tuple[Config, functools.partial[TaskFeed]]:
 
 
 def _resolved(config: Config, *, rows: int, columns: int) -> Config:
-    """With the steps that follow from epochs."""
+    """With the steps that follow from epochs, and the score by which checkpoints are compared."""
     head, task = config.model.head, config.task
     assert head != "pretraining"
+    known = [name for name in names(head, config.model.labels) if name != "mse"]  # of which less is better
+    best = known[0] if config.checkpoint.best == "loss" else config.checkpoint.best
+    if best not in known:
+        raise ValueError(
+            f"checkpoint.best is {best!r}; what says which checkpoint of this {head} model is best is "
+            f"one of {', '.join(known)}"
+        )
     steps = max(1, math.ceil(task.epochs * rows / config.train.global_batch_size))
     every = max(1, math.ceil(rows / config.train.global_batch_size / task.evaluations))
     return dataclasses.replace(
@@ -125,7 +134,7 @@ def _resolved(config: Config, *, rows: int, columns: int) -> Config:
         data=data_section(columns),
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=int(task.warmup * steps)),
         train=dataclasses.replace(config.train, steps=steps, eval_every=every),
-        checkpoint=dataclasses.replace(config.checkpoint, every=every, best=HEADLINE[head]),
+        checkpoint=dataclasses.replace(config.checkpoint, every=every, best=best),
     )
 
 
@@ -143,7 +152,7 @@ def _labels(examples: Sequence[Example]) -> tuple[str, ...]:
 
 def _tell(name: str, split: Split) -> None:
     rows, cut = len(split.features.examples_N), split.features.cut
-    note = f"; {len(cut):,} are longer than a row and were cut, the first is {cut[0]}" if cut else ""
+    note = f"; {len(cut):,} are too long and were cut, the first is {cut[0]}" if cut else ""
     log.info("%s: %s examples in %s rows%s", name, f"{len(split.examples):,}", f"{rows:,}", note)
 
 
@@ -151,10 +160,6 @@ def _result(config: Config, workdir: Path) -> Result:
     step = best_step(workdir, config)
     if step is None:
         raise ValueError(f"{workdir} was left before the first evaluation: train without train.stop_at")
-    line = next(
-        line
-        for line in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-        if line["split"] == "validation" and line["step"] == step
-    )
-    scores = {name: value for name, value in line.items() if name not in ("step", "split")}
+    metrics = read_metrics(workdir / "metrics.jsonl")[step, "validation"]
+    scores = {name: value for name, value in metrics.items() if name not in ("tokens", "hours")}
     return Result(config.train.seed, workdir, step, scores)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax
+
 from bert_jax.config import Config
 from bert_jax.finetune import finetune, spreads
 
@@ -21,7 +23,9 @@ class Task(NamedTuple):
     text: str
     pair: str | None
     scores: tuple[str, ...]
-    """Those that GLUE reports."""
+    """Those that GLUE reports; by the first one checkpoints are compared."""
+    labels: tuple[str, ...] = ()
+    """In TFDS, 0 and 1 in files: in GLUE's order where F1, which is of the second, is reported."""
     head: Literal["classification", "regression"] = "classification"
     validation: str = "validation"
 
@@ -29,9 +33,9 @@ class Task(NamedTuple):
 TASKS = {
     "cola": Task("sentence", None, ("mcc",)),
     "sst2": Task("sentence", None, ("accuracy",)),
-    "mrpc": Task("sentence1", "sentence2", ("f1", "accuracy")),
+    "mrpc": Task("sentence1", "sentence2", ("f1", "accuracy"), ("not_equivalent", "equivalent")),
     "stsb": Task("sentence1", "sentence2", ("pearson", "spearman"), head="regression"),
-    "qqp": Task("question1", "question2", ("f1", "accuracy")),
+    "qqp": Task("question1", "question2", ("f1", "accuracy"), ("not_duplicate", "duplicate")),
     "mnli": Task("premise", "hypothesis", ("accuracy",), validation="validation_matched"),
     "qnli": Task("question", "sentence", ("accuracy",)),
     "rte": Task("sentence1", "sentence2", ("accuracy",)),
@@ -45,7 +49,8 @@ def glue(
     """Fine-tunes for each task with each seed; `workdir/TASK/seed-N` holds the runs, `glue.json` the scores.
 
     Args:
-      config: of a fine-tuning; columns and files are those of the tasks.
+      config: of a fine-tuning; columns, labels and files are those of the tasks, and so is checkpoint.best,
+        if it is "loss".
       files: a folder with TASK/train.tsv and TASK/validation.tsv; None: TFDS.
 
     Returns:
@@ -64,7 +69,8 @@ def glue(
         if results is None:
             return None
         found[name] = spreads(results)
-        (workdir / "glue.json").write_text(json.dumps(found, indent=2) + "\n")
+        if jax.process_index() == 0:
+            (workdir / "glue.json").write_text(json.dumps(found, indent=2) + "\n")
     return table(found, seeds=seeds)
 
 
@@ -83,11 +89,14 @@ def table(found: dict[str, dict[str, tuple[float, float]]], *, seeds: Sequence[i
 def _config_of(config: Config, name: str, files: Path | None) -> Config:
     task = TASKS[name]
     train, validation = f"tfds:glue/{name}:train", f"tfds:glue/{name}:{task.validation}"
+    labels, best = task.labels, config.checkpoint.best
     if files is not None:
+        labels = ("0", "1") if task.labels else ()
         train, validation = (str(files / name / f"{split}.tsv") for split in ("train", "validation"))
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, head=task.head, labels=()),
+        model=dataclasses.replace(config.model, head=task.head, labels=labels),
+        checkpoint=dataclasses.replace(config.checkpoint, best=task.scores[0] if best == "loss" else best),
         task=dataclasses.replace(
             config.task,
             train=train,

@@ -27,12 +27,25 @@ class History:
         self._path = workdir / FILE
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """Those of one kind, oldest first. A line that a killed process left half-written is none."""
-        if not self._path.exists():
-            return []
-        lines = self._path.read_text().splitlines(keepends=True)
-        found = (json.loads(line) for line in lines if line.endswith("\n"))
-        return [entry for entry in found if entry["event"] == event]
+        """Those of one kind, oldest first. A line that a killed process left half-written is none.
+
+        Raises:
+          ValueError: a line is not of a history; names it.
+        """
+        found = []
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                if entry["event"] == event:
+                    found.append(entry)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self._path}:{number} is not a line of a history ({error}); mend or remove it"
+                ) from error
+        return found
 
     def add(self, event: str, **fields: Any) -> None:
         if jax.process_index() != 0:

@@ -5,7 +5,7 @@ Reads and writes safetensors and JSON only; nothing from a checkpoint is ever ex
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,13 @@ import safetensors.numpy
 from bert_jax import model
 from bert_jax.config import ModelConfig
 from bert_jax.model import Params
+from data_pipeline.config import read_object
 
 Tensors = dict[str, np.ndarray]
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+"""Of weights in several files: which tensor is in which."""
 
 CONFIG_FIELDS = (
     "vocab_size",
@@ -86,6 +89,9 @@ HEADS = {
 }
 """By model.head. The MLM decoder is not here: it is tied, and Hugging Face ties it when it loads."""
 
+NOT_FOR_WORDS = ("bert.pooler.", "cls.seq_relationship.")
+"""Starts of the names of what BertForMaskedLM does not have."""
+
 PARTS = ("bert.pooler.", "cls.predictions.", "cls.seq_relationship.", "classifier.", "qa_outputs.")
 """Starts of the names of what is not the encoder: each is there as a whole, or not at all."""
 
@@ -104,6 +110,10 @@ TIED = {
 }
 
 
+OLDER = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+"""Ends of names that the published bert-base-uncased, and others of its time, still have."""
+
+
 def to_tensors(config: ModelConfig, params: Params) -> Tensors:
     """Our parameters under Hugging Face's names, in PyTorch's layout, without the vocabulary's padding."""
     tensors: Tensors = {}
@@ -118,15 +128,16 @@ def to_tensors(config: ModelConfig, params: Params) -> Tensors:
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
-def from_tensors(config: ModelConfig, tensors: Tensors, *, encoder_only: bool = False) -> Params:
+def from_tensors(config: ModelConfig, tensors: Tensors, *, may_lack: Sequence[str] = ()) -> Params:
     """Hugging Face's tensors as our parameters, float32. Names may lack the prefix `bert.` (BertModel).
 
     Args:
-      encoder_only: what is on top (`PARTS`) may be missing, each part as a whole, and is left out then.
+      may_lack: those of `PARTS` that may be missing, each as a whole, and are left out then.
 
     Raises:
       ValueError: a tensor is missing, is not known, or has another shape; names it.
     """
+    tensors = {_current(name): array for name, array in tensors.items()}
     if not any(name.startswith("bert.") for name in tensors):
         on_top = ("cls.", "classifier.", "qa_outputs.")
         tensors = {name if name.startswith(on_top) else f"bert.{name}": a for name, a in tensors.items()}
@@ -142,8 +153,8 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, encoder_only: bool = 
         layers = range(config.num_hidden_layers) if "{}" in name.theirs else [0]
         theirs = [name.theirs.format(i) for i in layers]
         used.update(theirs)
-        part = next((part for part in PARTS if name.theirs.startswith(part)), None)
-        if encoder_only and part and not any(n.startswith(part) for n in tensors):
+        part = next((part for part in may_lack if name.theirs.startswith(part)), None)
+        if part and not any(n.startswith(part) for n in tensors):
             continue
         missing = [n for n in theirs if n not in tensors]
         if missing:
@@ -164,12 +175,17 @@ def _fitted(
 ) -> np.ndarray:
     """One tensor in our layout, the vocabulary padded. Raises ValueError if it has another shape."""
     array = tensor.T if name.ours.endswith(".kernel") else tensor
-    if name.ours in ("embeddings.word", "mlm_bias") and array.shape[0] == config.vocab_size:
+    surplus = 0
+    if name.ours in ("embeddings.word", "mlm_bias"):
         surplus = config.padded_vocab_size - config.vocab_size
-        array = np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1))
+        wanted = (config.vocab_size, *wanted[1:])
     if array.shape != wanted:
         raise ValueError(f"the tensor {theirs} has shape {tensor.shape}, which does not fit the model")
-    return array.astype(np.float32)
+    return np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1)).astype(np.float32)
+
+
+def _current(name: str) -> str:
+    return next((name.removesuffix(old) + new for old, new in OLDER.items() if name.endswith(old)), name)
 
 
 def to_config(config: ModelConfig, *, dtype: str = "float32") -> dict[str, Any]:
@@ -201,6 +217,9 @@ def from_config(fields: dict[str, Any]) -> ModelConfig:
     """
     if fields.get("model_type") != "bert":
         raise ValueError(f"config.json is of a {fields.get('model_type')!r} model, not of a bert")
+    for name, known in {"position_embedding_type": "absolute", "is_decoder": False}.items():
+        if fields.get(name, known) != known:
+            raise ValueError(f"config.json has {name} {fields[name]!r}; known is {known!r}")
     missing = [name for name in CONFIG_FIELDS if name not in fields]
     if missing:
         raise ValueError(f"config.json has no {missing[0]}")
@@ -215,6 +234,8 @@ def from_config(fields: dict[str, Any]) -> ModelConfig:
 
 def _head(fields: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """model.head and model.labels. What is not for a task is taken for pretraining, parts of it lacking."""
+    if fields.get("problem_type") == "multi_label_classification":
+        raise ValueError("config.json has problem_type multi_label_classification: a text has one label here")
     architecture = (fields.get("architectures") or [""])[0]
     head = next((ours for ours, theirs in ARCHITECTURES.items() if theirs == architecture), "pretraining")
     if head not in ("classification", "tokens"):
@@ -229,26 +250,43 @@ def _head(fields: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 def load(directory: Path) -> tuple[ModelConfig, Params]:
     """Model and parameters of a directory that `export` or Hugging Face's save_pretrained wrote.
 
+    A BertForMaskedLM says nothing of next sentences: pooler and head are zeros then.
+
     Raises:
       FileNotFoundError, ValueError: it has no config.json or model.safetensors, or they do not fit.
     """
     config = load_config(directory)
-    return config, from_tensors(config, load_tensors(directory))
+    may_lack = NOT_FOR_WORDS if config.head == "pretraining" else ()
+    params = from_tensors(config, load_tensors(directory), may_lack=may_lack)
+    shapes = jax.eval_shape(lambda: model.init_params(config, jax.random.key(0)))
+    lacking = {name: shape for name, shape in shapes.items() if name not in params}
+    return config, params | jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), lacking)
 
 
 def load_config(directory: Path) -> ModelConfig:
     """Raises as `load` does."""
     if not (directory / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{directory} has no {CONFIG_FILE}")
-    try:
-        return from_config(json.loads((directory / CONFIG_FILE).read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{directory / CONFIG_FILE} is not JSON ({error})") from error
+    return from_config(read_object(directory / CONFIG_FILE))
 
 
 def load_tensors(directory: Path) -> Tensors:
     """Under Hugging Face's names. Raises as `load` does."""
-    if not (directory / WEIGHTS_FILE).is_file():
+    tensors: Tensors = {}
+    for file in _weights_files(directory):
+        try:
+            tensors |= safetensors.numpy.load_file(file)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error})") from error
+    return tensors
+
+
+def _weights_files(directory: Path) -> list[Path]:
+    """One, or those that the index of a large model names."""
+    if (directory / WEIGHTS_FILE).is_file():
+        return [directory / WEIGHTS_FILE]
+    index = directory / INDEX_FILE
+    if not index.is_file():
         advice = ""
         if (directory / "pytorch_model.bin").exists():
             advice = (
@@ -256,10 +294,15 @@ def load_tensors(directory: Path) -> Tensors:
                 "with save_pretrained, as safetensors"
             )
         raise FileNotFoundError(f"{directory} has no {WEIGHTS_FILE}{advice}")
-    try:
-        return safetensors.numpy.load_file(directory / WEIGHTS_FILE)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{directory / WEIGHTS_FILE} is damaged ({error})") from error
+    files_of = read_object(index).get("weight_map")
+    names = files_of.values() if isinstance(files_of, dict) else [None]
+    for name in names:
+        # A file of this folder, not a way out of it.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names {name!r} as a file of weights")
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"{directory} has no {name}, which {INDEX_FILE} names")
+    return [directory / name for name in sorted(set(names))]
 
 
 def _get(tree: Params, path: str) -> Any:

@@ -6,8 +6,10 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -20,6 +22,9 @@ from bert_jax.sentinel import Sentinel
 
 log = logging.getLogger(__name__)
 
+Lines = dict[tuple[int, str], dict[str, float]]
+"""(step, split) -> metrics."""
+
 
 class Reporter:
     """Metrics of a run, from the devices to the person. A context manager; only process 0 writes.
@@ -30,6 +35,7 @@ class Reporter:
     Args:
       start: the step that the run starts or goes on from. Lines of later steps in metrics.jsonl, left by a
         run that stopped after its last checkpoint, are removed: no step is there twice.
+      tokens: of all steps before, without padding.
     """
 
     def __init__(
@@ -38,25 +44,25 @@ class Reporter:
         workdir: Path,
         *,
         start: int,
+        tokens: int,
         sentinel: Sentinel,
         clock: Clock,
     ):
         from tqdm import tqdm
 
-        self._last = config.train.stop_at or config.train.steps
+        self._last = config.train.stop_at or (None if config.train.hours else config.train.steps)
         self._speed = Speed(config)
+        self.tokens = tokens
         self._sentinel = sentinel
         self._clock = clock
-        self._pending: tuple[int, dict[str, jax.Array], bool] | None = None
+        self._pending: tuple[int, dict[str, jax.Array], bool, bool] | None = None
         path = workdir / "metrics.jsonl"
         self.validation_values = validation_values(path, config.checkpoint.best, until=start)
         self._writes = jax.process_index() == 0
         if self._writes:
-            from tensorboardX import SummaryWriter
-
             _rewind(path, start)
             self._file = path.open("a")
-            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            self._tensorboard = _summary_writer()(str(workdir / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(
             total=self._last,
             initial=start,
@@ -79,10 +85,13 @@ class Reporter:
         """One more step was started."""
         self._bar.update()
 
-    def train(self, step: int, metrics: dict[str, jax.Array], *, shown: bool) -> None:
-        """Takes the metrics of a step that still runs; they are written if `shown`."""
+    def train(self, step: int, metrics: dict[str, jax.Array], *, shown: bool, compiled: bool) -> None:
+        """Takes the metrics of a step that still runs; they are written if `shown`.
+
+        If it was `compiled` only now, the time up to its end does not count as training.
+        """
         self.flush()
-        self._pending = step, metrics, shown
+        self._pending = step, metrics, shown, compiled
 
     def flush(self) -> None:
         """Waits for the step that `train` was last called with, looks at its metrics and writes them.
@@ -92,13 +101,17 @@ class Reporter:
         """
         if self._pending is None:
             return
-        step, on_device, shown = self._pending
+        step, on_device, shown, compiled = self._pending
         self._pending = None
         metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
         metrics["skipped_steps"] = self._sentinel.look(step, metrics, skipped=bool(metrics.pop("skipped")))
+        tokens = metrics.pop("tokens")
+        self.tokens += int(tokens)
+        if compiled:
+            self._speed.restart(step)
         if not shown:
             return
-        metrics |= self._speed.measure(step, tokens=metrics.pop("tokens"))
+        metrics |= self._speed.measure(step, tokens=tokens)
         metrics["goodput"] = self._clock.goodput
         self._bar.set_postfix_str(
             f"loss {metrics['loss']:.3f}, {metrics.get('tokens_per_second', 0):,.0f} tokens/s"
@@ -113,8 +126,9 @@ class Reporter:
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         if not self._writes:
             return
+        place = {"step": step, "split": split, "tokens": self.tokens, "hours": self._clock.total / 3600}
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, "split": split} | finite) + "\n")
+        self._file.write(json.dumps(place | finite) + "\n")
         self._file.flush()
         for name, value in metrics.items():
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
@@ -126,21 +140,51 @@ class Reporter:
                 if name != "skipped_steps" or value
             ]
             with self._bar.external_write_mode():
-                log.info("step %d/%d %s: %s", step, self._last, split, ", ".join(shown))
+                of = f"{step}/{self._last}" if self._last else f"{step}"
+                log.info("step %s %s: %s", of, split, ", ".join(shown))
+
+
+def _summary_writer() -> Any:
+    """The class. Its package would import PyTorch, where that is installed, for seconds and for nothing."""
+    hidden: dict[str, Any] = {} if "torch" in sys.modules else {"torch": None}
+    sys.modules.update(hidden)
+    from tensorboardX import SummaryWriter
+
+    for name in hidden:
+        del sys.modules[name]
+    return SummaryWriter
+
+
+def read_metrics(file: Path, *, finished: bool = False) -> Lines:
+    """Those of a metrics.jsonl.
+
+    Args:
+      finished: nobody writes to it any more. Otherwise a last line without its end is half-written, and none.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line is not of metrics; names it.
+    """
+    found: Lines = {}
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        if not (finished or line.endswith(b"\n")):
+            break
+        try:
+            fields = json.loads(line)
+            place = int(fields.pop("step")), str(fields.pop("split"))
+            found[place] = {n: math.nan if value is None else float(value) for n, value in fields.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file}:{number} is not a line of metrics ({error})") from error
+    return found
 
 
 def validation_values(path: Path, name: str, *, until: float = math.inf) -> dict[int, float]:
-    """Step -> a validation metric, NaN where it was not finite, of metrics.jsonl up to a step.
-
-    A half-written last line is none.
-    """
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    """Step -> a validation metric, NaN where it was not finite, of metrics.jsonl up to a step."""
+    lines = read_metrics(path) if path.exists() else {}
     return {
-        line["step"]: math.nan if line.get(name) is None else line[name]
-        for line in lines
-        if line["split"] == "validation" and line["step"] <= until
+        step: metrics.get(name, math.nan)
+        for (step, split), metrics in lines.items()
+        if split == "validation" and step <= until
     }
 
 
@@ -172,7 +216,7 @@ class Speed:
     def measure(self, step: int, *, tokens: float) -> dict[str, float]:
         """Rates since the last call; rows in between are taken to be as full as this step's with `tokens`.
 
-        The first call only starts the clock: the time before it went into compiling.
+        None where there was no step since `restart`.
         """
         since = self._since
         self.restart(step)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
 from importlib.metadata import version
 from pathlib import Path
 
 from bert_jax.config import Config
+from bert_jax.metrics import read_metrics
 
 LOADERS = {
     "BertForPreTraining": "AutoModelForPreTraining",
@@ -38,7 +39,7 @@ def model_card(workdir: Path, config: Config, *, step: int, architecture: str, l
         "Trained on": f"`{config.data.source}`" if pretraining else f"`{config.task.train}`",
         "Validated on": "held-out documents of it" if pretraining else f"`{config.task.validation}`",
         "Started from": f"`{config.init.source}`" if config.init.source else "random weights",
-        "Steps": f"{step:,} of {train.steps:,}, {train.global_batch_size} rows of "
+        "Steps": f"{step:,} {train.length}, {train.global_batch_size} rows of "
         f"{config.data.sequence_length} tokens each",
         "Optimizer": f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, "
         f"seed {train.seed}",
@@ -58,12 +59,9 @@ def model_card(workdir: Path, config: Config, *, step: int, architecture: str, l
 
 def _validation_metrics(workdir: Path, step: int) -> dict[str, float]:
     """Of the exported step, if it was evaluated."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    for line in map(json.loads, (line for line in lines if line.endswith("\n"))):
-        if line["step"] == step and line["split"] == "validation":
-            return {name: v for name, v in line.items() if name not in ("step", "split") and v is not None}
-    return {}
+    file = workdir / "metrics.jsonl"
+    found = read_metrics(file).get((step, "validation"), {}) if file.exists() else {}
+    return {name: v for name, v in found.items() if name not in ("tokens", "hours") and math.isfinite(v)}
 
 
 def _how_to_load(architecture: str) -> list[str]:

@@ -63,8 +63,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, then AdamW (Loshchilov and Hutter 2019) or LAMB (You et al. 2020, algorithm 2).
 
     Both decay the parameters of `decay_mask` only; `optimizer.layer_decay` makes the steps of lower layers
-    shorter. `update(..., finite=False)` gives zeros, whatever
-    the gradient is; the moments fade as if it were zero, and counters go on.
+    shorter. `update(..., position=, finite=)` wants the place in the schedule, in steps. Where the gradient
+    is not finite it gives zeros; the moments fade as if it were zero, and counters go on.
     """
     o = config.optimizer
     adam = optax.scale_by_adam if o.bias_correction else _scale_by_uncorrected_adam
@@ -74,10 +74,22 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
         adam(b1=o.b1, b2=o.b2, eps=o.eps, mu_dtype=o.mu_dtype),
         optax.add_decayed_weights(o.weight_decay, mask=decay_mask),
         _scale_by_trust_ratio(config) if o.name == "lamb" else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate_schedule(config)),
+        _scale_by_learning_rate(config),
         _scale_by_layer(config) if o.layer_decay < 1 else optax.identity(),
         _zero_unless_finite(),
     )
+
+
+def _scale_by_learning_rate(config: Config) -> optax.GradientTransformationExtraArgs:
+    rate = learning_rate_schedule(config)
+
+    def update(
+        updates: Params, state: Any, params: Params | None = None, *, position: jax.Array, **_: Any
+    ) -> tuple[Params, Any]:
+        now = jnp.asarray(rate(position), jnp.float32)  # Optax's constant one gives a Python number
+        return jax.tree.map(lambda x: -now.astype(x.dtype) * x, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _zero_unless_finite() -> optax.GradientTransformationExtraArgs:

@@ -190,12 +190,10 @@ def report(plan: Plan) -> Iterator[str]:
     yield "at best, by the chip's data sheet"
     for name, seconds in plan.seconds.items():
         yield f"  {name:29s} {seconds * 1e3:8.1f} ms"
-    hours = plan.step_seconds * config.train.steps / 3600
+    hours = config.train.hours or plan.step_seconds * config.train.steps / 3600
+    steps = config.train.steps if config.train.hours is None else int(hours * 3600 / plan.step_seconds)
     yield f"  a step                        {plan.step_seconds * 1e3:8.1f} ms"
-    yield (
-        f"  {config.train.steps:,} steps".ljust(32)
-        + f"{hours:8.1f} hours, {hours * plan.devices:,.0f} chip-hours"
-    )
+    yield f"  {steps:,} steps".ljust(32) + f"{hours:8.1f} hours, {hours * plan.devices:,.0f} chip-hours"
 
 
 def _gib(size: float) -> str:

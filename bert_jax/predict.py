@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,21 +15,24 @@ from bert_jax.config import Config, MeshConfig
 from bert_jax.fill_mask import fill
 from bert_jax.task_rows import compile_apply, data_section, logits_of, make_splits
 from bert_jax.trained import Trained, open_trained
-from data_pipeline.config import Head
-from data_pipeline.tasks.examples import Example, Question, Text, Words, read
+from data_pipeline.corpus import mended
+from data_pipeline.tasks.examples import Example, read, read_typed
 from data_pipeline.tasks.predictions import predict
+from data_pipeline.tasks.records import TYPED, decoded, lines_of
+
+log = logging.getLogger(__name__)
 
 CHUNK = 512
 """Examples that are read before the first answer is written."""
 
 
 def predictions(
-    directory: Path, *, file: str | None, lines: Iterable[str], batch_size: int, top: int
+    directory: Path, *, file: str | None, lines: Iterable[bytes], batch_size: int, top: int
 ) -> Iterator[dict[str, Any]]:
-    """Of each example in order: of a file that `read` reads, or of `lines`.
+    """Of each example in order: of a file that `read` reads, or of `lines`, see `read_typed`.
 
-    A line is a text; for tokens, words with spaces between them; for qa, a JSON object with `question` and
-    `context`. A pretrained model takes lines only, and says the `top` words for each [MASK].
+    A pretrained model takes a text a line, also of a file, and says the `top` likeliest words for each
+    [MASK]: fewer where two pieces of its vocabulary are one word, of which the likelier stays.
 
     Args:
       directory: an exported folder or a workdir.
@@ -40,12 +43,12 @@ def predictions(
     trained = open_trained(directory)
     head = trained.config.head
     if head == "pretraining":
-        if file is not None:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, 1):
-            yield {"text": line.rstrip("\n")} | _filled(trained, line.rstrip("\n"), number=number, top=top)
+        source, found = (file, lines_of(file)) if file else (TYPED, decoded(lines, TYPED))
+        for number, line in enumerate(found, 1):
+            yield _filled(trained, mended(line).rstrip("\r\n"), where=f"{source} line {number}", top=top)
         return
-    examples = iter(read(head, file, trained.task, labelled=False)) if file else _of_lines(head, lines)
+    task = trained.task
+    examples = iter(read(head, file, task, labelled=False)) if file else read_typed(head, lines, task)
     yield from _predicted(trained, examples, batch_size=batch_size)
 
 
@@ -55,40 +58,25 @@ def _predicted(trained: Trained, examples: Iterator[Example], *, batch_size: int
     apply = compile_apply(config.model, mesh)
     head = trained.config.head
     assert head != "pretraining"
+    cut: list[str] = []
     with jax.set_mesh(mesh):
         while chunk := list(islice(examples, CHUNK)):
             ((_, features),) = make_splits(config, [chunk], trained.tokenizer)
+            cut += features.cut
             found = logits_of(features.arrays, trained.params, apply=apply, mesh=mesh, batch_size=batch_size)
             assert found is not None, "nothing stops it"
             yield from predict(head, chunk, features, found[0], labels=config.model.labels, task=config.task)
+    if cut:
+        log.warning("%s examples are too long and were cut, the first is %s", f"{len(cut):,}", cut[0])
 
 
-def _filled(trained: Trained, text: str, *, number: int, top: int) -> dict[str, Any]:
+def _filled(trained: Trained, text: str, *, where: str, top: int) -> dict[str, Any]:
     try:
         guesses = fill(trained, text, top=top)
     except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from error
-    return {"guesses": [{guess.word: guess.probability for guess in words} for words in guesses]}
-
-
-def _of_lines(head: Head, lines: Iterable[str]) -> Iterator[Example]:
-    for number, line in enumerate(lines, 1):
-        where = f"line {number}"
-        if not line.strip():
-            raise ValueError(f"{where} is empty")
-        match head:
-            case "classification" | "regression":
-                yield Text(where, line.rstrip("\n"))
-            case "tokens":
-                yield Words(where, tuple(line.split()))
-            case "qa":
-                yield _question(where, line)
-
-
-def _question(where: str, line: str) -> Question:
-    try:
-        fields = json.loads(line)
-        question, context = fields["question"], fields["context"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{where} is not of the form {{"question": "...", "context": "..."}}') from error
-    return Question(where, str(fields.get("id", where)), question, context)
+        raise ValueError(f"{where}: {error}") from error
+    by_word: list[dict[str, float]] = [{} for _ in guesses]
+    for words, found in zip(guesses, by_word, strict=True):
+        for guess in words:  # the likeliest first
+            found.setdefault(guess.word, guess.probability)
+    return {"text": text, "guesses": by_word}

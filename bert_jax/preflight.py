@@ -10,7 +10,9 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax import sharding
-from bert_jax.config import Config, differences, load_json
+from bert_jax.checkpoint import steps_of
+from bert_jax.config import Config, load_json
+from bert_jax.continuation import obstacles
 from bert_jax.distributed import check_same, same_everywhere, wait_for_all
 from bert_jax.provenance import facts
 from data_pipeline.manifest import Manifest
@@ -27,6 +29,7 @@ OWN_FILES = {
     "history.jsonl",
     "metrics.jsonl",
     "metrics.tmp",
+    "report",
     SIGN,
     "tensorboard",
     "tokenizer",
@@ -64,8 +67,8 @@ def open_dataset(config: Config) -> Manifest:
 def check_workdir(config: Config, workdir: Path) -> None:
     """Raises ValueError, on all processes, if `workdir` is not for this run, or not the same for all."""
     if workdir.exists():
-        if any(entry.name.isdigit() for entry in workdir.glob("checkpoints/*")):
-            odd = differences(load_json(workdir / "config.json"), config)
+        if steps := steps_of(workdir):
+            odd = obstacles(load_json(workdir / "config.json"), config, step=steps[0])
             if odd:
                 raise ValueError(f"{workdir} holds another run: there {odd[0]}; use a new --workdir")
         elif strange := sorted({entry.name for entry in workdir.iterdir()} - OWN_FILES):

@@ -25,7 +25,7 @@ def provenance(config: Config, *, workdir: Path) -> dict[str, Any]:
         "processes": jax.process_count(),
         "devices": jax.device_count(),
         "device": jax.devices()[0].device_kind,
-        "changes": differences(load_json(previous), config, free=()) if previous.exists() else [],
+        "changes": differences(load_json(previous), config) if previous.exists() else [],
     }
 
 

@@ -42,7 +42,7 @@ def stages(train: TrainConfig) -> list[Stage]:
     """
     sizes = *train.batch_ramp, train.global_batch_size
     turns = len(train.batch_ramp)
-    stops = *(train.batch_ramp_steps * (i + 1) // turns for i in range(turns)), train.steps
+    stops = *(train.batch_ramp_steps * (i + 1) // turns for i in range(turns)), train.most_steps
     found: list[Stage] = []
     start = before = 0
     for rows, stop in zip(sizes, stops, strict=True):

@@ -39,6 +39,10 @@ def configure(*, cache: Path) -> None:
     distributed.initialize()
     if jax.default_backend() != "cpu":
         keep_freed_memory(False)
+    else:
+        # XLA prints pages of alarm for each cached program: it misses in the processor what are only
+        # preferences of its own ("prefer-no-gather", openxla/xla issue 44565). What fails raises as well.
+        jax.config.update("jax_logging_level", "CRITICAL")
 
 
 def keep_freed_memory(keep: bool) -> None:

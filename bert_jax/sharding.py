@@ -185,6 +185,13 @@ def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
     return tuple(sorted({row for start, stop, _ in bounds for row in range(start, stop)}))
 
 
+def scalar(value: float, mesh: Mesh) -> jax.Array:
+    """A float32 that every process has, on every device."""
+    number = np.float32(value)
+    with jax.transfer_guard("allow"):
+        return jax.make_array_from_callback((), replicated(mesh), lambda _: number)
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, batch_size: int) -> dict[str, jax.Array]:
     """Device arrays of the global batch from the rows `local_rows` of this process."""
     sharding = batch_sharding(mesh)

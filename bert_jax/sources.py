@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from jax.sharding import Mesh
 
 from bert_jax import huggingface, tensorflow_v1
-from bert_jax.checkpoint import Checkpoints, steps_of
+from bert_jax.checkpoint import Checkpoints, step_to_use, steps_of
 from bert_jax.config import Config, ModelConfig, load_json
 from bert_jax.model import Params
 from bert_jax.step import TrainState
@@ -49,6 +48,10 @@ TOKENIZER_FILES = (
 )
 
 
+CASES = "The Café of PARIS"
+"""Is cut otherwise by a tokenizer that keeps the case than by one that lowers it."""
+
+
 def start_from(source: Path, config: Config, mesh: Mesh, state: TrainState) -> TrainState:
     """A fresh `state` with the weights of `source`. Heads that it lacks stay as they are, which is said.
 
@@ -64,7 +67,7 @@ def start_from(source: Path, config: Config, mesh: Mesh, state: TrainState) -> T
                 f"the weights of init.source {source} have {name} {theirs}, not {ours}: use {flag}"
             )
     if config.model.head == "pretraining":  # a task takes the tokenizer of the source
-        _check_pieces(_pieces(tokenizer_of(source)), source, config)
+        _check_tokenizer(source, config)
     if (made_for.head, made_for.labels) != (config.model.head, config.model.labels):
         params = {name: part for name, part in params.items() if name != "classifier"}
     found = dict(jax.tree.leaves_with_path(params))
@@ -90,6 +93,8 @@ def model_of(source: Path) -> ModelConfig:
     """The model that the weights of a source are of. Raises as `start_from` does."""
     if steps_of(source):
         return load_json(source / "config.json").model
+    if (source / "checkpoints").is_dir():
+        raise FileNotFoundError(f"init.source {source} is a run that has no checkpoint yet")
     try:
         return _format(source).load_config(source)
     except ValueError as error:
@@ -120,10 +125,10 @@ def _read(source: Path, mesh: Mesh) -> Params:
     if steps_of(source):
         config = load_json(source / "config.json")
         with Checkpoints(source, config, read_only=True) as checkpoints:
-            return checkpoints.restore(mesh)[0].params
+            return checkpoints.restore(mesh, step=step_to_use(source, config))[0].params
     try:
         tensors = _format(source).load_tensors(source)
-        return huggingface.from_tensors(model_of(source), tensors, encoder_only=True)
+        return huggingface.from_tensors(model_of(source), tensors, may_lack=huggingface.PARTS)
     except ValueError as error:
         raise ValueError(f"init.source {source}: {error}") from error
 
@@ -138,28 +143,28 @@ def _cut_or_repeated(array: Any, length: int) -> Any:
     return array if len(array) == length else jnp.concatenate([array] * repeats)[:length]
 
 
-def _pieces(directory: Path) -> list[str] | None:
-    """Of a tokenizer, by id."""
-    if (directory / "tokenizer.json").is_file():
-        vocabulary = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab()
-        return sorted(vocabulary, key=lambda piece: vocabulary[piece])
-    if (directory / "vocab.txt").is_file():
-        return (directory / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    return None
+def _check_tokenizer(source: Path, config: Config) -> None:
+    """Raises ValueError if the dataset was prepared with another tokenizer than that of the source."""
+    from data_pipeline.tokenizer import load_fast
 
-
-def _check_pieces(pieces: list[str] | None, source: Path, config: Config) -> None:
-    if pieces is None:
+    try:
+        theirs = load_fast(tokenizer_of(source))
+    except FileNotFoundError:
         log.warning("init.source %s has no tokenizer to compare with that of the dataset", source)
         return
-    ours = _pieces(Path(config.data.dir) / "tokenizer")
-    assert ours is not None
-    if ours != pieces:
-        number = next((i for i, (a, b) in enumerate(zip(ours, pieces, strict=False)) if a != b), None)
-        what = f"{len(ours)} pieces, not {len(pieces)}"
+    ours = load_fast(Path(config.data.dir) / "tokenizer")
+    a, b = (sorted(ids, key=lambda piece: ids[piece]) for ids in (ours.get_vocab(), theirs.get_vocab()))
+    if a != b:
+        number = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        what = f"{len(a)} pieces, not {len(b)}"
         if number is not None:
-            what = f"{ours[number]!r} as piece {number}, not {pieces[number]!r}"
+            what = f"{a[number]!r} as piece {number}, not {b[number]!r}"
         raise ValueError(
             f"the tokenizer of data.dir {config.data.dir} has {what} as init.source {source} has: prepare "
             "the data with the tokenizer of the source (data.tokenizer.vocab_file)"
+        )
+    if (x := ours.encode(CASES).tokens) != (y := theirs.encode(CASES).tokens):
+        raise ValueError(
+            f"the tokenizer of data.dir {config.data.dir} makes {x} of {CASES!r}, where that of init.source "
+            f"{source} makes {y}: prepare the data as the source has it (data.tokenizer.lowercase)"
         )

@@ -44,24 +44,30 @@ def state_sharding(config: Config, mesh: Mesh) -> Any:
     return TrainState(whole, params, opt_state)  # type: ignore[arg-type]
 
 
-def train_step(config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+def train_step(
+    config: Config, state: TrainState, batch: Batch, spent: jax.Array | None = None
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, unless the loss or the gradient is not finite: then the parameters stay as they are.
 
     Metrics are scalars: means over the batch; `grad_norm` unclipped; `tokens`, no padding; `skipped`, 1 if
-    there was no update.
+    there was no update. `spent`, the part of a time budget that is over, is the place in the learning-rate
+    schedule, from 0 to 1; None: the step is.
     """
+    position = state.step if spent is None else spent * config.train.steps
     grads, sums = gradients(config, state, batch)
     metrics = {name: losses.mean(pair) for name, pair in sums.items()}
     metrics |= {
         "loss": jnp.asarray(sum(metrics[name] for name in losses.weights(batch))),
-        "learning_rate": jnp.asarray(learning_rate_schedule(config)(state.step), jnp.float32),
+        "learning_rate": jnp.asarray(learning_rate_schedule(config)(position), jnp.float32),
         "grad_norm": optax.tree.norm(grads),
         "tokens": (batch["segment_ids"] > 0).sum(),
     }
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["skipped"] = 1 - finite.astype(jnp.int32)
 
-    updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.params, finite=finite)
+    updates, opt_state = make_optimizer(config).update(
+        grads, state.opt_state, state.params, position=position, finite=finite
+    )
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics
 

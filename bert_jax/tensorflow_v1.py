@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
 from bert_jax.config import ModelConfig
-from bert_jax.huggingface import CONFIG_FIELDS, Tensors
+from bert_jax.huggingface import CONFIG_FIELDS, WEIGHTS_FILE, Tensors
+from data_pipeline.config import read_object
 
 CONFIG_FILE, PREFIX = "bert_config.json", "bert_model.ckpt"
 
@@ -30,18 +30,19 @@ TRAINING = re.compile(r"adam_[mv]$|(^|/)(global_step|good_steps|loss_scale)$")
 
 
 def is_checkpoint(directory: Path) -> bool:
-    return (directory / CONFIG_FILE).is_file()
+    """Rather than a folder of Hugging Face, which may have a bert_config.json left in it."""
+    return (directory / CONFIG_FILE).is_file() and not (directory / WEIGHTS_FILE).is_file()
 
 
 def load_config(directory: Path) -> ModelConfig:
     """Raises ValueError if bert_config.json is none."""
     try:
-        fields = json.loads((directory / CONFIG_FILE).read_text())
+        fields = read_object(directory / CONFIG_FILE)
         known = {name: fields[name] for name in CONFIG_FIELDS if name in fields}
         # Their gelu is the approximation with tanh (modeling.py: gelu).
         known["hidden_act"] = {"gelu": "gelu_new"}.get(known["hidden_act"], known["hidden_act"])
         return ModelConfig(**known)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+    except KeyError as error:
         raise ValueError(f"{directory / CONFIG_FILE} is no config of BERT ({error!r})") from error
 
 

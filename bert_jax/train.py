@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 
 from bert_jax import sharding
 from bert_jax.attention import choose
-from bert_jax.checkpoint import Checkpoints, best_of
+from bert_jax.budget import in_steps
+from bert_jax.checkpoint import FRESH, Checkpoints, Progress, best_of
 from bert_jax.clock import Clock
 from bert_jax.config import Config, to_json
-from bert_jax.distributed import Interruption, same_everywhere, wait_for_all
+from bert_jax.distributed import Agreement, Interruption, same_everywhere, wait_for_all
 from bert_jax.feed import Feed, PretrainingFeed
 from bert_jax.history import History, passed_over
 from bert_jax.metrics import Reporter
@@ -39,7 +40,8 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
 
 
 def train(config: Config, open_feed: Callable[[Config], Feed], *, workdir: Path) -> bool:
-    """Trains to `train.steps` or `train.stop_at`; goes on from the workdir's latest checkpoint if it has one.
+    """Trains to `train.steps`, the end of `train.budget` or `train.stop_at`, from the workdir's latest
+    checkpoint on if it has one.
 
     Returns:
       True if the run came to its end, False if a signal stopped it; either way its state is saved.
@@ -50,6 +52,7 @@ def train(config: Config, open_feed: Callable[[Config], Feed], *, workdir: Path)
       OSError: checkpoints cannot be written.
     """
     clock = Clock()
+    config = in_steps(config)
     with Watchdog(clock, seconds=config.train.hang_seconds):
         feed = open_feed(config)
         mesh = sharding.make_mesh(config.mesh)
@@ -87,11 +90,15 @@ class _Run:
         self.config, self.mesh, self.workdir, self.feed = config, mesh, workdir, feed
         self.checkpoints, self.interruption, self.clock = checkpoints, interruption, clock
         self.history = History(workdir)
-        self.last = config.train.stop_at or config.train.steps
+        self.last = config.train.stop_at or config.train.most_steps
         self.jitted = [(stage, jit_train_step(stage.of(config), mesh)) for stage in stages(config.train)]
         self.evaluator = feed.evaluator(config, mesh)
         self._restore()
-        self.history.add("start", step=self.step, **provenance(config, workdir=workdir))
+        self.clock.earlier = self.progress.seconds
+        self.spent = self._part_of_budget(self.progress.seconds)
+        self.agreement = Agreement(mesh, first=self.spent)
+        facts = provenance(config, workdir=workdir)
+        self.history.add("start", step=self.step, **facts, baselines=feed.baselines)
         if jax.process_index() == 0:  # config and tokenizer: with a checkpoint, all that an export needs
             feed.write_tokenizer(workdir / "tokenizer")
             _write_config(config, workdir)
@@ -109,22 +116,25 @@ class _Run:
     def _restore(self) -> None:
         """The newest checkpoint, or the state before the first step."""
         self.clock.enter("start", step=0)
-        self.losses: list[float] = []
+        self.progress = FRESH
         if self.checkpoints.latest_step() is None:
             self.state = jit_init_state(self.config, self.mesh)()
             init = self.config.init
             if init.source is not None and init.weights:
                 self.state = start_from(Path(init.source), self.config, self.mesh, self.state)
         else:
-            self.state, self.losses = self.checkpoints.restore(self.mesh)
+            self.state, self.progress = self.checkpoints.restore(self.mesh)
             log.info("going on from step %d of %s", self.state.step, self.workdir)
         self.step = int(self.state.step)
 
     def _train(self) -> bool:
         config, clock, checkpoints = self.config, self.clock, self.checkpoints
-        sentinel = Sentinel(config, self.history, losses=self.losses, records_of=self._records_of)
+        losses, tokens = self.progress.losses, self.progress.tokens
+        sentinel = Sentinel(config, self.history, losses=losses, records_of=self._records_of)
         with (
-            Reporter(config, self.workdir, start=self.step, sentinel=sentinel, clock=clock) as report,
+            Reporter(
+                config, self.workdir, start=self.step, tokens=tokens, sentinel=sentinel, clock=clock
+            ) as report,
             contextlib.closing(self._batches()) as batches,
             jax.transfer_guard("disallow"),
         ):
@@ -135,29 +145,34 @@ class _Run:
             missing = self._evaluates() and self.step not in self.validation_values
             stopping = bool(same_everywhere(int(missing))) and not self._evaluate(report)
             compiled = None
-            while not stopping and self.step < self.last and not self._has_waited_enough():
+            while not stopping and not self._is_at_end() and not self._has_waited_enough():
                 clock.enter("input", step=self.step + 1)
                 run_step, batch = next(batches)
-                clock.enter("step" if run_step is compiled else "compile", step=self.step + 1)
-                self.state, metrics = run_step(self.state, batch)
-                self.step, compiled = self.step + 1, run_step
+                new, compiled = run_step is not compiled, run_step
+                if new:
+                    report.flush()  # an earlier step's time is not that of this one's compilation
+                clock.enter("compile" if new else "step", step=self.step + 1)
+                self.state, metrics = run_step(self.state, batch, *self._place())
+                self.step += 1
                 clock.enter("step", step=self.step)
                 report.advance()
                 report.flush()  # an earlier step's metrics, while this one runs
                 stopping = self.interruption.agreed()
-                saving = stopping or self.step == self.last or self.step % config.checkpoint.every == 0
+                self.spent = self.agreement.largest(self._part_of_budget(clock.total))
+                saving = stopping or self._is_at_end() or self.step % config.checkpoint.every == 0
                 evaluating = self._evaluates() and not stopping
-                report.train(self.step, metrics, shown=saving or self.step % config.train.log_every == 0)
+                shown = saving or self.step % config.train.log_every == 0
+                report.train(self.step, metrics, shown=shown, compiled=new)
                 if saving or evaluating:
                     report.flush()
                 clock.enter("save", step=self.step)
                 checkpoints.settle(wait=False)
                 if saving:
-                    checkpoints.save(self.step, self.state, losses=sentinel.losses)
+                    self._save(report, sentinel)
                 if evaluating and not self._evaluate(report):
                     stopping = True
                     clock.enter("save", step=self.step)
-                    checkpoints.save(self.step, self.state, losses=sentinel.losses)
+                    self._save(report, sentinel)
         return not stopping
 
     def _batches(self) -> Generator[tuple[Any, dict[str, jax.Array]]]:
@@ -190,7 +205,11 @@ class _Run:
 
     def _evaluates(self) -> bool:
         train = self.config.train
-        due = self.step == train.steps or (self.step > 0 and self.step % train.eval_every == 0)
+        due = (
+            self.step == train.most_steps
+            or self.spent >= 1
+            or (self.step > 0 and self.step % train.eval_every == 0)
+        )
         return due and self.feed.has_validation
 
     def _evaluate(self, report: Reporter) -> bool:
@@ -208,6 +227,26 @@ class _Run:
         self.validation_values[self.step] = metrics[best]
         self.checkpoints.note(self.step, metrics[best])
         return True
+
+    def _is_at_end(self) -> bool:
+        return self.step >= self.last or self.spent >= 1
+
+    def _part_of_budget(self, seconds: float) -> float:
+        """Of the hours, if there is a budget of hours: at 1 it is over. 0 without one."""
+        hours = self.config.train.hours
+        return 0.0 if hours is None else min(1.0, seconds / (3600 * hours))
+
+    def _place(self) -> tuple[jax.Array, ...]:
+        """In the schedule of a budget of hours, as a step takes it; () where that is the step."""
+        if self.config.train.hours is None:
+            return ()
+        return (sharding.scalar(self.spent, self.mesh),)
+
+    def _save(self, report: Reporter, sentinel: Sentinel) -> None:
+        # Another process may be further in the budget than this one, and the schedule has followed that.
+        seconds = max(self.clock.total, self.spent * (3600 * (self.config.train.hours or 0.0)))
+        progress = Progress(tuple(sentinel.losses), report.tokens, seconds)
+        self.checkpoints.save(self.step, self.state, progress)
 
     def _has_waited_enough(self) -> bool:
         """Whether `task.patience` evaluations came after the best one."""

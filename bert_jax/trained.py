@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import tokenizers
 
-from bert_jax import huggingface, sharding
-from bert_jax.checkpoint import Checkpoints, best_step, check_has_run, steps_of
-from bert_jax.config import Config, MeshConfig, ModelConfig, TaskConfig, load_json
+from bert_jax import huggingface
+from bert_jax.checkpoint import check_has_run, read_state, step_to_use, steps_of
+from bert_jax.config import Config, ModelConfig, TaskConfig, load_json
 from bert_jax.model import Params
-from data_pipeline.tokenizer import load_fast
+from data_pipeline.config import read_object
+from data_pipeline.tokenizer import load_fast, settings
+
+TASK = "task_specific_params"
+"""Where Hugging Face's config.json keeps what a program wants to know of a task."""
 
 LONGEST = 512
 """Tokens of a row at most, where it is not known how long those of the training were."""
@@ -33,21 +36,29 @@ def open_trained(directory: Path) -> Trained:
     Raises:
       FileNotFoundError, ValueError: there is none, or it is damaged.
     """
-    if (directory / huggingface.WEIGHTS_FILE).is_file():
-        model, params = huggingface.load(directory)
-        return Trained(model, params, load_fast(directory), _task(directory, model))
     if steps_of(directory):
         config, params, _ = load_workdir(directory)
         return Trained(config.model, params, load_fast(directory / "tokenizer"), config.task)
+    if (directory / huggingface.CONFIG_FILE).is_file() and not (directory / "checkpoints").is_dir():
+        model, params = huggingface.load(directory)
+        return Trained(model, params, load_fast(directory), _task(directory, model))
     raise FileNotFoundError(f"{directory} is neither an exported directory nor a workdir with a checkpoint")
 
 
 def _task(directory: Path, model: ModelConfig) -> TaskConfig:
-    """As long rows as the tokenizer of an exported folder says, in Hugging Face's `model_max_length`."""
-    file = directory / "tokenizer_config.json"
-    fields = {"model_max_length": LONGEST} | (json.loads(file.read_text()) if file.is_file() else {})
-    length = int(min(LONGEST, model.max_position_embeddings, fields["model_max_length"]))
-    return TaskConfig(sequence_length=length, stride=length // 4)
+    """Of an exported folder: what `export` noted, and else rows as long as the tokenizer says, in Hugging
+    Face's `model_max_length`. It says a number beyond reason where it does not know.
+    """
+    told = settings(directory).get("model_max_length")
+    most = model.max_position_embeddings
+    length = int(told) if isinstance(told, int | float) and told <= most else min(LONGEST, most)
+    noted = (read_object(directory / huggingface.CONFIG_FILE).get(TASK) or {}).get("bert-jax", {})
+    try:
+        return TaskConfig(**{"sequence_length": length, "stride": length // 4} | noted)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{directory / huggingface.CONFIG_FILE} has {TASK} that do not fit: {error}"
+        ) from error
 
 
 def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Params, int]:
@@ -59,9 +70,9 @@ def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Par
     """
     check_has_run(workdir)
     config = load_json(workdir / "config.json")
-    if step is None and config.model.head != "pretraining":
-        step = best_step(workdir, config)
-    mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
-    with Checkpoints(workdir, config, read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(mesh, step=step)
+    # A kernel for a chip that may not be here, and for rows as the training had them.
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="auto"))
+    if step is None:
+        step = step_to_use(workdir, config)
+    state = read_state(workdir, config, step=step)
     return config, state.params, int(state.step)

@@ -17,8 +17,8 @@ The batches are the paper's (8,599 steps and 76 minutes on a pod of TPU v3, by t
 version). Steps, rates, warm-up (28.43 % and 12.8 % of the steps) and the root decay are those of NVIDIA's
 DeepLearningExamples (PyTorch/LanguageModeling/BERT: scripts/configs/pretrain_config.sh, schedulers.py),
 whose rate falls by 15 and 7 % where the warm-up ends; ours does not jump. The microbatches are for 256
-chips of v5e; compiled for them, not run by us, the phases take 14.0 and 13.2 of 16 GiB and at best 0.6 and
-0.3 hours (docs/scaling.md):
+chips of v5e; compiled for them, not run by us, the first phase takes 14.0 of 16 GiB and at best 0.6 hours,
+163 chip-hours, the second 13.2 GiB and 0.3 hours, 75 chip-hours (docs/scaling.md):
 
     bert-jax plan configs/bert_large_lamb.py --topology v5e:16x16
     bert-jax plan configs/bert_large_lamb.py --topology v5e:16x16 --data.sequence-length 512 \

@@ -7,12 +7,12 @@
 Theirs, by the files of github.com/JonasGeiping/cramming for its final recipe (train/bert-o3.yaml, batch
 4,096; data/c4-subset-processed.yaml): rows of 128 without pairs, 32,768 lower-case pieces, no dropout,
 AdamW with peak 1e-3, b2 0.98, epsilon 1e-12, clipping at 0.5; the batch grows over the first 300,000 of
-600,000 microbatches, the rate over three quarters of the day, and then falls to zero. Its budget is a day;
-ours is rows: 82 million, where it prepares 85 million as slightly more than a day needs. How long they take
-on your GPU was not measured by us, and it was not run by us: `benchmark` tells the seconds of a step, for
---train.steps and in proportion --train.batch-ramp-steps and --optimizer.warmup-steps. Left out: its 16
-pre-norm layers with gated units, without biases and head, sinusoidal positions, the rate's start at a
-quarter of the peak, filters and order of the text.
+600,000 microbatches, the rate over three quarters of the day, and then falls to zero. As there, the budget
+is a day: the rate follows the clock, and ends with it. How many steps a day has on your GPU was not measured
+by us, and it was not run by us: `benchmark` tells the seconds of one, for --train.batch-ramp-steps, which
+should be half of a day's rows (here of 82 million; it prepares 85 million). Left out: its 16 pre-norm layers
+with gated units, without biases and head, sinusoidal positions, the rate's start at a quarter of the peak,
+filters and order of the text.
 """
 
 from bert_jax.config import (
@@ -48,13 +48,14 @@ def get_config() -> Config:
         ),
         optimizer=OptimizerConfig(
             learning_rate=1e-3,
-            warmup_steps=25_000,  # three quarters of the rows
+            warmup_steps=22_500,  # three quarters of the time
             b2=0.98,
             eps=1e-12,
             clip_norm=0.5,
         ),
         train=TrainConfig(
-            steps=30_000,
+            steps=30_000,  # the scale of warmup_steps
+            budget="24 hours",
             global_batch_size=4096,
             microbatches=16,
             batch_ramp=(1024, 2048, 3072),

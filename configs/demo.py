@@ -1,4 +1,4 @@
-"""A small BERT on the documentation of your own Python: minutes on two CPU cores, no download.
+"""A small BERT on the documentation of your own Python: six minutes on two CPU cores, no download.
 
     make demo
 
@@ -6,6 +6,9 @@ Or, step by step:
 
     bert-jax prepare  configs/demo.py
     bert-jax pretrain configs/demo.py --workdir runs/demo
+
+With Python 3.11.7 the held-out MLM loss came down to 4.77 nats, where word frequencies alone give 6.55
+(README.md has more of it, docs/curves/demo.jsonl the curve).
 """
 
 from bert_jax.config import (

@@ -5,8 +5,8 @@
     bert-jax pretrain configs/wikipedia.py --workdir runs/wikipedia
 
 On many machines, with Apache Beam: see docs/data.md. Rows of 512 with up to 8 articles or parts of one, no
-pairs, whole words masked at 30 % falling to 15 %. It was not run by us, so there is no time and no loss to
-quote here.
+pairs, whole words masked at 30 % falling to 15 %. It is meant for eight chips of TPU v5e or more, and was not
+run by us, so there is no time and no loss to quote here.
 """
 
 from bert_jax.config import (

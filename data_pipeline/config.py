@@ -5,9 +5,11 @@ Every default lives here. A value that cannot work raises ValueError and names i
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 
@@ -15,6 +17,16 @@ def require(condition: bool, message: str) -> None:
     """Raises ValueError(message), addressed to the person who wrote the config, unless `condition` holds."""
     if not condition:
         raise ValueError(message)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The settings that a JSON file holds. Raises ValueError, with its name, if it holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+    require(isinstance(found, dict), f"{path} is not an object of JSON")
+    return found
 
 
 class Section:
@@ -65,7 +77,8 @@ class TokenizerConfig(Section):
     vocab_size: int = 30522
     """Pieces to train, special ones included. A small corpus may give fewer."""
     vocab_file: str | None = None
-    """An existing vocab.txt (wordpiece) or SentencePiece model (unigram, bpe) to use in place of training."""
+    """To use in place of training: an existing vocab.txt, or tokenizer.json of Hugging Face (wordpiece); a
+    SentencePiece model (unigram, bpe)."""
     lowercase: bool = True
 
     def __post_init__(self) -> None:

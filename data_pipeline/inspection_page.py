@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,20 +16,15 @@ from data_pipeline.inspection import (
     facts,
     sequence_lengths,
 )
+from data_pipeline.page import page, plot
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto }
-body { padding: 0 1rem }
-h1 { font-size: 1.6rem }
-h2 { font-size: 1.2rem; margin-top: 2.5rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td, th { padding: .25rem .9rem; border-bottom: 1px solid #e4e7eb; text-align: right; font-weight: normal }
 td:first-child { text-align: left; color: #52606d }
 th { color: #52606d }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem }
 .plots svg { width: 29rem; max-width: 100%; height: auto }
 .row { background: #f5f7fa; padding: .8rem 1rem; border-radius: .4rem; margin: .7rem 0 }
-.row { overflow-wrap: anywhere }
 .special { color: #9aa5b1 }
 mark { padding: 0 .2em; border-radius: .25em }
 .masked { background: #2563eb; color: white }
@@ -39,7 +33,7 @@ mark { padding: 0 .2em; border-radius: .25em }
 """
 
 
-def page(inspection: Inspection) -> str:
+def inspection_page(inspection: Inspection) -> str:
     """The whole page.
 
     Raises:
@@ -55,10 +49,9 @@ def page(inspection: Inspection) -> str:
     ]
     sources = "<br>".join(f"source {n}: {html.escape(s)}" for n, s in enumerate(manifest.sources, 1))
     nsp = manifest.majority_nsp_accuracy
-    return "\n".join(
+    return page(
+        "Dataset",
         [
-            "<!doctype html><html lang=en><meta charset=utf-8><title>Dataset</title>",
-            f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>",
             f"<h1>{html.escape(inspection.config.dir)}</h1>",
             f"<p>{sources}<p>{html.escape(manifest.settings['objective'])}, "
             f"{manifest.vocab_size:,} {html.escape(inspection.words.kind)} pieces, fingerprint "
@@ -71,7 +64,8 @@ def page(inspection: Inspection) -> str:
             "<h2>As the model sees them</h2><p>To predict: <mark class=masked>hidden</mark> "
             "<mark class=random>true → random</mark> <mark class=kept>kept</mark>",
             *(f"<div class=row>{''.join(map(token, row)).strip()}</div>" for row in inspection.rows),
-        ]
+        ],
+        style=STYLE,
     )
 
 
@@ -99,18 +93,17 @@ def bars(title: str, bins: Histogram) -> str:
         axes.set_xticks(range(len(bins)), names, rotation=60, ha="right", fontsize=8)
         axes.yaxis.set_major_formatter("{x:,.0f}")
 
-    return figure(title, draw)
+    return _plot(title, draw)
 
 
 def pieces(shares: Sequence[tuple[str, float]]) -> str:
     def draw(axes: Any) -> None:
         axes.barh(range(len(shares)), [100 * share for _, share in shares], color="#2563eb")
-        # A dollar sign would begin a formula.
-        axes.set_yticks(range(len(shares)), [piece.replace("$", r"\$") for piece, _ in shares], fontsize=8)
+        axes.set_yticks(range(len(shares)), [piece for piece, _ in shares], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("% of tokens")
 
-    return figure("Most frequent pieces", draw)
+    return _plot("Most frequent pieces", draw)
 
 
 def ranks(counts: np.ndarray) -> str:
@@ -120,23 +113,8 @@ def ranks(counts: np.ndarray) -> str:
         axes.set_xlabel("rank")
         axes.set_ylabel("times")
 
-    return figure(f"Pieces by rank ({(counts == 0).sum():,} of {len(counts):,} never occur)", draw)
+    return _plot(f"Pieces by rank ({(counts == 0).sum():,} of {len(counts):,} never occur)", draw)
 
 
-def figure(title: str, draw: Callable[[Any], None]) -> str:
-    """An SVG element."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError(f"--html needs Matplotlib ({error}): pip install 'bert-jax[plots]'") from error
-    # Letters stay letters: the reader's browser has fonts for all scripts. No date: same data, same page.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
-        drawing = Figure(figsize=(5.6, 3.6), layout="constrained")
-        axes = drawing.add_subplot()
-        axes.set_title(title, fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-        draw(axes)
-        file = io.StringIO()
-        drawing.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()[file.getvalue().index("<svg") :]
+def _plot(title: str, draw: Callable[[Any], None]) -> str:
+    return plot(title, draw, inches=(5.6, 3.6)).svg

@@ -57,6 +57,12 @@ class Manifest:
     settings: dict[str, Any]
     """The data section of the config that it was prepared with, less what only reading needs."""
 
+    @property
+    def baselines(self) -> dict[str, float]:
+        """`unigram_loss`, and `majority_nsp_accuracy` where there are pairs: to compare metrics with."""
+        known = {"unigram_loss": self.unigram_loss, "majority_nsp_accuracy": self.majority_nsp_accuracy}
+        return {name: value for name, value in known.items() if value is not None}
+
     @classmethod
     def of(
         cls, config: DataConfig, words: Tokenizer, statistics: Mapping[tuple[int, str], Statistics]

@@ -23,7 +23,7 @@ from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_pipeline.config import TokenizerConfig
+from data_pipeline.config import TokenizerConfig, read_object
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNK, CLS, SEP, MASK)
@@ -180,7 +180,7 @@ def _is_cjk(character: str) -> bool:
 
 def load(directory: Path | epath.Path) -> Tokenizer:
     """Reads what `Tokenizer.save` wrote."""
-    config = json.loads((directory / "tokenizer_config.json").read_text())
+    config = settings(directory)
     native = (directory / NATIVE_FILES[config["kind"]]).read_bytes()
     return Tokenizer(config["kind"], native, lowercase=config["lowercase"])
 
@@ -197,20 +197,31 @@ def load_fast(directory: Path) -> tokenizers.Tokenizer:
     if not file.is_file():
         return load_vocabulary(directory).to_huggingface()
     try:
-        return tokenizers.Tokenizer.from_file(str(file))
+        found = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"{file} is damaged ({error})") from error
+    found.no_truncation()  # settings of whoever saved it, which Transformers overrides too
+    found.no_padding()
+    return found
 
 
 def load_vocabulary(directory: Path) -> Tokenizer:
     """The WordPiece tokenizer of a folder that is older than tokenizer.json and has a vocab.txt.
 
-    It lowers the case unless a tokenizer_config.json says `"do_lower_case": false`, as Hugging Face has it.
+    Whether it lowers the case, a tokenizer_config.json may say (`do_lower_case`); otherwise it does unless
+    there are pieces that it would never find then, as in the cased models of google-research/bert.
     """
-    file = directory / "tokenizer_config.json"
-    fields = {"do_lower_case": True} | (json.loads(file.read_text()) if file.is_file() else {})
     native = (directory / "vocab.txt").read_bytes()
+    pieces = native.decode(errors="replace").split("\n")
+    cased = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    fields = {"do_lower_case": not cased} | settings(directory)
     return Tokenizer("wordpiece", native, lowercase=bool(fields["do_lower_case"]))
+
+
+def settings(directory: Path) -> dict[str, Any]:
+    """What Hugging Face's tokenizer_config.json says. Raises ValueError if it is damaged."""
+    file = directory / "tokenizer_config.json"
+    return read_object(file) if file.is_file() else {}
 
 
 def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
@@ -222,6 +233,8 @@ def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
     if config.vocab_file is not None:
         try:
             native = Path(config.vocab_file).read_bytes()
+            if config.kind == "wordpiece" and config.vocab_file.endswith(".json"):
+                native = _vocabulary_of(native)
             return Tokenizer(config.kind, native, lowercase=config.lowercase)
         except (OSError, ValueError, RuntimeError) as error:  # SentencePiece raises a RuntimeError
             raise ValueError(
@@ -230,6 +243,15 @@ def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
     train_native = _train_wordpiece if config.kind == "wordpiece" else _train_sentencepiece
     native = train_native(config, lambda: _pieces(lines()))
     return Tokenizer(config.kind, native, lowercase=config.lowercase)
+
+
+def _vocabulary_of(tokenizer_json: bytes) -> bytes:
+    """vocab.txt from Hugging Face's tokenizer.json, all that newer models have."""
+    found = tokenizers.Tokenizer.from_buffer(tokenizer_json)
+    if not isinstance(found.model, models.WordPiece):
+        raise ValueError(f"its model is a {type(found.model).__name__}")
+    ids = found.get_vocab()
+    return "\n".join(sorted(ids, key=lambda piece: ids[piece])).encode()
 
 
 def _train_sentencepiece(config: TokenizerConfig, lines: Lines) -> bytes:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -20,10 +23,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+from bert_jax import huggingface, model
 from bert_jax.config import (
     CheckpointConfig,
     Config,
@@ -40,6 +45,7 @@ from data_pipeline.loader import Loader
 from data_pipeline.prepare import prepare
 
 
+@functools.cache
 def real_documents(count: int) -> list[list[str]]:
     """Lines of `count` documents of the Python documentation, the longest lines cut."""
     stream = islice(documents("builtin:python-docs"), count)
@@ -89,9 +95,28 @@ def config(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
         ),
         data=data,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=5),
-        train=TrainConfig(steps=20, global_batch_size=16, log_every=1, eval_every=10),
+        train=TrainConfig(steps=20, global_batch_size=16, log_every=1, eval_every=10, eval_batches=3),
         checkpoint=CheckpointConfig(every=100),
     )
+
+
+@pytest.fixture(scope="session")
+def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """folder_of(head): a model with lively weights, as Hugging Face has it."""
+
+    def make(head: str, labels: tuple[str, ...] = ("O", "<b>", "B-PER")) -> Path:
+        labels = labels if head in ("classification", "tokens") else ()
+        ours = replace(config, model__head=head, model__labels=labels).model
+        params = model.init_params(ours, jax.random.key(3))
+        params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+        folder = tmp_path_factory.mktemp(head)
+        tensors = huggingface.to_tensors(ours, params)
+        safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(huggingface.to_config(ours)))
+        shutil.copytree(Path(config.data.dir) / "tokenizer", folder, dirs_exist_ok=True)
+        return folder
+
+    return functools.cache(make)
 
 
 @pytest.fixture
@@ -127,3 +152,17 @@ def batches(config: Config) -> Callable[..., list[dict[str, np.ndarray]]]:
         return read_batches(config, count, **arguments)
 
     return read
+
+
+SLOWEST = ("test_step", "test_train", "test_finetune", "faults", "test_loader", "test_cli", "test_optimizer")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes go first: in the end neither of two processes waits long for the other."""
+
+    def place(item: pytest.Item) -> int:
+        return next(
+            (i for i, name in enumerate(SLOWEST) if name in item.path.parts or name == item.path.stem), 99
+        )
+
+    items.sort(key=place)

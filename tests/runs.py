@@ -75,23 +75,26 @@ def wait_until(condition: Callable[[], bool], *processes: subprocess.Popen) -> N
         time.sleep(0.01)
 
 
-def metrics(workdir: Path, split: str = "train") -> list[dict]:
-    """Lines of metrics.jsonl, without what depends on the clock."""
-    path = workdir / "metrics.jsonl"
-    whole = (
+def whole_lines(path: Path) -> list[str]:
+    """Of a file that another process may be writing to."""
+    return (
         [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
     )
-    timed = {"tokens_per_second", "goodput"}
+
+
+def metrics(workdir: Path, split: str = "train") -> list[dict]:
+    """Lines of metrics.jsonl, without what depends on the clock."""
+    timed = {"tokens_per_second", "goodput", "hours"}
     return [
         {name: value for name, value in line.items() if name not in timed}
-        for line in map(json.loads, whole)
+        for line in map(json.loads, whole_lines(workdir / "metrics.jsonl"))
         if line["split"] == split
     ]
 
 
 def history(workdir: Path, event: str) -> list[dict]:
-    lines = (workdir / "history.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, lines) if line["event"] == event]
+    lines = map(json.loads, whole_lines(workdir / "history.jsonl"))
+    return [line for line in lines if line["event"] == event]
 
 
 def state(workdir: Path, *, step: int | None = None) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ CORE = {
     "model",
     "activations",
     "attributions",
+    "budget",
     "attention",
     "collectives",
     "chips",
@@ -44,7 +45,13 @@ SHELL = {
     "train",
     "evaluate",
     "scoring",
+    "curves",
+    "report",
+    "report_page",
+    "report_plots",
     "checkpoint",
+    "compare",
+    "continuation",
     "metrics",
     "distributed",
     "huggingface",
@@ -60,7 +67,7 @@ SHELL = {
     "trained",
     "fill_mask",
 }
-CLI = {"cli", "__main__"}
+CLI = {"cli", "verbs", "__main__"}
 LAYERS = [CONFIG, CORE, SHELL, CLI]
 """Lowest first. A module imports from its own layer and from those below."""
 
@@ -154,6 +161,16 @@ import sys
 for name in ("tensorflow", "tensorflow_datasets", "torch", "transformers", "sentencepiece", "tyro", "tqdm"):
     sys.modules[name] = None  # importing it raises ImportError
 import bert_jax.train, bert_jax.huggingface, bert_jax.evaluate
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_a_run_does_not_wait_for_pytorch():
+    program = """
+import sys
+from bert_jax.metrics import _summary_writer
+assert _summary_writer().__module__ == "tensorboardX.writer" and "torch" not in sys.modules
+import torch
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import transformers
 from bert_jax import cli
 from bert_jax.config import Config, from_json
 from bert_jax.scoring import BUCKETS
+from bert_jax.verbs import VERBS
 from tests.conftest import replace
 
 ROOT = Path(__file__).parent.parent
@@ -66,8 +68,8 @@ def refused(bert_jax) -> Callable[..., str]:
 def test_help_is_everywhere(bert_jax):
     status, out, _ = bert_jax("--help")
     assert status == 0
-    assert all(verb in out for verb in cli.VERBS)
-    for verb in cli.VERBS:
+    assert all(verb in out for verb in VERBS)
+    for verb in VERBS:
         status, out, _ = bert_jax(verb, "--help")
         assert status == 0
         assert f"usage: bert-jax {verb}" in out
@@ -185,6 +187,22 @@ def test_a_fault_of_the_program_keeps_its_traceback(recipe: Path, bert_jax, monk
         bert_jax("prepare", recipe)
 
 
+def test_a_reader_that_has_had_enough_is_no_error():
+    """As in `bert-jax ... | head -1`: nothing is said of it."""
+    program = "from bert_jax.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.stdin.read(1); {program}", "show-config", "configs/demo.py"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate(b"go")[1] == b""
+    assert process.returncode == 141
+
+
 def test_prepare_says_what_it_made(bert_jax, recipe: Path, tmp_path: Path):
     status, out, _ = bert_jax("prepare", recipe, "--data.dir", tmp_path / "data")
     assert status == 0
@@ -270,3 +288,20 @@ def test_an_exported_folder_that_is_damaged_is_one_line(bert_jax, refused, workd
     assert "tokenizer.json is damaged" in refused("fill-mask", out, "a [MASK]")
     (out / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in refused("fill-mask", out, "a [MASK]")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "--workdir", "nowhere"),
+        ("compare", "nowhere", "nowhere"),
+        ("export", "--workdir", "nowhere", "--out", "somewhere"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_look_at_a_run_leaves_it_its_accelerator(
+    bert_jax: Callable, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert bert_jax(*arguments)[0] == 2
+    assert os.environ["JAX_PLATFORMS"] == "cpu"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import inspect
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from bert_jax import cli
+from bert_jax.verbs import VERBS
 from data_pipeline.config import MaskingConfig
 
 ROOT = Path(__file__).parent.parent
@@ -43,23 +48,65 @@ def test_the_pipeline_feeds_a_pytorch_loop(tmp_path: Path, monkeypatch: pytest.M
     assert seen == [(32, 128)] * 3
 
 
-def commands() -> list[str]:
-    """Every `bert-jax VERB ...` line in a block without a language, joined where it goes on."""
-    lines = [
-        line for page in PAGES for block in blocks(page) for line in block.replace("\\\n", "").split("\n")
-    ]
-    return [line.partition("#")[0].strip() for line in lines if re.match(r"bert-jax [a-z-]+ ", line)]
+def shell() -> list[str]:
+    """Each line of the blocks without a language, joined where it goes on, and the code within the text."""
+    found: list[str] = []
+    for page in PAGES:
+        for block in blocks(page):
+            found += block.replace("\\\n", "").split("\n")
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        found += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+    return [line.partition("#")[0].strip() for line in found]
 
 
-@pytest.mark.parametrize("command", commands())
+def matching(pattern: str) -> list[str]:
+    """What a group of it finds in the shell's lines, each once."""
+    return list(dict.fromkeys(found for line in shell() for found in re.findall(pattern, line)))
+
+
+PLACEHOLDERS = {"CONFIG": "configs/demo.py", "DIR": "runs/demo"}
+
+
+@pytest.mark.parametrize("command", matching(r"(?:^|\s)(bert-jax [a-z-]+ .+)"))
 def test_a_command_of_the_documentation_parses(command: str, monkeypatch: pytest.MonkeyPatch):
     """It is not run, but every flag of it exists, and its config file does."""
     monkeypatch.chdir(ROOT)
-    _, verb, *arguments = shlex.split(command)
+    _, verb, *arguments = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)]
     ran = []
-    monkeypatch.setattr(cli.VERBS[verb], "__call__", lambda self: ran.append(self) or 0)
+    monkeypatch.setattr(VERBS[verb], "__call__", lambda self: ran.append(self) or 0)
     assert cli.run([verb, *arguments]) == 0
     assert len(ran) == 1
+
+
+@pytest.mark.parametrize("command", matching(r"python -m (tests\.benchmarks\.\w+.*)"))
+def test_a_benchmark_of_the_documentation_takes_its_flags(command: str, monkeypatch: pytest.MonkeyPatch):
+    """It goes no further than to read them."""
+    name, *_ = arguments = shlex.split(command)
+    module, parse = importlib.import_module(name), argparse.ArgumentParser.parse_args
+
+    def only_parse(parser: argparse.ArgumentParser) -> None:
+        parse(parser)
+        raise Enough
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert "parse_args" in inspect.getsource(module.main)
+    with pytest.raises(Enough):
+        module.main()
+
+
+def test_what_is_to_be_made_is_in_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(matching(r"^make ([a-z-]+)"))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_commands_are_found_wherever_they_are_shown():
+    found = matching(r"(?:^|\s)(bert-jax [a-z-]+ .+)")
+    assert "bert-jax predict runs/labels" in found, "behind a pipe"
+    assert "bert-jax pretrain configs/bert_base.py --workdir runs/my-bert" in found, "behind a variable"
+    assert "bert-jax plan configs/bert_large.py --topology v5e:16x16" in found, "in the text, over two lines"
+    assert "tests.benchmarks.step --repeats 5" in matching(r"python -m (tests\.benchmarks\.\w+.*)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

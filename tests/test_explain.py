@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 import transformers
 
-from bert_jax import cli, huggingface, model
+from bert_jax import cli, explanation_page, model
+from bert_jax import explain as explaining
 from bert_jax.attributions import attention_maps, integrated_gradients
-from bert_jax.config import Config, ModelConfig
+from bert_jax.config import ModelConfig
 from bert_jax.explain import explain
-from bert_jax.explanation_page import page
-from tests.conftest import replace
+from bert_jax.fill_mask import fill_mask
+from bert_jax.trained import open_trained
 
 HEADS = ["pretraining", "classification", "regression", "tokens", "qa"]
-
-
-@pytest.fixture(scope="module")
-def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory):
-    """folder_of(head): a model with lively weights, as Hugging Face has it."""
-
-    def make(head: str) -> Path:
-        labels = ("O", "<b>", "B-PER") if head in ("classification", "tokens") else ()
-        ours = replace(config, model__head=head, model__labels=labels).model
-        params = model.init_params(ours, jax.random.key(3))
-        params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-        folder = tmp_path_factory.mktemp(head)
-        tensors = huggingface.to_tensors(ours, params)
-        safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(huggingface.to_config(ours)))
-        shutil.copytree(Path(config.data.dir) / "tokenizer", folder, dirs_exist_ok=True)
-        return folder
-
-    return functools.cache(make)
 
 
 def test_a_polynomial_is_shared_out_exactly():
@@ -133,7 +113,7 @@ def test_a_label_may_be_asked_for(folder_of):
 def test_the_page_escapes_what_it_shows(folder_of):
     """The text is in it as text, and the data cannot end their script."""
     found = explain(folder_of("classification"), "</script><script>alert(1)</script>", label="<b>")
-    text = page(found)
+    text = explanation_page.explanation_page(found)
     assert text.count("<script") == text.count("</script>") == 2
     assert "log-probability of &lt;b&gt;" in text
     data = json.loads(text.split("id=data>")[1].split("</script>")[0])
@@ -148,8 +128,45 @@ def test_the_command(folder_of, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert lines[1].startswith("the number: ")
     assert "the attributions sum to the difference but for" in lines[-3]
     written = json.loads((tmp_path / "why.json").read_text())
+    assert written.keys() == {f.name for f in dataclasses.fields(explaining.Explanation)} | {"gap"}
     assert len(written["tokens"]) == len(written["attributions"])
+    found = explain(folder_of("regression"), "the value").attentions
+    np.testing.assert_allclose(written["attentions"], found, atol=5e-5)
+    assert max(len(str(p)) for p in np.ravel(written["attentions"]).tolist()) <= len("0.1234")
     assert (tmp_path / "why.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_page_does_not_hold_millions_of_numbers(folder_of, monkeypatch: pytest.MonkeyPatch):
+    found = explain(folder_of("classification"), "the value of a name")
+    monkeypatch.setattr(explanation_page, "MOST_NUMBERS", found.attentions.size - 1)
+    text = explanation_page.explanation_page(found)
+    assert f"are {found.attentions.size:,} numbers, too many for a page: --json FILE writes them" in text
+    assert "<script" not in text
+
+
+def test_labels_that_say_nothing_are_explained_where_there_are_no_others(folder_of):
+    found = explain(folder_of("tokens", labels=("O",)), "Ada wrote")
+    assert found.answer == "Ada/O wrote/O"
+    assert found.quantity == "log-probability of O for Ada"
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_half_a_surrogate_pair_of_the_command_line_is_mended(head: str, folder_of):
+    """Python makes such of bytes that are not UTF-8."""
+    text, pair = "caf\udce9 [MASK]", "\udce9 name"
+    found = explain(folder_of(head), text, pair=pair if head in ("qa", "classification") else None, steps=1)
+    assert "\udce9" not in explaining.to_json(found)
+    if head == "pretraining":
+        assert len(fill_mask(folder_of(head), text)) == 1
+
+
+def test_a_model_for_pairs_asks_for_the_second_text(folder_of, monkeypatch: pytest.MonkeyPatch):
+    trained = open_trained(folder_of("classification"))
+    task = dataclasses.replace(trained.task, text="question1", pair="question2")
+    monkeypatch.setattr(explaining, "open_trained", lambda folder: trained._replace(task=task))
+    with pytest.raises(ValueError, match="trained on pairs: give 'question2' with --pair"):
+        explain(Path("folder"), "how ?")
+    assert explain(Path("folder"), "how ?", pair="how so ?", steps=1).tokens.count("[SEP]") == 2
 
 
 @pytest.mark.parametrize(
@@ -162,6 +179,8 @@ def test_the_command(folder_of, tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("pretraining", "a [MASK]", {"label": "nosuchpiece"}, "no piece of the vocabulary"),
         ("pretraining", "[MASK] " * 100, {}, "the model takes 64"),
         ("qa", "what ?", {}, "with --pair"),
+        ("qa", "what ?", {"pair": " "}, "the text of --pair is empty"),
+        ("qa", "what " * 20, {"pair": "a name"}, "the question is too long"),
     ],
 )
 def test_what_cannot_be_explained_is_told(head: str, text: str, more: dict, message: str, folder_of):

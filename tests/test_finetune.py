@@ -17,7 +17,7 @@ import transformers
 from bert_jax import cli, huggingface, model
 from bert_jax.config import Config, ModelConfig, OptimizerConfig, TaskConfig, TrainConfig, to_json
 from bert_jax.export import export, export_every
-from bert_jax.finetune import finetune, report
+from bert_jax.finetune import _resolved, finetune, report
 from bert_jax.predict import predictions
 from bert_jax.trained import load_workdir
 from tests.conftest import replace
@@ -192,6 +192,16 @@ def test_several_seeds_have_a_mean_and_a_spread(encoder: Path, tmp_path: Path):
     assert alone.scores == results[1].scores
 
 
+def test_checkpoints_are_compared_by_the_score_that_is_asked_for(encoder: Path):
+    """Not by the loss, which is the default of all runs and says little of a task."""
+    config = config_of("regression", encoder, Path("examples.jsonl"))
+    for asked, best in (("loss", "pearson"), ("spearman", "spearman")):
+        resolved = _resolved(replace(config, checkpoint__best=asked), rows=8, columns=16)
+        assert resolved.checkpoint.best == best
+    with pytest.raises(ValueError, match=r"'mse'; .* one of pearson, spearman"):
+        _resolved(replace(config, checkpoint__best="mse"), rows=8, columns=16)
+
+
 def test_patience_ends_a_run_that_gets_no_better(encoder: Path, tmp_path: Path):
     """The best checkpoint stays, and a restart finds nothing to do."""
     examples = write_examples("classification", tmp_path / "examples")
@@ -224,7 +234,8 @@ def test_an_exported_model_says_the_same_in_pytorch(encoder: Path, tmp_path: Pat
     export(tmp_path / "run", out=tmp_path / "out", license="apache-2.0")
     texts = [text for text, _ in TEXTS if "[SEP]" not in text]  # which is no plain text to theirs
     logits = logits_in_pytorch(tmp_path / "out", texts)
-    ours = list(predictions(tmp_path / "out", file=None, lines=texts, batch_size=3, top=1))
+    lines = map(str.encode, texts)
+    ours = list(predictions(tmp_path / "out", file=None, lines=lines, batch_size=3, top=1))
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for row, said in zip(scores, ours, strict=True):
         assert list(said["scores"]) == ["name", "value"]
@@ -249,7 +260,7 @@ def test_a_series_of_checkpoints_is_exported(encoder: Path, tmp_path: Path):
     finetune(replace(config, checkpoint__keep=9), workdir=tmp_path / "run")
     folders = export_every(tmp_path / "run", out=tmp_path / "out", dtype="bfloat16")
     assert [folder.name for folder in folders] == ["step-1", "step-2", "step-3"]
-    assert export_every(tmp_path / "run", out=tmp_path / "out") == folders, "those are there already"
+    assert export_every(tmp_path / "run", out=tmp_path / "out") == [], "they are there already"
     last = transformers.AutoModelForSequenceClassification.from_pretrained(folders[-1])
     assert last.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="without a head for words"):
@@ -266,6 +277,9 @@ def test_a_series_of_checkpoints_is_exported(encoder: Path, tmp_path: Path):
         ({"task__sequence_length": 65}, "65, but init.source .* has 64 positions"),
         ({"task__label": "sentiment"}, "sentiment.*sentence, label"),
         ({"model__labels": ("value",)}, "examples.tsv row 2.*name.*value"),
+        ({"checkpoint__best": "pearson"}, "'pearson'; .* is one of accuracy, f1, macro_f1, mcc"),
+        ({"train__budget": "1 hours"}, "task.epochs says how long"),
+        ({"train__batch_ramp": (2,), "train__batch_ramp_steps": 2}, "task.epochs says how long"),
     ],
 )
 def test_what_cannot_be_trained_is_told(changes: dict, message: str, encoder: Path, tmp_path: Path):
@@ -298,21 +312,22 @@ def test_the_commands(
     assert cli.run(["finetune", str(recipe), "--workdir", str(tmp_path / "run"), "--seeds", "0", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 seeds: ")
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("the value\na name\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the value\na name\n")))
     assert cli.run(["predict", str(tmp_path / "run" / "seed-0")]) == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [sorted(answer["scores"]) for answer in said] == [["name", "value"]] * 2
-    monkeypatch.setattr("sys.stdin", io.StringIO("the value\n\n"))
-    with pytest.raises(ValueError, match="line 2 is empty"):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the value\n\n")))
+    with pytest.raises(ValueError, match="standard input line 2: 'sentence' is empty"):
         cli.run(["predict", str(tmp_path / "run" / "seed-0")])
 
-    (tmp_path / "glue" / "sst2").mkdir(parents=True)
+    (tmp_path / "glue" / "mrpc").mkdir(parents=True)
+    pairs = "".join(f"{text}\t{label}\t{int(label in text)}\n" for text, label in TEXTS)
     for split in ("train", "validation"):
-        shutil.copy(examples, tmp_path / "glue" / "sst2" / f"{split}.tsv")
-    arguments = ["--workdir", str(tmp_path / "scores"), "--tasks", "sst2", "--files", str(tmp_path / "glue")]
+        (tmp_path / "glue" / "mrpc" / f"{split}.tsv").write_text(f"sentence1\tsentence2\tlabel\n{pairs}")
+    arguments = ["--workdir", str(tmp_path / "scores"), "--tasks", "mrpc", "--files", str(tmp_path / "glue")]
     assert cli.run(["glue", str(recipe), *arguments]) == 0
     table = capsys.readouterr().out.splitlines()[-4:]
-    assert table[2].startswith("| sst2 | accuracy | ")
+    assert table[2].startswith("| mrpc | f1 / accuracy | ")
     with pytest.raises(ValueError, match="GLUE has no task 'sst3'"):
         cli.run(["glue", str(recipe), "--workdir", str(tmp_path / "scores"), "--tasks", "sst3"])
 
@@ -320,12 +335,3 @@ def test_the_commands(
         cli.run(["pretrain", str(recipe), "--workdir", str(tmp_path / "other")])
     with pytest.raises(ValueError, match="fine-tuned for classification: use bert-jax predict"):
         cli.run(["fill-mask", str(tmp_path / "run" / "seed-0"), "a [MASK]"])
-
-
-def test_a_pretrained_model_predicts_words(encoder: Path):
-    lines = ["the [MASK] of [MASK]\n", "[MASK]"]
-    said = list(predictions(encoder, file=None, lines=lines, batch_size=1, top=3))
-    assert said[0]["text"] == "the [MASK] of [MASK]"
-    assert [len(guesses) for answer in said for guesses in answer["guesses"]] == [3, 3, 3]
-    with pytest.raises(ValueError, match="line 1: the text has no"):
-        list(predictions(encoder, file=None, lines=["no mask"], batch_size=1, top=3))

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from bert_jax.config import Config
 from data_pipeline.inspection import Inspection, document_lengths, facts, inspect, report, sequence_lengths
-from data_pipeline.inspection_page import page
+from data_pipeline.inspection_page import inspection_page
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import prepare
 
@@ -86,18 +86,20 @@ class Links(html.parser.HTMLParser):
 
 
 def test_the_page_needs_nothing_beside_it(inspection: Inspection):
-    written = page(inspection)
+    written = inspection_page(inspection)
     links = Links()
     links.feed(written)
     assert links.found == []
     assert written.count("<svg") == 4
     assert f"{inspection.manifest.rows['train']:,}" in written
-    assert page(inspection) == written
+    assert inspection_page(inspection) == written
 
 
 def test_text_of_the_corpus_is_not_html(inspection: Inspection):
     token = dataclasses.replace(inspection.rows[0][1], text=" <script>alert(1)</script>", fate="random")
-    written = page(dataclasses.replace(inspection, rows=[[dataclasses.replace(token, shown="<b>")]]))
+    written = inspection_page(
+        dataclasses.replace(inspection, rows=[[dataclasses.replace(token, shown="<b>")]])
+    )
     assert "<script" not in written
     assert "&lt;script&gt;" in written
     assert "<b>" not in written.partition("As the model sees them")[2]
@@ -125,7 +127,7 @@ def test_without_matplotlib_the_page_says_what_to_install(
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"pip install 'bert-jax\[plots\]'"):
-        page(inspection)
+        inspection_page(inspection)
 
 
 def test_a_damaged_dataset_is_named(config: Config, tmp_path: Path):

@@ -75,11 +75,15 @@ def test_six_steps_are_those_of_the_formula(
     expected = reference(config, flat(params), list(map(flat, gradients)))
     optimizer = make_optimizer(config)
     state = optimizer.init(params)
-    for grads in gradients:
-        updates, state = optimizer.update(grads, state, params)
+    for step, grads in enumerate(gradients):
+        updates, state = optimizer.update(grads, state, params, position=jnp.asarray(step))
         params = jax.tree.map(jnp.add, params, updates)
     for path, found in flat(params).items():
         np.testing.assert_allclose(found, expected[path], atol=3e-6, err_msg=path)
+
+
+def first_update(optimizer, grads: model.Params, params: model.Params) -> model.Params:
+    return optimizer.update(grads, optimizer.init(params), params, position=jnp.zeros((), jnp.int32))[0]
 
 
 def test_the_trust_ratio_is_that_of_one_layer(config: Config, gradients: list):
@@ -89,7 +93,7 @@ def test_the_trust_ratio_is_that_of_one_layer(config: Config, gradients: list):
     params = init_state(config).params
     larger = jax.tree.map(lambda x: x, params)
     larger["layers"]["query"]["kernel"] = params["layers"]["query"]["kernel"].at[1].multiply(10)
-    one, other = (optimizer.update(gradients[0], optimizer.init(p), p)[0] for p in (params, larger))
+    one, other = (first_update(optimizer, gradients[0], p) for p in (params, larger))
     ratio = jax.tree.map(lambda a, b: b / a, one, other)
     kernel = ratio["layers"]["query"].pop("kernel")
     np.testing.assert_allclose(kernel[0], 1, rtol=1e-5)
@@ -104,7 +108,7 @@ def test_where_a_norm_is_zero_the_ratio_is_one(config: Config):
     optimizer = make_optimizer(config)
     zeros, ones = (jax.tree.map(lambda x, v=value: jnp.full_like(x, v), params) for value in (0, 1))
     for grads in (zeros, ones):
-        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        updates = first_update(optimizer, grads, params)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
     assert all((x != 0).all() for x in jax.tree.leaves(updates))
 
@@ -151,8 +155,8 @@ def test_a_first_moment_in_bfloat16_stays_one_and_is_near(config: Config, gradie
     def updated(config: Config):
         optimizer, params = make_optimizer(config), init_state(config).params
         state = optimizer.init(params)
-        for grads in gradients:
-            updates, state = optimizer.update(grads, state, params)
+        for step, grads in enumerate(gradients):
+            updates, state = optimizer.update(grads, state, params, position=jnp.asarray(step))
         return updates, state
 
     for correction in (True, False):
@@ -185,6 +189,9 @@ def test_schedules_have_no_jump(config: Config, schedule: str, warmup: int):
     rates = np.array([float(learning_rate_schedule(config)(step)) for step in range(201)])
     assert rates.max() == pytest.approx(1.0)
     assert rates[warmup] == pytest.approx(1.0)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    update = jax.eval_shape(lambda: first_update(make_optimizer(config), params, params))
+    assert jax.tree.map(jnp.shape, update) == jax.tree.map(jnp.shape, params), "the optimizer takes it"
     steepest = 1 - 0.5**0.5 if schedule == "inverse_sqrt" and not warmup else (1 / 30) ** 0.5
     assert np.abs(np.diff(rates)).max() <= steepest + 1e-6
     match schedule:
@@ -267,7 +274,7 @@ def test_lower_layers_take_shorter_steps(config: Config):
 
     def updates(decay: float) -> model.Params:
         optimizer = make_optimizer(replace(config, optimizer__layer_decay=decay))
-        return optimizer.update(grads, optimizer.init(params), params)[0]
+        return first_update(optimizer, grads, params)
 
     ratio = jax.tree.map(lambda a, b: np.asarray(b / a), updates(1.0), updates(0.5))
     for path, found in jax.tree.leaves_with_path(ratio):

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import Mesh
 
 from bert_jax.config import Config, TrainConfig
+from bert_jax.metrics import read_metrics
 from bert_jax.optimizer import learning_rate_schedule
 from bert_jax.ramp import rows_before, stages
 from bert_jax.sharding import check_fits, make_mesh
+from bert_jax.step import TrainState
 from bert_jax.train import pretrain
 from data_pipeline.loader import Loader
 from tests.conftest import replace
@@ -85,6 +92,35 @@ def test_growing_batches_are_the_rows_of_one_sequence(config: Config):
     assert len(whole) == len(grown)
     for one, other in zip(whole, grown, strict=True):
         assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_the_time_to_compile_for_a_larger_batch_is_not_that_of_its_steps(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Here of steps that do nothing but to take three seconds the first time."""
+
+    def slow_to_compile(config: Config, mesh: Mesh) -> Callable[..., Any]:
+        known = {"loss": 7.0, "grad_norm": 1.0, "skipped": 0.0, "tokens": 100.0}
+        metrics = {name: jnp.float32(value) for name, value in known.items()}
+        seconds = iter([3.0])
+
+        def step(state: TrainState, batch: Any) -> Any:
+            time.sleep(next(seconds, 0.0))
+            return state, metrics
+
+        return step
+
+    monkeypatch.setattr("bert_jax.train.jit_train_step", slow_to_compile)
+    config = replace(config, train__batch_ramp=(8,), train__batch_ramp_steps=3, train__stop_at=6)
+    pretrain(config, workdir=tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    seconds = {
+        step: 100 / line["tokens_per_second"]
+        for (step, _), line in lines.items()
+        if "tokens_per_second" in line
+    }
+    assert seconds.keys() == {2, 3, 5, 6}, "the first step of a size only starts the clock"
+    assert max(seconds.values()) < 3
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from bert_jax import cli, model
 from bert_jax.config import Config, load
 from bert_jax.optimizer import decay_mask
 from bert_jax.ramp import rows_before
+from bert_jax.verbs import VERBS, Prepare, Pretrain
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -126,19 +127,23 @@ def test_lamb_warms_up_for_the_share_of_its_steps_that_it_says():
     assert round(0.128 * 1563) == 200
 
 
-def test_cramming_reads_as_many_rows_as_it_says():
+def test_cramming_is_the_day_that_it_says():
     config = load(ROOT / "configs/cramming.py")
     train = config.train
+    assert train.hours == 24
+    assert config.optimizer.warmup_steps / train.steps == 3 / 4
     rows = rows_before(train, train.steps)
     assert 81.5e6 < rows < 82.5e6 < 85e6
     assert rows_before(train, train.batch_ramp_steps) / rows == pytest.approx(1 / 2, abs=1e-3)
-    assert rows_before(train, config.optimizer.warmup_steps) / rows == pytest.approx(3 / 4, abs=1e-3)
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
 def commands(path: Path) -> list[str]:
     """The indented `bert-jax VERB ...` lines of a recipe's docstring, joined where they go on."""
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    lines = text.replace("\\\n", "").splitlines()
+    lines = docstring(path).replace("\\\n", "").splitlines()
     found = [line.strip() for line in lines if re.match(r" +bert-jax [a-z-]+ ", line)]
     return [command.partition(" < ")[0] for command in found]
 
@@ -148,7 +153,7 @@ def parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     _, verb, *arguments = shlex.split(command)
     ran: list[Any] = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli.VERBS[verb], "__call__", lambda self: ran.append(self) or 0)
+    monkeypatch.setattr(VERBS[verb], "__call__", lambda self: ran.append(self) or 0)
     assert cli.run([verb, *arguments]) == 0
     return ran[0]
 
@@ -159,8 +164,8 @@ def test_the_commands_of_a_recipe_belong_together(path: Path, monkeypatch: pytes
     found = commands(path)
     assert found
     runs = [parsed(command, monkeypatch) for command in found]
-    prepared = {run.config.data.dir: run.config.data for run in runs if isinstance(run, cli.Prepare)}
-    pretrained = [run for run in runs if isinstance(run, cli.Pretrain)]
+    prepared = {run.config.data.dir: run.config.data for run in runs if isinstance(run, Prepare)}
+    pretrained = [run for run in runs if isinstance(run, Pretrain)]
     for run in pretrained:
         data = run.config.data
         same = prepared[data.dir]
@@ -172,8 +177,8 @@ def test_the_commands_of_a_recipe_belong_together(path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["bert_base", "bert_large", "bert_large_lamb"])
 def test_a_second_phase_goes_on_from_the_first(name: str, monkeypatch: pytest.MonkeyPatch):
     found = [parsed(command, monkeypatch) for command in commands(ROOT / f"configs/{name}.py")]
-    first_data, second_data = (run.config.data for run in found if isinstance(run, cli.Prepare))
-    first, second = (run for run in found if isinstance(run, cli.Pretrain))
+    first_data, second_data = (run.config.data for run in found if isinstance(run, Prepare))
+    first, second = (run for run in found if isinstance(run, Pretrain))
     assert second.config.init.source == str(first.workdir)
     assert second_data.tokenizer.vocab_file == f"{first_data.dir}/tokenizer/vocab.txt"
     assert (second.config.data.sequence_length, second.config.data.masking.max_predictions) == (512, 77)
@@ -208,12 +213,30 @@ def test_a_recipe_fits_the_hardware_that_it_names(path: Path, command: str):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     memory = re.search(r"in all +([\d.]+) GiB  fits", done.stdout)
-    hours = re.search(r"([\d.]+) hours", done.stdout)
+    cost = re.search(r"([\d,]+) steps +([\d.]+) hours, ([\d,]+) chip-hours", done.stdout)
     assert memory is not None, done.stdout
-    assert hours is not None, done.stdout
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert f"{float(memory[1]):.1f}" in text
-    assert hours[1] in text
+    assert cost is not None, done.stdout
+    steps, hours, chip_hours = (float(number.replace(",", "")) for number in cost.groups())
+    if load(path).train.hours is None:
+        assert says(path, f"{hours:.1f}"), cost[0]
+    else:  # they are given, and the steps are what is found
+        assert says(path, f"{round(steps, -3):,.0f}"), cost[0]
+    assert says(path, f"{float(memory[1]):.1f}"), memory[0]
+    told = re.findall(r"([\d,]+) chip-hours", docstring(path))
+    assert any(float(number.replace(",", "")) == pytest.approx(chip_hours, rel=0.02) for number in told)
+
+
+def says(path: Path, number: str) -> bool:
+    """Whether a docstring has it, and not as a part of another number."""
+    return re.search(rf"(?<![\d.,]){re.escape(number)}(?![.,]?\d)", docstring(path)) is not None
+
+
+def test_a_part_of_a_number_is_not_that_number():
+    recipe = ROOT / "configs/bert_large_lamb.py"
+    assert says(recipe, "0.6")
+    assert says(recipe, "14.0")
+    assert not says(recipe, "4.0")
+    assert not says(recipe, "14")
 
 
 def main() -> None:

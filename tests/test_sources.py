@@ -18,8 +18,9 @@ from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import Config, MeshConfig, to_json
 from bert_jax.huggingface import Tensors
 from bert_jax.step import TrainState, jit_init_state
+from bert_jax.train import pretrain
 from tests.conftest import replace
-from tests.runs import finish, metrics, start
+from tests.runs import metrics
 
 MESH = MeshConfig(data=2, fsdp=2, tensor=2)
 
@@ -53,14 +54,14 @@ def assert_identical(one: Tensors, other: Tensors) -> None:
     assert [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
 
 
-def save_run(config: Config, workdir: Path) -> TrainState:
-    """A workdir with a checkpoint of step 3."""
-    state = jit_init_state(config, sharding.make_mesh(MESH))()._replace(step=np.asarray(3, np.int32))
+def save_run(config: Config, workdir: Path, *, step: int = 3) -> TrainState:
+    """A workdir with a checkpoint."""
+    state = jit_init_state(config, sharding.make_mesh(MESH))()._replace(step=np.asarray(step, np.int32))
     workdir.mkdir()
     (workdir / "config.json").write_text(to_json(config))
     shutil.copytree(Path(config.data.dir) / "tokenizer", workdir / "tokenizer")
     with Checkpoints(workdir, config) as checkpoints:
-        checkpoints.save(3, state)
+        checkpoints.save(step, state)
     return state
 
 
@@ -160,6 +161,24 @@ def test_from_tensorflow(config: Config, tmp_path: Path):
     assert np.abs(ours[..., : config.model.vocab_size] - expected).max() <= 2e-5
 
 
+def test_a_folder_of_hugging_face_may_have_a_config_of_tensorflow_left_in_it(config: Config, published: Path):
+    (published / "bert_config.json").write_text("{}")
+    started(config, published)
+
+
+def test_a_finetuned_run_gives_its_best_weights(config: Config, tmp_path: Path):
+    """Not its latest ones: as `export` and `predict` do."""
+    tuned = replace(config, model__head="regression", checkpoint__best="pearson", init__source="elsewhere")
+    best = save_run(tuned, tmp_path / "run", step=1)
+    latest = best._replace(step=best.step + 2, params=jax.tree.map(lambda leaf: leaf + 1, best.params))
+    with Checkpoints(tmp_path / "run", tuned) as checkpoints:
+        checkpoints.save(3, latest)
+    lines = [{"step": s, "split": "validation", "pearson": value} for s, value in ((1, 0.9), (3, 0.1))]
+    (tmp_path / "run/metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    state = started(config, tmp_path / "run")
+    np.testing.assert_array_equal(state.params["embeddings"]["word"], best.params["embeddings"]["word"])
+
+
 def spoil_tensors(folder: Path, change) -> None:
     saved = safetensors.numpy.load_file(folder / "model.safetensors")
     change(saved)
@@ -195,6 +214,16 @@ REFUSED = {
         ),
         r"as piece 4, not '<mask>' as init.source .*: prepare the data with the tokenizer of the source",
     ),
+    "a tokenizer that keeps the case": (
+        lambda folder: (folder / "tokenizer.json").write_text(
+            json.dumps(json.loads((folder / "tokenizer.json").read_text()) | {"normalizer": None})
+        ),
+        r"of 'The Café of PARIS', where that of init.source .*data\.tokenizer\.lowercase",
+    ),
+    "a run that was killed early": (
+        lambda folder: (folder / "checkpoints").mkdir(),
+        "is a run that has no checkpoint yet",
+    ),
     "a config of something else": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "roberta"}'),
         "config.json is of a 'roberta' model",
@@ -218,16 +247,17 @@ def test_weights_of_another_model_name_the_flag(config: Config, published: Path)
 
 
 def test_a_second_phase_goes_on_where_the_first_one_was_and_does_not_need_it_again(
-    recipe: Path, tmp_path: Path
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     first, second = tmp_path / "first", tmp_path / "second"
-    finish(start(recipe, first))
-    flags = ["--init.source", str(first), "--train.steps", "8", "--checkpoint.every", "4"]
-    output = finish(start(recipe, second, *flags, "--train.stop-at", "4"))
-    assert f"starting from the weights of {first}" in output
+    assert pretrain(config, workdir=first)
+    config = replace(config, init__source=str(first), train__eval_every=20)
+    caplog.set_level("INFO")
+    assert pretrain(replace(config, train__stop_at=4), workdir=second)
+    assert f"starting from the weights of {first}" in caplog.text
     assert metrics(second)[0]["mlm_loss"] < metrics(first)[2]["mlm_loss"], (
         "it knows what the first one learned"
     )
     shutil.rmtree(first)
-    finish(start(recipe, second, *flags))
+    assert pretrain(replace(config, train__stop_at=8), workdir=second)
     assert [line["step"] for line in metrics(second)] == list(range(1, 9))

@@ -25,7 +25,7 @@ from bert_jax.step import (
 from data_pipeline.batch import batch_spec
 from tests.conftest import read_batches, replace
 
-MESHES = [(1, 1, 1), (8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 2, 4)]
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 2, 4)]
 
 
 def run(
@@ -73,8 +73,7 @@ def test_unrolled_is_scanned(config: Config, on_one_device, unroll: int):
         assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-@pytest.mark.parametrize("unroll", [1, 2])
+@pytest.mark.parametrize(("remat", "unroll"), [("dots", 1), ("full", 2)])
 def test_what_is_computed_again_is_the_same(config: Config, on_one_device, remat: str, unroll: int):
     data, _, expected = on_one_device
     _, metrics = run(replace(config, model__remat=remat, model__scan_unroll=unroll), data)
@@ -133,10 +132,9 @@ def test_microbatches_draw_the_same_dropout_masks(config: Config, on_one_device)
 def test_the_other_generator_drops_too(config: Config, on_one_device):
     """Other masks, the same model."""
     data, _, expected = on_one_device
-    found = [run(replace(config, train__dropout_prng="rbg"), data, mesh)[1] for mesh in MESHES[:2]]
-    for metrics in found:
-        assert metrics[0]["loss"] != expected[0]["loss"]
-        assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=0.2)
+    _, metrics = run(replace(config, train__dropout_prng="rbg"), data, MESHES[1])
+    assert metrics[0]["loss"] != expected[0]["loss"]
+    assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=0.2)
 
 
 def without_dropout(config: Config) -> Config:

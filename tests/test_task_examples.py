@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from data_pipeline.config import TaskConfig
-from data_pipeline.tasks.examples import Answer, Example, Question, Text, Words, read
+from data_pipeline.tasks.examples import Answer, Example, Question, Text, Words, read, read_typed
 
 PAIRS = TaskConfig(text="question1", pair="question2", label="same")
 WORDS = TaskConfig(text="tokens", label="ner")
@@ -381,14 +381,14 @@ def test_what_is_wrong_is_said_in_one_line_with_its_row(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("label", ["nan", "-inf", "abc", "1,5", " "])
+@pytest.mark.parametrize("label", ["nan", "-inf", "1e39", "-1e39", "abc", "1,5", " "])
 def test_a_number_must_be_a_finite_one(tmp_path: Path, label: str):
     path = write(tmp_path, "a.tsv", f"sentence\tlabel\none\t1\ntwo\t{label}\n")
     with pytest.raises(ValueError, match=f"a.tsv row 2: 'label' is '{label}', not a finite number"):
         read("regression", path, TaskConfig())
 
 
-@pytest.mark.parametrize("label", ["NaN", "Infinity", "true", "null", "[1]", "1" * 400])
+@pytest.mark.parametrize("label", ["NaN", "Infinity", "true", "null", "[1]", "1" * 40, "1" * 400])
 def test_a_number_of_json_must_be_a_finite_one(tmp_path: Path, label: str):
     path = write(tmp_path, "a.jsonl", f'{{"sentence": "one", "label": {label}}}')
     with pytest.raises(ValueError, match=r"a\.jsonl line 1: 'label' is .*, not a finite number"):
@@ -413,6 +413,66 @@ def test_a_second_text_that_is_not_there_is_named(tmp_path: Path):
 def test_a_file_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"a\.tsv"):
         read("classification", str(tmp_path / "a.tsv"), TaskConfig())
+
+
+def test_to_predict_no_other_column_can_be_chosen(tmp_path: Path):
+    path = write(tmp_path, "a.tsv", "text\nHow?\n")
+    with pytest.raises(
+        ValueError, match="'sentence'; it has text; the model was trained on a column of that"
+    ):
+        read("classification", path, TaskConfig(), labelled=False)
+
+
+# Lines of standard input
+
+
+def test_a_line_is_a_text_or_words_and_where_there_are_two_columns_an_object():
+    def typed(head: Any, line: str, task: TaskConfig) -> list[Example]:
+        return [*read_typed(head, [b"\xef\xbb\xbf" + line.encode() + b"\r\n"], task)]
+
+    where = "standard input line 1"
+    assert typed("classification", ' "one"\u2028two ', TaskConfig()) == [Text(where, ' "one"\u2028two ')]
+    assert typed("tokens", "10\u202f000  fans", WORDS) == [Words(where, ("10", "000", "fans"))]
+    assert typed("tokens", "New\0York \ufeff!", WORDS) == [Words(where, ("New", "York", "!"))]
+    pair = '{"question2": "How so\\ud83d?", "question1": "How?"}'
+    assert typed("classification", pair, PAIRS) == [Text(where, "How?", "How so\ufffd?")]
+    question = '{"question": "Where?", "context": "In Rome.", "id": 7}'
+    assert typed("qa", question, TaskConfig()) == [Question(where, "7", "Where?", "In Rome.")]
+
+
+@pytest.mark.parametrize(
+    ("head", "line", "message"),
+    [
+        ("classification", b"caf\xe9", "line 2: not valid UTF-8"),
+        ("classification", b" \n", "line 2: 'sentence' is empty"),
+        ("tokens", b"\n", "line 2: 'tokens' has no words"),
+        (
+            "qa",
+            b"Who?",
+            r'line 2: not JSON .*; the model wants an object a line, \{"question": "...", "context',
+        ),
+        ("qa", b"[" * 100_000, "line 2: not JSON"),
+        ("qa", b"[1]", "line 2: not a JSON object; the model wants"),
+        ("qa", b'{"question": "Who?"}', "line 2, question '2' has no column 'context'"),
+        ("qa", b'{"question": 5, "context": "a"}', "line 2, question '2': 'question' is 5, not a text"),
+        ("qa", b'{"question": "Who?", "context": null}', "line 2, question '2': 'context' is None"),
+        ("qa", b'{"question": "Who?", "context": " "}', "line 2, question '2': 'context' is empty"),
+        (
+            "pairs",
+            b"How?",
+            r'line 2: not JSON .*wants an object a line, \{"question1": "...", "question2": "',
+        ),
+        ("pairs", b'{"question1": "How?"}', "line 2 has no column 'question2'; it has question1"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_with_its_number(head: Any, line: bytes, message: str):
+    task = {"pairs": PAIRS, "tokens": WORDS}.get(head, TaskConfig())
+    first = b'{"question": "Where?", "context": "a", "question1": "a", "question2": "b"}\n'
+    lines = read_typed("classification" if head == "pairs" else head, [first, line], task)
+    next(lines)
+    with pytest.raises(ValueError, match=f"standard input {message}") as error:
+        next(lines)
+    assert "\n" not in str(error.value)
 
 
 # TFDS

@@ -158,6 +158,15 @@ def test_what_is_cut_is_named():
     assert features_of("classification", examples, S=8).cut == ["file row 2", "file row 4"]
 
 
+def test_a_question_may_be_cut_and_a_context_loses_nothing():
+    """Of a row of 32, a question has 8."""
+    examples = [
+        Question("row 1", "1", "a b c d e f g h", "a b c " * 20),
+        Question("row 2", "2", "a b c d e f g h i", "a b c " * 20),
+    ]
+    assert features_of("qa", examples, S=32).cut == ["row 2"]
+
+
 def test_labels_of_texts():
     examples = [text("a", label="no"), text("b", label="yes"), text("c", label="no")]
     arrays = features_of("classification", examples, labels=["yes", "no"]).arrays

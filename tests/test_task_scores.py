@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from data_pipeline.tasks.examples import Answer, Question, Text, Words
-from data_pipeline.tasks.scores import HEADLINE, score
+from data_pipeline.tasks.scores import check_libraries, names, score
 from tests.test_task_features import question, text
 from tests.test_task_predictions import round_trip
 
@@ -19,23 +19,26 @@ def texts(*labels) -> list[Text]:
 
 
 def classified(truth: str, said: str) -> dict[str, float]:
-    return score("classification", texts(*truth), [{"label": label} for label in said])
+    labels = sorted({*truth, *said})
+    return score("classification", texts(*truth), [{"label": label} for label in said], labels=labels)
 
 
 def regressed(truth: list[float], said: list[float]) -> dict[str, float]:
-    return score("regression", texts(*truth), [{"score": number} for number in said])
+    return score("regression", texts(*truth), [{"score": number} for number in said], labels=())
 
 
 def tagged(truth: list[str], said: list[str | None]) -> dict[str, float]:
     """Of one sentence."""
     words = tuple("w" for _ in truth)
-    return score("tokens", [Words("", words, tuple(truth))], [{"words": list(words), "labels": said}])
+    labels = sorted({*truth, *said} - {None})
+    said = [{"words": list(words), "labels": said}]
+    return score("tokens", [Words("", words, tuple(truth))], said, labels=labels)
 
 
 def answered(truth: list[str], said: str) -> tuple[float, float]:
     """Exact match and F1 of one question."""
     example = Question("", "q", "?", "", tuple(Answer(answer, 0) for answer in truth))
-    scores = score("qa", [example], [{"answer": said}])
+    scores = score("qa", [example], [{"answer": said}], labels=())
     assert set(scores) == {"exact_match", "f1"}
     return scores["exact_match"], scores["f1"]
 
@@ -57,15 +60,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("head", HEADLINE)
+@pytest.mark.parametrize("head", EXAMPLES)
 def test_perfect_predictions_score_one_and_wrong_ones_less(head):
     examples = EXAMPLES[head]
     said = round_trip(head, examples, labels=LABELS[head])
-    scores = score(head, examples, said)
+    scores = score(head, examples, said, labels=LABELS[head])
+    assert scores.keys() == set(names(head, LABELS[head]))
     assert scores == pytest.approx({name: 0.0 if name == "mse" else 1.0 for name in scores})
     assert all(type(value) is float for value in scores.values())
-    wrong = score(head, examples, WRONG[head])
-    assert wrong[HEADLINE[head]] < 1
+    wrong = score(head, examples, WRONG[head], labels=LABELS[head])
+    assert wrong[names(head, LABELS[head])[0]] < 1
     assert wrong.keys() == scores.keys()
 
 
@@ -74,7 +78,9 @@ def test_what_is_missing_is_named(head, module, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, module, None)
     said = round_trip(head, EXAMPLES[head], labels=LABELS[head])
     with pytest.raises(ValueError, match=r"pip install 'bert-jax\[finetune\]'"):
-        score(head, EXAMPLES[head], said)
+        score(head, EXAMPLES[head], said, labels=LABELS[head])
+    with pytest.raises(ValueError, match=r"pip install 'bert-jax\[finetune\]'"):
+        check_libraries(head)
 
 
 # Labels
@@ -90,6 +96,19 @@ def test_scores_of_labels():
 
 def test_the_macro_mean_is_over_the_labels_that_occur():
     assert classified("aab", "aac")["macro_f1"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("labels", "f1"), [("ny", 2 / 3), ("yn", 4 / 5)])
+def test_of_two_labels_the_second_has_an_f1(labels, f1):
+    said = [{"label": label} for label in "ynnn"]
+    assert score("classification", texts(*"yynn"), said, labels=labels)["f1"] == pytest.approx(f1)
+
+
+@pytest.mark.parametrize("labels", ["y", "ny", "nyz"])
+def test_the_scores_do_not_depend_on_the_labels_that_occur(labels):
+    scores = score("classification", texts(*"yy"), [{"label": "y"}] * 2, labels=labels)
+    assert scores.keys() == set(names("classification", labels))
+    assert score("classification", texts(*"nn"), [{"label": "n"}] * 2, labels="ny")["f1"] == 0
 
 
 def test_one_label_correlates_with_nothing():
@@ -137,6 +156,39 @@ def test_the_type_of_an_entity_counts():
 )
 def test_all_schemes_are_understood(labels):
     assert tagged(labels, labels)["f1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("B-X L-X B-X L-X / B-X L-X B-X O", "B-X E-X B-X E-X / B-X E-X B-X O"),
+        ("B-X I-X L-X U-X / B-X I-X L-X O", "B-X I-X E-X S-X / B-X I-X E-X O"),
+        ("B-X L-X U-Y U-Y / B-X U-X U-Y O", "B-X E-X S-Y S-Y / B-X S-X S-Y O"),
+        ("B I I O / B I O O", "B-X I-X I-X O / B-X I-X O O"),
+        ("B L U O / B L O U", "B-X E-X S-X O / B-X E-X O S-X"),
+    ],
+)
+def test_the_letters_of_bilou_and_labels_without_a_type_are_entities_as_the_others(one, other):
+    scores = [tagged(*map(str.split, case.split(" / "))) for case in (one, other)]
+    assert scores[0] == scores[1]
+    assert scores[0]["f1"] < 1
+
+
+def test_a_whole_entity_without_a_type_counts():
+    assert tagged(["B", "I", "I", "O"], ["B", "I", "O", "O"])["f1"] == 0
+    assert tagged(["B", "I", "O", "B"], ["B", "I", "O", "O"])["f1"] == pytest.approx(2 / 3)
+
+
+def test_letters_beside_other_labels_are_of_one_word_each():
+    """The nouns S, adjectives A and interjections I of some corpora."""
+    assert tagged(["S", "A", "I", "I"], ["S", "A", "I", "O"]) == pytest.approx(
+        {"precision": 1, "recall": 3 / 4, "f1": 6 / 7, "accuracy": 3 / 4}
+    )
+
+
+def test_a_label_beside_those_of_a_scheme_is_of_one_word():
+    scores = tagged(["B-PER", "I-PER", "X", "X"], ["B-PER", "I-PER", "X", "O"])
+    assert scores["recall"] == pytest.approx(2 / 3)
 
 
 def test_a_word_without_a_prediction_is_outside():
@@ -189,4 +241,4 @@ def test_scores_of_an_answer(truth, said, exact, f1):
 def test_scores_of_answers_are_means():
     examples = [question("Ada was there", "Ada"), question("nobody"), question("x y", "x y")]
     said = [{"answer": "Ada"}, {"answer": "nobody"}, {"answer": "x"}]
-    assert score("qa", examples, said) == pytest.approx({"exact_match": 1 / 3, "f1": 5 / 9})
+    assert score("qa", examples, said, labels=()) == pytest.approx({"exact_match": 1 / 3, "f1": 5 / 9})

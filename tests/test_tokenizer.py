@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 import sys
 from itertools import chain, islice
@@ -39,6 +40,7 @@ AWKWARD = [
 ]
 
 
+@functools.cache
 def real_lines(count: int) -> list[str]:
     return list(islice(chain(*(d.lines for d in documents("builtin:python-docs"))), count))
 
@@ -291,3 +293,34 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused(kind: str, lines: lis
 def test_a_small_corpus_gives_fewer_pieces(kind: str):
     few = ["a few words only", "and a few more words"]
     assert tokenizer.train(TokenizerConfig(kind=kind, vocab_size=2000), lambda: few).vocab_size < 100
+
+
+def test_a_tokenizer_json_is_a_vocabulary_too(tmp_path: Path):
+    """All that newer models of Hugging Face have; of another kind of model it is refused."""
+    trained = trained_on_real_lines("wordpiece", lowercase=True)
+    trained.save(tmp_path / "saved")
+    file = str(tmp_path / "saved/tokenizer.json")
+    read = tokenizer.train(TokenizerConfig(kind="wordpiece", vocab_file=file), lambda: [])
+    assert read.pieces == trained.pieces
+    trained_on_real_lines("bpe", lowercase=True).save(tmp_path / "other")
+    file = str(tmp_path / "other/tokenizer.json")
+    with pytest.raises(ValueError, match=r"is no wordpiece vocabulary: its model is a BPE"):
+        tokenizer.train(TokenizerConfig(kind="wordpiece", vocab_file=file), lambda: [])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "settings", "tokens"),
+    [
+        ("the paris", None, ["the", "paris"]),
+        ("the The Paris", None, ["The", "Paris"]),
+        ("the The paris", {"do_lower_case": True}, ["the", "paris"]),
+        ("the The Paris", {}, ["The", "Paris"]),
+    ],
+)
+def test_a_vocabulary_with_capitals_keeps_the_case(tmp_path: Path, pieces: str, settings, tokens: list[str]):
+    """As google-research/bert's cased models, which say so nowhere else."""
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, *pieces.split()]) + "\n")
+    if settings is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = tokenizer.load_fast(tmp_path).encode("The Paris", add_special_tokens=False)
+    assert found.tokens == tokens

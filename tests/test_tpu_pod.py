@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, wait_until
+from tests.runs import ROOT, wait_until, whole_lines
 
 SPEC = """
 NAME=tiny
@@ -97,20 +97,13 @@ class Pod:
     def calls(self) -> list[str]:
         """What was asked, in short; the same look twice in a row is one."""
         short: list[str] = []
-        for line in (self.folder / "calls.jsonl").read_text().splitlines():
+        for line in whole_lines(self.folder / "calls.jsonl"):
             words = json.loads(line)
             assert {"--project=my-project", "--zone=us-central2-b"} <= set(words)
             verb = words[3]
             if verb == "ssh":
                 command = words[-1]
-                kinds = {
-                    "uv pip": "install",
-                    "nohup": "nohup",
-                    "tail --lines": "tail",
-                    "cat run/status": "status",
-                }
-                kinds |= {"kill -0": "kill -0", "kill -TERM": "stop"}
-                verb = "ssh: " + next(kind for text, kind in kinds.items() if text in command)
+                verb = "ssh: " + next(kind for text, kind in KINDS.items() if text in command)
             short.append(verb)
         return short
 

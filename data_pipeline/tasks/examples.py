@@ -5,14 +5,15 @@ Whatever is wrong with one is said with its file and row.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from data_pipeline.config import Head, TaskConfig
 from data_pipeline.corpus import mended
-from data_pipeline.tasks.records import Record, records
+from data_pipeline.tasks.records import Record, records, typed_records
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class Question:
 
 Example = Text | Words | Question
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Number that can be learned."""
+
 
 def read(head: Head, source: str, task: TaskConfig, *, labelled: bool = True) -> list[Example]:
     """The examples of `source`, in its order.
@@ -76,34 +80,49 @@ def read(head: Head, source: str, task: TaskConfig, *, labelled: bool = True) ->
     Raises:
       FileNotFoundError, ValueError: one line, with file and row. Rows do not count the header; lines do.
     """
-    found = records(head, source, task, labelled)
-    examples: list[Example]
-    match head:
-        case "classification" | "regression":
-            examples = [_text(head, where, record, task, labelled) for where, record in found]
-        case "tokens":
-            examples = [_words(where, record, task, labelled) for where, record in found]
-        case "qa":
-            examples = [*_questions(found, labelled)]
+    examples = [*_checked(head, records(head, source, task, labelled), task, labelled)]
     if not examples:
         raise ValueError(f"{source} has no examples")
     return examples
 
 
+def read_typed(head: Head, lines: Iterable[bytes], task: TaskConfig) -> Iterator[Example]:
+    """The examples that lines of standard input are, one after the other, to predict.
+
+    Args:
+      lines: a text, or words with spaces between them; for qa and with `task.pair` a JSON object with the two
+        columns.
+
+    Raises:
+      ValueError: one line, as `read` has it, with the line of standard input.
+    """
+    return _checked(head, typed_records(head, lines, task), task, labelled=False)
+
+
+def _checked(head: Head, found: Iterator[Record], task: TaskConfig, labelled: bool) -> Iterator[Example]:
+    match head:
+        case "classification" | "regression":
+            return (_text(head, where, record, task, labelled) for where, record in found)
+        case "tokens":
+            return (_words(where, record, task, labelled) for where, record in found)
+        case "qa":
+            return _questions(found, labelled)
+
+
 def _text(head: Head, where: str, record: dict[str, Any], task: TaskConfig, labelled: bool) -> Text:
-    text = _string(where, record, task.text, flag="text")
-    pair = None if task.pair is None else _string(where, record, task.pair, flag="pair")
+    text = _string(where, record, task.text, _advice("text", labelled))
+    pair = None if task.pair is None else _string(where, record, task.pair, _advice("pair", labelled))
     if not labelled:
         return Text(where, text, pair)
-    label = _column(where, record, task.label, flag="label")
+    label = _column(where, record, task.label, _advice("label", labelled))
     as_label = _number if head == "regression" else _name
     return Text(where, text, pair, as_label(where, task.label, label))
 
 
 def _words(where: str, record: dict[str, Any], task: TaskConfig, labelled: bool) -> Words:
-    value = _column(where, record, task.text, flag="text")
+    value = _column(where, record, task.text, _advice("text", labelled))
     if isinstance(value, str) and not labelled:
-        value = value.split()
+        value = mended(value).split()
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise ValueError(f"{where}: {task.text!r} is not a list of words")
     words = tuple(map(mended, value))
@@ -111,7 +130,7 @@ def _words(where: str, record: dict[str, Any], task: TaskConfig, labelled: bool)
         raise ValueError(f"{where}: {task.text!r} has {'an empty word' if words else 'no words'}")
     if not labelled:
         return Words(where, words)
-    labels = _column(where, record, task.label, flag="label")
+    labels = _column(where, record, task.label, _advice("label", labelled))
     if not isinstance(labels, list):
         raise ValueError(f"{where}: {task.label!r} is not a list of labels")
     if len(labels) != len(words):
@@ -152,15 +171,21 @@ def _answers(where: str, value: Any, context: str) -> Iterator[Answer]:
         yield Answer(mended(text), len(mended(context[:start])))
 
 
-def _column(where: str, record: dict[str, Any], name: str, *, flag: str | None = None) -> Any:
+def _advice(flag: str, labelled: bool) -> str:
+    """On a column that is not there. A model that is to predict was trained, and has no choice any more."""
+    if labelled:
+        return f"; choose one with --task.{flag}"
+    return "; the model was trained on a column of that name"
+
+
+def _column(where: str, record: dict[str, Any], name: str, advice: str = "") -> Any:
     if name not in record:
-        choose = f"; choose one with --task.{flag}" if flag else ""
-        raise ValueError(f"{where} has no column {name!r}; it has {', '.join(record)}{choose}")
+        raise ValueError(f"{where} has no column {name!r}; it has {', '.join(record)}{advice}")
     return record[name]
 
 
-def _string(where: str, record: dict[str, Any], name: str, *, flag: str | None = None) -> str:
-    value = _column(where, record, name, flag=flag)
+def _string(where: str, record: dict[str, Any], name: str, advice: str = "") -> str:
+    value = _column(where, record, name, advice)
     if not isinstance(value, str):
         raise ValueError(f"{where}: {name!r} is {value!r}, not a text")
     text = mended(value)
@@ -181,9 +206,9 @@ def _name(where: str, column: str, value: Any) -> str:
 
 def _number(where: str, column: str, value: Any) -> float:
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = np.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{where}: {column!r} is {value!r}, not a finite number")
+        number = np.nan
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"{where}: {column!r} is {value!r}, not a finite number of 32 bits")
     return number

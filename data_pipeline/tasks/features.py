@@ -37,7 +37,7 @@ class Features(NamedTuple):
                    qa              [N, S, 2] first character in the context and the one after the last, or
                                    -1, -1 where a column has none of the context
                    others          [N, 0]
-    cut          `where` of each text or sentence that lost its end; a context loses nothing
+    cut          `where` of each text, sentence or question that lost its end; a context loses nothing
     """
 
     arrays: dict[str, np.ndarray]
@@ -166,9 +166,11 @@ def _of_questions(examples: Sequence[Question], pieces: Pieces, *, S: int, strid
     contexts = list(dict.fromkeys(example.context for example in examples))  # many questions are about one
     encoded = dict(zip(contexts, pieces.with_spans(contexts), strict=True))
     labelled = _labelled(examples, [example.answers for example in examples])
-    rows, owners, spans, labels = [], [], [], []
+    rows, owners, spans, labels, cut = [], [], [], [], []
     questions = pieces.of_texts([example.question for example in examples])
     for n, (example, question) in enumerate(zip(examples, questions, strict=True)):
+        if len(question) > longest:
+            cut.append(example.where)
         question = question[:longest]
         ids, spans_Lx2 = encoded[example.context]
         answer = _answer_pieces(spans_Lx2, example.answers[0]) if example.answers else None
@@ -185,7 +187,7 @@ def _of_questions(examples: Sequence[Question], pieces: Pieces, *, S: int, strid
         arrays["labels"] = np.array(labels, np.int32).reshape(-1, 2)
         arrays["weights"] = np.ones(len(rows), np.float32)
     places = np.array(spans, np.int32).reshape(-1, S, 2)
-    return Features(arrays, np.array(owners, np.int32), places, [])
+    return Features(arrays, np.array(owners, np.int32), places, cut)
 
 
 def _window_starts(length: int, *, room: int, stride: int) -> range:

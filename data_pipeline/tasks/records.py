@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from data_pipeline.config import Head, TaskConfig
 Record = tuple[str, dict[str, Any]]
 """Where an example is, and its columns."""
 
+TYPED = "standard input"
+"""What messages call lines that come from no file."""
+
 
 def records(head: Head, source: str, task: TaskConfig, labelled: bool) -> Iterator[Record]:
     """Of a source, in its order; see `examples.read`, which checks what is in the columns."""
@@ -28,17 +31,17 @@ def records(head: Head, source: str, task: TaskConfig, labelled: bool) -> Iterat
         return _tfds(head, source, task, labelled)
     match Path(source.removesuffix(".gz")).suffix, head:
         case ".tsv", "classification" | "regression":
-            return _table(source, csv.reader(_lines(source), delimiter="\t", quoting=csv.QUOTE_NONE))
+            return _table(source, csv.reader(lines_of(source), delimiter="\t", quoting=csv.QUOTE_NONE))
         case ".csv", "classification" | "regression":
-            return _table(source, csv.reader(_lines(source), strict=True))
+            return _table(source, csv.reader(lines_of(source), strict=True))
         case ".txt", "classification" | "regression" if not labelled:
-            return _texts(source, task)
+            return _texts(source, lines_of(source), task)
         case ".conll", "tokens":
             return _conll(source, task, labelled)
         case ".json", "qa":
             return _squad(source)
         case ".jsonl", _:
-            return _json_lines(source)
+            return _json_lines(source, lines_of(source))
     raise ValueError(
         f"{source!r} is no source of {head} examples; files are .tsv, .csv or .jsonl, to predict also .txt "
         "(classification, regression), .conll or .jsonl (tokens), .json or .jsonl (qa), each also .gz; or "
@@ -46,17 +49,38 @@ def records(head: Head, source: str, task: TaskConfig, labelled: bool) -> Iterat
     )
 
 
-def _lines(path: str) -> Iterator[str]:
-    """With their line ends. Empty ones at the end of the file are nobody's example."""
+def typed_records(head: Head, lines: Iterable[bytes], task: TaskConfig) -> Iterator[Record]:
+    """Of lines that are written to be predicted: a text, or words with spaces between them; for qa and for
+    pairs a JSON object with a column each.
+    """
+    text = decoded(lines, TYPED)
+    columns = ("question", "context") if head == "qa" else (task.text, task.pair)
+    if head == "tokens" or None in columns:
+        return _texts(TYPED, text, task)
+    form = ", ".join(f'"{column}": "..."' for column in columns)
+    return _json_lines(TYPED, text, wanted=f"; the model wants an object a line, {{{form}}}")
+
+
+def lines_of(path: str) -> Iterator[str]:
+    """Of a file, .gz or not, with their line ends. Empty ones at its end are nobody's example.
+
+    Raises:
+      FileNotFoundError, ValueError: it is not there, not whole or not UTF-8.
+    """
     raw = Path(path).read_bytes()
     if path.endswith(".gz"):
         try:
             raw = gzip.decompress(raw)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{path}: not a whole compressed file ({error})") from error
-    raw = raw.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n")
-    for number, line in enumerate(io.BytesIO(raw), 1):
-        yield _decode(line, f"{path} line {number}")
+    yield from decoded(io.BytesIO(raw.rstrip(b"\r\n")), path)
+
+
+def decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
+    """Without a byte order mark. A ValueError for what is not UTF-8 names `source` and the line."""
+    for number, line in enumerate(lines, 1):
+        raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        yield _decode(raw, f"{source} line {number}")
 
 
 def _decode(raw: bytes, where: str) -> str:
@@ -85,32 +109,32 @@ def _table(path: str, rows: Any) -> Iterator[Record]:
         raise ValueError(f"{where} cannot be read: {error}") from error
 
 
-def _texts(path: str, task: TaskConfig) -> Iterator[Record]:
-    for number, line in enumerate(_lines(path), 1):
-        yield f"{path} line {number}", {task.text: line.rstrip("\r\n")}
+def _texts(source: str, lines: Iterable[str], task: TaskConfig) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        yield f"{source} line {number}", {task.text: line.rstrip("\r\n")}
 
 
-def _json_lines(path: str) -> Iterator[Record]:
-    for number, line in enumerate(_lines(path), 1):
-        where = f"{path} line {number}"
+def _json_lines(source: str, lines: Iterable[str], *, wanted: str = "") -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        where = f"{source} line {number}"
         if line.strip():
-            record = _json(line, where)
+            record = _json(line, where, wanted)
             if not isinstance(record, dict):
-                raise ValueError(f"{where}: not a JSON object")
+                raise ValueError(f"{where}: not a JSON object{wanted}")
             yield where, record
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str, wanted: str = "") -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
+        raise ValueError(f"{where}: not JSON ({error}){wanted}") from error
 
 
 def _conll(path: str, task: TaskConfig, labelled: bool) -> Iterator[Record]:
     """Sentences. Each is where its first word is."""
     # Not str.split(), which would split a word at its no-break space.
-    rows = enumerate((re.findall(r"[^ \t\r\n]+", line) for line in _lines(path)), 1)
+    rows = enumerate((re.findall(r"[^ \t\r\n]+", line) for line in lines_of(path)), 1)
     width = 0
     for is_gap, group in itertools.groupby(rows, lambda row: row[1][:1] in ([], ["-DOCSTART-"])):
         if is_gap:
@@ -126,7 +150,7 @@ def _conll(path: str, task: TaskConfig, labelled: bool) -> Iterator[Record]:
 
 
 def _squad(path: str) -> Iterator[Record]:
-    content = _json("".join(_lines(path)), path)
+    content = _json("".join(lines_of(path)), path)
     try:
         records = [
             _flat(paragraph["context"], question)

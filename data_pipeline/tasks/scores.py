@@ -5,6 +5,7 @@ Entities are counted by seqeval, labels by scikit-learn, and answers as SQuAD 2.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import string
 from collections import Counter
@@ -16,22 +17,46 @@ import numpy as np
 from data_pipeline.config import Head
 from data_pipeline.tasks.examples import Example, Question, Text, Words
 
-HEADLINE: dict[Head, str] = {
-    "classification": "accuracy",
-    "regression": "pearson",
-    "tokens": "f1",
-    "qa": "f1",
-}
-"""The one score by which checkpoints are compared; more is better."""
+LIBRARIES: dict[Head, str] = {"classification": "sklearn", "regression": "scipy", "tokens": "seqeval"}
 
 
-def score(head: Head, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Scores of what `predict` said of examples with labels.
+def check_libraries(head: Head) -> None:
+    """Raises ValueError if what scores such a task is not installed: before a training rather than in it."""
+    name = LIBRARIES.get(head)
+    if name is not None and importlib.util.find_spec(name) is None:
+        raise _missing(ImportError(f"No module named {name!r}"))
 
-    classification  accuracy, macro_f1 (the mean over all labels that occur), mcc (Matthews' correlation)
+
+def names(head: Head, labels: Sequence[str]) -> tuple[str, ...]:
+    """Of the scores of a task. By the first one checkpoints are compared, unless another is asked for."""
+    match head:
+        case "classification":
+            return ("accuracy", *(["f1"] if len(labels) == 2 else []), "macro_f1", "mcc")
+        case "regression":
+            return ("pearson", "spearman", "mse")
+        case "tokens":
+            return ("f1", "precision", "recall", "accuracy")
+        case "qa":
+            return ("f1", "exact_match")
+
+
+def score(
+    head: Head,
+    examples: Sequence[Example],
+    predictions: Sequence[dict[str, Any]],
+    *,
+    labels: Sequence[str],
+) -> dict[str, float]:
+    """Scores of what `predict` said of examples with labels; more is better, but of mse.
+
+    classification  accuracy, macro_f1 (the mean over all labels that occur), mcc (Matthews' correlation);
+                    of two labels also f1, of the second: 1 of 0 and 1
     regression      pearson, spearman, mse
     tokens          precision, recall, f1 (of whole entities), accuracy (of words)
     qa              exact_match, f1 (of words)
+
+    Args:
+      labels: all that the model knows, whether they occur or not.
 
     Raises:
       ValueError: scikit-learn or seqeval is not installed.
@@ -39,11 +64,11 @@ def score(head: Head, examples: Sequence[Example], predictions: Sequence[dict[st
     assert len(examples) == len(predictions) > 0
     match head:
         case "classification":
-            return _classification(cast(Sequence[Text], examples), predictions)
+            return _classification(cast(Sequence[Text], examples), predictions, labels)
         case "regression":
             return _regression(cast(Sequence[Text], examples), predictions)
         case "tokens":
-            return _tokens(cast(Sequence[Words], examples), predictions)
+            return _tokens(cast(Sequence[Words], examples), predictions, labels)
         case "qa":
             return _qa(cast(Sequence[Question], examples), predictions)
 
@@ -52,7 +77,9 @@ def _missing(error: ImportError) -> ValueError:
     return ValueError(f"scoring needs scikit-learn and seqeval: pip install 'bert-jax[finetune]' ({error})")
 
 
-def _classification(examples: Sequence[Text], predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _classification(
+    examples: Sequence[Text], predictions: Sequence[dict[str, Any]], labels: Sequence[str]
+) -> dict[str, float]:
     try:
         from sklearn import metrics
     except ImportError as error:
@@ -61,8 +88,13 @@ def _classification(examples: Sequence[Text], predictions: Sequence[dict[str, An
     said = [prediction["label"] for prediction in predictions]
     # Of one label only, a correlation is not defined: 0.0, as scikit-learn says with a warning.
     one = len({*truth, *said}) == 1
+    of_second = {}
+    if len(labels) == 2:
+        found = metrics.f1_score(truth, said, labels=[labels[1]], average="macro", zero_division=0)
+        of_second["f1"] = float(found)
     return {
         "accuracy": float(metrics.accuracy_score(truth, said)),
+        **of_second,
         "macro_f1": float(metrics.f1_score(truth, said, average="macro", zero_division=0)),
         "mcc": 0.0 if one else float(metrics.matthews_corrcoef(truth, said)),
     }
@@ -90,11 +122,17 @@ def _regression(examples: Sequence[Text], predictions: Sequence[dict[str, Any]])
     }
 
 
-def _tokens(examples: Sequence[Words], predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Entities as conlleval counts them, from IOB1, IOB2, IOE or IOBES labels.
+SCHEMES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
+"""With what the labels of IOB1, IOB2, IOE, IOBES and BILOU begin, and what that is in IOBES."""
+
+
+def _tokens(
+    examples: Sequence[Words], predictions: Sequence[dict[str, Any]], labels: Sequence[str]
+) -> dict[str, float]:
+    """Entities as conlleval counts them.
 
     A word without a prediction counts as "O". Labels such as NOUN, which do not say where an entity begins,
-    are of one word each.
+    are of one word each. So are letters alone, unless all labels are those of a scheme without types.
     """
     try:
         from seqeval import metrics
@@ -103,8 +141,9 @@ def _tokens(examples: Sequence[Words], predictions: Sequence[dict[str, Any]]) ->
     truth = [list(example.labels or ()) for example in examples]
     said = [["O" if label is None else label for label in p["labels"]] for p in predictions]
     accuracy = float(metrics.accuracy_score(truth, said))
-    if not any(_has_scheme(label) for sentence in truth for label in sentence):
-        truth, said = _each_word_alone(truth), _each_word_alone(said)
+    typed = not set(labels) <= {"O", *SCHEMES}
+    truth = [[_iobes(label, typed) for label in sentence] for sentence in truth]
+    said = [[_iobes(label, typed) for label in sentence] for sentence in said]
     return {
         "precision": float(metrics.precision_score(truth, said, zero_division=0)),
         "recall": float(metrics.recall_score(truth, said, zero_division=0)),
@@ -113,12 +152,13 @@ def _tokens(examples: Sequence[Words], predictions: Sequence[dict[str, Any]]) ->
     }
 
 
-def _has_scheme(label: str) -> bool:
-    return label[:2] in ("B-", "I-", "E-", "S-")
-
-
-def _each_word_alone(sentences: list[list[str]]) -> list[list[str]]:
-    return [[label if label == "O" else f"S-{label}" for label in sentence] for sentence in sentences]
+def _iobes(label: str, typed: bool) -> str:
+    letter, dash, kind = label.partition("-")
+    if label == "O":
+        return label
+    if letter in SCHEMES and (dash or not typed):
+        return SCHEMES[letter] + dash + kind
+    return f"S-{label}"
 
 
 def _qa(examples: Sequence[Question], predictions: Sequence[dict[str, Any]]) -> dict[str, float]:

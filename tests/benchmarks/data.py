@@ -1,6 +1,6 @@
 """Preparing and loading data, ours and Hugging Face's side by side: same text, same core, one run.
 
-    python tests/benchmarks/data.py [--corpus GLOB] [--seconds N] [--repeats N]
+    python -m tests.benchmarks.data [--corpus GLOB] [--seconds N] [--repeats N]
 
 prints the MB of UTF-8 text prepared a second, the rows loaded a second, and peak memory, next to the goals.
 It needs Linux and the extra `benchmark`.

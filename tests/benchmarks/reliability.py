@@ -1,6 +1,6 @@
 """Every fault of tests/faults, the long ones too: the table of docs/reliability.md.
 
-    python tests/benchmarks/reliability.py
+    python -m tests.benchmarks.reliability
 
 runs them, two at a time, and prints what was tried, how often, and how often it ended as it should: Markdown.
 `make test-faults` calls it.

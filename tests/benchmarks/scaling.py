@@ -1,10 +1,10 @@
 """BERT-large on TPU pods, both phases, as the TPU's compiler sees it: the table of docs/scaling.md.
 
-    JAX_PLATFORMS=cpu python tests/benchmarks/scaling.py [--cache DIR]
+    JAX_PLATFORMS=cpu python -m tests.benchmarks.scaling [--cache DIR]
 
 compiles each step for its pod (about a minute each on two cores) and prints the table in Markdown. It needs
-libtpu (the extra `tpu`) and no TPU. Batches and steps are those of You et al. (2020), table 1: 65,536 rows of
-128, then 32,768 rows of 512, with LAMB.
+libtpu (the extra `tpu`) and no TPU. Batches are those of You et al. (2020), 65,536 rows of 128, then 32,768
+rows of 512, with LAMB; steps those of configs/bert_large_lamb.py.
 """
 
 from __future__ import annotations

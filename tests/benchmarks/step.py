@@ -1,6 +1,6 @@
 """A training step, ours and PyTorch's side by side: same model, same kind of rows, same machine, one run.
 
-    python tests/benchmarks/step.py [--cases L4 ...] [--repeats N] [--threads 2]
+    python -m tests.benchmarks.step [--cases L4 ...] [--repeats N] [--threads 2]
 
 prints seconds a step and real tokens (no padding) a second, next to the goals. It needs the extra `test`.
 

@@ -72,8 +72,8 @@ def test_damage_is_named_and_the_newest_good_one_is_used(
     config = from_json((workdir / "config.json").read_text())
     with Checkpoints(workdir, config) as checkpoints:
         assert checkpoints.latest_step() == 8
-        state, losses = checkpoints.restore(sharding.make_mesh(config.mesh))
-        assert (int(state.step), len(losses)) == (8, 8)
+        state, progress = checkpoints.restore(sharding.make_mesh(config.mesh))
+        assert (int(state.step), len(progress.losses)) == (8, 8)
     assert "step 12" in caplog.text
     assert message in caplog.text
     assert (workdir / "damaged" / "12").exists()
@@ -116,6 +116,7 @@ def test_a_disk_that_takes_no_checkpoint_is_told_of_at_once(recipe: Path, tmp_pa
     assert finish(start(recipe, workdir, *LARGER)).count("train:") == 12
 
 
+@pytest.mark.slow
 def test_too_many_failures_in_a_row_end_the_run(recipe: Path, tmp_path: Path):
     flags = ["--checkpoint.every", "1", "--checkpoint.failures", "1"]
     output = finish(start_limited(recipe, tmp_path / "run", *flags), status=2)

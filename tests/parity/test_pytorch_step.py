@@ -14,6 +14,7 @@ from bert_jax import huggingface, sharding
 from bert_jax.config import Config, MeshConfig
 from bert_jax.step import init_state, train_step
 from tests.conftest import replace
+from tests.pytorch import adamw, arguments, pytorch_model
 
 STEPS = 20
 
@@ -49,17 +50,8 @@ def unpacked(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def pytorch_loss(theirs: transformers.BertForPreTraining, batch: dict[str, np.ndarray]) -> torch.Tensor:
-    labels = np.full_like(batch["token_ids"], -100)
-    rows, slots = np.nonzero(batch["mlm_weights"])
-    labels[rows, batch["mlm_positions"][rows, slots]] = batch["mlm_targets"][rows, slots]
     nsp = np.where(batch["nsp_weights"][:, 0] > 0, batch["nsp_labels"][:, 0], -100)
-    return theirs(
-        input_ids=torch.tensor(batch["token_ids"]).long(),
-        attention_mask=torch.tensor(batch["segment_ids"]),
-        token_type_ids=torch.tensor(batch["token_type_ids"]).long(),
-        labels=torch.tensor(labels).long(),
-        next_sentence_label=torch.tensor(nsp).long(),
-    ).loss
+    return theirs(**arguments(batch), next_sentence_label=torch.tensor(nsp).long()).loss
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -68,46 +60,30 @@ def test_twenty_steps_are_those_of_pytorch(config: Config, batches, schedule: st
     data = [unpacked(batch) for batch in batches(STEPS)]
     state = init_state(config)
 
-    fields = {name: getattr(config.model, name) for name in huggingface.CONFIG_FIELDS}
-    theirs = transformers.BertForPreTraining(transformers.BertConfig(**fields)).eval()
-    tensors = {
-        name: torch.tensor(array)
-        for name, array in huggingface.to_tensors(config.model, state.params).items()
-    }
-    missing = theirs.load_state_dict(tensors, strict=False)
-    assert not missing.unexpected_keys
-    decayed, not_decayed = [], []
-    for name, parameter in theirs.named_parameters():
-        (not_decayed if name.endswith(".bias") or "LayerNorm" in name else decayed).append(parameter)
-    o = config.optimizer
-    adamw = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": o.weight_decay}, {"params": not_decayed, "weight_decay": 0.0}],
-        lr=o.learning_rate,
-        betas=(o.b1, o.b2),
-        eps=o.eps,
-    )
+    theirs = pytorch_model(transformers.BertForPreTraining, config, state.params).eval()
+    optimizer = adamw(config, theirs)
     make_schedule = {
         "linear": transformers.get_linear_schedule_with_warmup,
         "cosine": transformers.get_cosine_schedule_with_warmup,
     }[schedule]
-    scheduler = make_schedule(adamw, o.warmup_steps, config.train.steps)
+    scheduler = make_schedule(optimizer, config.optimizer.warmup_steps, config.train.steps)
 
     step = jax.jit(functools.partial(train_step, config))
-    clipped = 0
+    clipped, clip_norm = 0, config.optimizer.clip_norm
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         for batch in data:
             state, metrics = step(state, batch)
             assert float(metrics["learning_rate"]) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-5)
             loss = pytorch_loss(theirs, batch)
-            adamw.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), o.clip_norm)
-            adamw.step()
+            norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm)
+            optimizer.step()
             scheduler.step()
             assert abs(float(metrics["loss"]) - loss.item()) <= 1e-4
             assert float(metrics["grad_norm"]) == pytest.approx(norm.item(), rel=1e-4)
-            clipped += norm.item() > o.clip_norm
+            clipped += norm.item() > clip_norm
     assert clipped > STEPS / 2, "the clipping was put to the test"
 
     expected = theirs.state_dict()

@@ -1,0 +1,189 @@
+"""What masking and objective are worth at a small scale: the same steps, several seeds, a table with spread.
+
+    python -m tests.benchmarks.ablation --out runs/ablation [--seeds 0 1 2] [--steps 1500]
+
+Each variant of configs/mini.py (with two layers) is pretrained on the shared corpus and judged in two ways
+that are the same for all: the MLM loss on held-out running text with 15 % of its tokens masked, and the
+accuracy on SST-2's development set after fine-tuning on the first 6,000 of its training examples. Runs that
+are there already are not made again. One run a core, side by side: quality is compared here, not speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import queue
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bert_jax.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared/data"
+EXAMPLES = 6000
+SMALL = ("--model.num-hidden-layers", "2", "--model.scan-unroll", "2")
+PAIRS = ("--data.objective", "next_sentence", "--data.max-sequences-per-row", "1")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "single tokens, 15 %, running text": (),
+    "whole words": ("--data.masking.strategy", "whole_word"),
+    "30 %": ("--data.masking.rate", "0.3", "--data.masking.max-predictions", "20"),
+    "with next sentences": PAIRS,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--corpus", default=f"files:{SHARED}/corpus/*.txt.gz", help="as data.source")
+    parser.add_argument("--sst2", type=Path, default=SHARED / "sst2", help="train.tsv and test.tsv")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1500)
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with (args.sst2 / "train.tsv").open() as file:
+        (args.out / "sst2.tsv").write_text("".join(islice(file, EXAMPLES + 1)))
+
+    for objective in ((), PAIRS):
+        if not _data(args.out, objective).exists():
+            bert_jax("prepare", "configs/mini.py", *_source(args, objective), *objective)
+    cores: queue.Queue[int] = queue.Queue()
+    for core in os.sched_getaffinity(0):
+        cores.put(core)
+
+    def on_a_core(job: Callable[..., Any], *arguments: Any) -> Any:
+        core = cores.get()
+        try:
+            return job(args, *arguments, core)
+        finally:
+            cores.put(core)
+
+    with ThreadPoolExecutor(cores.qsize()) as pool:
+        # Seed by seed, so that a table of fewer seeds is there early.
+        jobs = {
+            (v, s): pool.submit(on_a_core, pretrain_and_judge, v, s) for s in args.seeds for v in VARIANTS
+        }
+        found = {key: job.result() for key, job in jobs.items()}
+        jobs = {("random weights", s): pool.submit(on_a_core, judge_random_weights, s) for s in args.seeds}
+        found |= {key: job.result() for key, job in jobs.items()}
+    print(f"{args.steps} steps, seeds {', '.join(map(str, args.seeds))}\n")
+    print("| variant | held-out MLM loss | SST-2 accuracy, % |\n|---|---|---|")
+    for variant in (*VARIANTS, "random weights"):
+        losses, accuracies = zip(*(found[variant, seed] for seed in args.seeds), strict=True)
+        print(f"| {variant} | {spread(losses, 3)} | {spread([100 * a for a in accuracies], 1)} |")
+
+
+def pretrain_and_judge(args: argparse.Namespace, variant: str, seed: int, core: int) -> tuple[float, float]:
+    """Held-out MLM loss, and accuracy on SST-2."""
+    flags, place = VARIANTS[variant], _place(args, variant, seed)
+    file = place / "judged.json"
+    if not file.exists():
+        source = _source(args, PAIRS if "next_sentence" in flags else ())
+        steps = ["--train.seed", str(seed), "--train.steps", str(args.steps)]
+        steps += ["--train.eval-every", str(args.steps)]
+        where = ("--workdir", str(place / "pretrained"))
+        bert_jax("pretrain", "configs/mini.py", *source, *SMALL, *flags, *steps, *where, core=core)
+        accuracy = finetuned(args, place / "pretrained", place / "sst2", seed, core)
+        loss = loss_on_running_text(place / "pretrained", _data(args.out, ()))
+        file.write_text(json.dumps([loss, accuracy]))
+        print(
+            f"{variant}, seed {seed}: loss {loss:.3f}, accuracy {accuracy:.3f}", file=sys.stderr, flush=True
+        )
+    loss, accuracy = json.loads(file.read_text())
+    return loss, accuracy
+
+
+def judge_random_weights(args: argparse.Namespace, seed: int, core: int) -> tuple[float, float]:
+    """Of the same shape; they have no loss that says anything."""
+    source = _place(args, next(iter(VARIANTS)), seed) / "pretrained"
+    place = _place(args, "random", seed)
+    return math.nan, finetuned(args, source, place, seed, core, "--init.no-weights")
+
+
+def finetuned(
+    args: argparse.Namespace, source: Path, workdir: Path, seed: int, core: int, *flags: str
+) -> float:
+    """Accuracy on SST-2's development set."""
+    task = ("--task.train", f"{args.out}/sst2.tsv", "--task.validation", f"{args.sst2}/test.tsv")
+    how = ("--task.sequence-length", "64", "--task.epochs", "3", "--optimizer.learning-rate", "3e-4")
+    where = ("--init.source", str(source), "--workdir", str(workdir), "--train.seed", str(seed))
+    bert_jax("finetune", "configs/finetune_classification.py", *task, *how, *where, *flags, core=core)
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return max(metrics["accuracy"] for (_, split), metrics in lines.items() if split == "validation")
+
+
+def loss_on_running_text(workdir: Path, data: Path) -> float:
+    """The MLM loss on the validation rows of another dataset than perhaps the run's own."""
+    code = (
+        "import sys; from pathlib import Path; from tests.benchmarks.ablation import _loss; "
+        "print(_loss(Path(sys.argv[1]), Path(sys.argv[2])))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(workdir), str(data)], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
+    return float(said.stdout)
+
+
+def _loss(workdir: Path, data: Path) -> float:
+    import jax
+
+    from bert_jax import sharding
+    from bert_jax.config import load
+    from bert_jax.evaluate import compile_eval_step, evaluate
+    from bert_jax.trained import load_workdir
+    from data_pipeline.loader import Loader
+
+    config, params, _ = load_workdir(workdir)
+    rows = dataclasses.replace(load(ROOT / "configs/mini.py").data, dir=str(data))
+    config = dataclasses.replace(config, data=rows)
+    mesh = sharding.make_mesh(config.mesh)
+    step = compile_eval_step(config, mesh)
+    with jax.set_mesh(mesh), Loader(rows, split="validation", batch_size=64, rows=range(64)) as loader:
+        metrics = evaluate(config, params, step=step, mesh=mesh, loader=loader)
+    assert metrics is not None
+    return metrics["mlm_loss"]
+
+
+def bert_jax(*words: str, core: int | None = None) -> None:
+    """A verb in a process of its own, on one core if one is given; its words go to a log if it fails."""
+    on_core = None if core is None else lambda: os.sched_setaffinity(0, {core})
+    command = [sys.executable, "-m", "bert_jax", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, preexec_fn=on_core, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+def spread(values: list[float] | tuple[float, ...], digits: int) -> str:
+    """Mean and standard deviation of the sample."""
+    if any(map(math.isnan, values)):
+        return ""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _place(args: argparse.Namespace, variant: str, seed: int) -> Path:
+    name = variant.replace(" ", "-").replace(",", "").replace("%", "percent")
+    return args.out / f"{name}-{args.steps}-steps-{seed}"
+
+
+def _data(out: Path, objective: tuple[str, ...]) -> Path:
+    return out / ("pairs" if objective else "text")
+
+
+def _source(args: argparse.Namespace, objective: tuple[str, ...]) -> tuple[str, ...]:
+    return "--data.source", args.corpus, "--data.dir", str(_data(args.out, objective))
+
+
+if __name__ == "__main__":
+    main()
