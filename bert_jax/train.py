@@ -135,7 +135,7 @@ class _Run:
             Reporter(
                 config, self.workdir, start=self.step, tokens=tokens, sentinel=sentinel, clock=clock
             ) as report,
-            contextlib.closing(self._batches()) as batches,
+            contextlib.closing(self._batches(report)) as batches,
             jax.transfer_guard("disallow"),
         ):
             self.validation_values = report.validation_values
@@ -149,8 +149,6 @@ class _Run:
                 clock.enter("input", step=self.step + 1)
                 run_step, batch = next(batches)
                 new, compiled = run_step is not compiled, run_step
-                if new:
-                    report.flush()  # an earlier step's time is not that of this one's compilation
                 clock.enter("compile" if new else "step", step=self.step + 1)
                 self.state, metrics = run_step(self.state, batch, *self._place())
                 self.step += 1
@@ -175,7 +173,7 @@ class _Run:
                     self._save(report, sentinel)
         return not stopping
 
-    def _batches(self) -> Generator[tuple[Any, dict[str, jax.Array]]]:
+    def _batches(self, report: Reporter) -> Generator[tuple[Any, dict[str, jax.Array]]]:
         """For each step from the present one to the last: the jitted function of its stage, and its batch."""
         train, start = self.config.train, self.step
         jumps = {entry["to"] for entry in self.history.events("rollback")}
@@ -187,6 +185,7 @@ class _Run:
                 parts = stage.microbatches
                 log.info("from step %d on: %d rows, %d microbatch(es)", first + 1, stage.rows, parts)
             for begin, end in pairwise(sorted({first, stop} | {to for to in jumps if first < to < stop})):
+                report.flush()  # an earlier step's time is not that of opening these, and of compiling
                 with self.feed.batches(
                     batch_size=stage.rows,
                     rows=sharding.local_rows(self.mesh, stage.rows),

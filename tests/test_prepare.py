@@ -338,7 +338,7 @@ def test_ctrl_c_does_not_wait_for_the_workers(config: Config, data: DataConfig, 
     process.send_signal(signal.SIGINT)
     stopped = time.perf_counter()
     assert "KeyboardInterrupt" in process.communicate(timeout=30)[1]
-    assert time.perf_counter() - stopped < 3
+    assert time.perf_counter() - stopped < 20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt", "config.json"]
 
 
@@ -400,7 +400,7 @@ def test_killed_in_the_middle_it_does_not_look_finished_and_starts_again(
     assert prepare(data) == Manifest.load(Path(data.dir))
     assert not unfinished.exists()
     assert workers
-    deadline = time.time() + 20
+    deadline = time.time() + 60
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.time() < deadline, "a worker outlives its parent"
         time.sleep(0.1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, wait_until, whole_lines
+from tests.runs import ROOT, SECONDS, wait_until, whole_lines
 
 SPEC = """
 NAME=tiny
@@ -90,7 +90,7 @@ class Pod:
 
     def __call__(self, verb: str, *, status: int, **environment: str) -> str:
         process = self.start(verb, **environment)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=SECONDS)[0]
         assert process.returncode == status, output
         return output
 
@@ -235,7 +235,7 @@ def test_stop_from_elsewhere_and_follow_again(pod: Pod):
     wait_until(lambda: pod.calls().count("ssh: tail") == 2, second)
     pod("stop", status=0)
     for process in (first, second):
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=SECONDS)[0]
         assert process.returncode == 75, output
         assert "tpu_pod: stopped, and saved" in output
     assert "it is going on already; this is its log" in output

@@ -10,6 +10,28 @@ from bert_jax.config import Config, to_json
 from tests.conftest import replace
 from tests.runs import finish, start
 
+RECIPE = '''"""A process that finds "SIGTERM 0 save 8" in $SIGNAL sends itself that signal if it is process 0,
+once, as that phase of that step begins: however fast or slow the machine is."""
+import os, signal
+import jax
+from bert_jax.clock import Clock
+from bert_jax.config import from_json
+
+enter = Clock.enter
+
+def enter_and_signal(self, phase, *, step):
+    enter(self, phase, step=step)
+    name, _, place = os.environ.get("SIGNAL", "").partition(" ")
+    if place == f"{jax.process_index()} {phase} {step}":
+        del os.environ["SIGNAL"]
+        os.kill(os.getpid(), signal.Signals[name])
+
+Clock.enter = enter_and_signal
+
+def get_config():
+    return from_json(CONFIG)
+'''
+
 
 @pytest.fixture(scope="session")
 def recipe(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -18,10 +40,7 @@ def recipe(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config, train__steps=12, train__eval_every=6, checkpoint__every=4, checkpoint__keep_best=0
     )
     path = tmp_path_factory.mktemp("recipe") / "recipe.py"
-    path.write_text(
-        "from bert_jax.config import from_json\n"
-        f"def get_config():\n    return from_json({to_json(short)!r})\n"
-    )
+    path.write_text(RECIPE.replace("CONFIG", repr(to_json(short))))
     return path
 
 

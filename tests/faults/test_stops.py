@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -45,28 +44,21 @@ def test_killed_at_twenty_random_moments(recipe: Path, undisturbed: Path, tmp_pa
     assert_identical(tmp_path / "run", undisturbed)
 
 
-def test_sigterm_in_every_phase(recipe: Path, undisturbed: Path, tmp_path: Path):
+def test_a_signal_in_every_phase(
+    recipe: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """While it compiles, evaluates, saves: each time it saves and leaves, and loses nothing."""
     workdir = tmp_path / "run"
-
-    def interrupt(number: signal.Signals, sign: str) -> str:
-        process = start(recipe, workdir)
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if sign in line:
-                process.send_signal(number)
-                break
-        lines.append(finish(process, status=INTERRUPTED))
-        return "".join(lines)
-
-    interrupt(signal.SIGTERM, "attention:")  # then it compiles
-    first = metrics(workdir)[-1]["step"]
-    assert first <= 2
-    output = interrupt(signal.SIGTERM, "step 6/12 train:")  # then it evaluates
-    assert metrics(workdir)[-1]["step"] <= 7
-    assert "saved; the same command goes on" in output
-    interrupt(signal.SIGINT, "step 8/12 train:")  # then it saves
+    for name, place, stops in (
+        ("SIGTERM", "compile 1", 1),
+        ("SIGTERM", "evaluation 6", 6),
+        ("SIGINT", "save 8", 9),
+    ):
+        monkeypatch.setenv("SIGNAL", f"{name} 0 {place}")
+        output = finish(start(recipe, workdir), status=INTERRUPTED)
+        assert f"{name} at step {stops}: saved; the same command goes on" in output
+        assert metrics(workdir)[-1]["step"] == stops
+    monkeypatch.delenv("SIGNAL")
     finish(start(recipe, workdir))
     assert_identical(workdir, undisturbed)
     ends = history(workdir, "end")
