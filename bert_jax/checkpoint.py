@@ -23,7 +23,8 @@ from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
 from bert_jax import digests, sharding
-from bert_jax.config import CheckpointConfig, Config, MeshConfig, from_json, load_json, to_json
+from bert_jax.config import CheckpointConfig, Config, MeshConfig
+from bert_jax.config_files import from_json, load_json, to_json
 from bert_jax.continuation import obstacles
 from bert_jax.distributed import same_everywhere
 from bert_jax.history import History

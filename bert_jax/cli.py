@@ -18,7 +18,8 @@ from typing import Any
 import tyro
 
 from bert_jax.budget import in_steps
-from bert_jax.config import Config, load
+from bert_jax.config import Config
+from bert_jax.config_files import load
 from bert_jax.verbs import OK, USER_ERROR, VERBS, Finetune, Glue, Prepare, ShowConfig
 
 KEYBOARD_INTERRUPT, BROKEN_PIPE = 130, 141

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from bert_jax.checkpoint import check_has_run, read_state, steps_of
-from bert_jax.config import Config, differences, load_json
+from bert_jax.config import Config
+from bert_jax.config_files import differences, load_json
 from bert_jax.metrics import Lines, read_metrics
 
 MEASURED = ("tokens_per_second", "mfu", "goodput", "hours")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.config import Config, differences
+from bert_jax.config import Config
+from bert_jax.config_files import differences
 from bert_jax.optimizer import learning_rate_schedule
 
 FREE = (

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from bert_jax import sharding
 from bert_jax.checkpoint import steps_of
-from bert_jax.config import Config, load_json
+from bert_jax.config import Config
+from bert_jax.config_files import load_json
 from bert_jax.continuation import obstacles
 from bert_jax.distributed import check_same, same_everywhere, wait_for_all
 from bert_jax.provenance import facts

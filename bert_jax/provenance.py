@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from bert_jax.config import Config, differences, load_json
+from bert_jax.config import Config
+from bert_jax.config_files import differences, load_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-cpu")
 

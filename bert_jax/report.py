@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from bert_jax.compare import first_parting
-from bert_jax.config import Config, ModelConfig, differences, load_json
+from bert_jax.config import Config, ModelConfig
+from bert_jax.config_files import differences, load_json
 from bert_jax.curves import FEWEST, STANDARD_ERRORS, Divergence, curve, divergence
 from bert_jax.history import History
 from bert_jax.metrics import Lines, read_metrics

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 from bert_jax import huggingface, tensorflow_v1
 from bert_jax.checkpoint import Checkpoints, step_to_use, steps_of
-from bert_jax.config import Config, ModelConfig, load_json
+from bert_jax.config import Config, ModelConfig
+from bert_jax.config_files import load_json
 from bert_jax.model import Params
 from bert_jax.step import TrainState
 

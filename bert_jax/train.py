@@ -18,7 +18,8 @@ from bert_jax.attention import choose
 from bert_jax.budget import in_steps
 from bert_jax.checkpoint import FRESH, Checkpoints, Progress, best_of
 from bert_jax.clock import Clock
-from bert_jax.config import Config, to_json
+from bert_jax.config import Config
+from bert_jax.config_files import to_json
 from bert_jax.distributed import Agreement, Interruption, same_everywhere, wait_for_all
 from bert_jax.feed import Feed, PretrainingFeed
 from bert_jax.history import History, passed_over

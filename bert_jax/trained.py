@@ -10,7 +10,8 @@ import tokenizers
 
 from bert_jax import huggingface
 from bert_jax.checkpoint import check_has_run, read_state, step_to_use, steps_of
-from bert_jax.config import Config, ModelConfig, TaskConfig, load_json
+from bert_jax.config import Config, ModelConfig, TaskConfig
+from bert_jax.config_files import load_json
 from bert_jax.model import Params
 from data_pipeline.config import read_object
 from data_pipeline.tokenizer import load_fast, settings

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bert_jax.config import Config, to_json
+from bert_jax.config import Config
+from bert_jax.config_files import to_json
 
 if TYPE_CHECKING:
     from data_pipeline.manifest import Manifest

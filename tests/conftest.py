@@ -38,8 +38,8 @@ from bert_jax.config import (
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
-    to_json,
 )
+from bert_jax.config_files import to_json
 from data_pipeline.corpus import documents
 from data_pipeline.loader import Loader
 from data_pipeline.prepare import prepare
@@ -131,7 +131,7 @@ def recipe(config: Config, tmp_path: Path) -> Path:
     """The tiny config as a config file."""
     path = tmp_path / "recipe.py"
     path.write_text(
-        "from bert_jax.config import from_json\n"
+        "from bert_jax.config_files import from_json\n"
         f"def get_config():\n    return from_json({to_json(config)!r})\n"
     )
     return path

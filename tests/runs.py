@@ -16,7 +16,8 @@ import numpy as np
 
 from bert_jax import sharding
 from bert_jax.checkpoint import Checkpoints
-from bert_jax.config import MeshConfig, from_json
+from bert_jax.config import MeshConfig
+from bert_jax.config_files import from_json
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 300

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-CONFIG = {"config"}
+CONFIG = {"config", "config_files"}
 CORE = {
     "model",
     "activations",

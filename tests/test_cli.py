@@ -17,7 +17,8 @@ import torch
 import transformers
 
 from bert_jax import cli
-from bert_jax.config import Config, from_json
+from bert_jax.config import Config
+from bert_jax.config_files import from_json
 from bert_jax.scoring import BUCKETS
 from bert_jax.verbs import VERBS
 from tests.conftest import replace

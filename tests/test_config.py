@@ -18,11 +18,8 @@ from bert_jax.config import (
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
-    differences,
-    from_json,
-    load,
-    to_json,
 )
+from bert_jax.config_files import differences, from_json, load, to_json
 from data_pipeline.config import evaluation_masking
 from tests.conftest import replace
 

@@ -15,7 +15,8 @@ import torch
 import transformers
 
 from bert_jax import cli, huggingface, model
-from bert_jax.config import Config, ModelConfig, OptimizerConfig, TaskConfig, TrainConfig, to_json
+from bert_jax.config import Config, ModelConfig, OptimizerConfig, TaskConfig, TrainConfig
+from bert_jax.config_files import to_json
 from bert_jax.export import export, export_every
 from bert_jax.finetune import _resolved, finetune, report
 from bert_jax.predict import predictions
@@ -306,7 +307,7 @@ def test_the_commands(
     recipe = tmp_path / "recipe.py"
     config = config_of("classification", encoder, examples, epochs=4.0)
     recipe.write_text(
-        "from bert_jax.config import from_json\n"
+        "from bert_jax.config_files import from_json\n"
         f"def get_config():\n    return from_json({to_json(config)!r})\n"
     )
     assert cli.run(["finetune", str(recipe), "--workdir", str(tmp_path / "run"), "--seeds", "0", "1"]) == 0

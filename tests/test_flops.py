@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from bert_jax.chips import chip
-from bert_jax.config import Config, load
+from bert_jax.config import Config
+from bert_jax.config_files import load
 from bert_jax.flops import kept_bytes, train_step_flops
 from bert_jax.step import init_state, train_step
 from data_pipeline.batch import batch_spec

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.config import Config, to_json
+from bert_jax.config import Config
+from bert_jax.config_files import to_json
 from data_pipeline import tokenizer
 from data_pipeline.batch import batch_spec
 from data_pipeline.instances import Sequence
@@ -73,7 +74,7 @@ READER = """
 import sys
 from itertools import islice
 import numpy as np
-from bert_jax.config import from_json
+from bert_jax.config_files import from_json
 from data_pipeline.loader import Loader
 config, out, start, stop = open(sys.argv[1]).read(), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 with Loader(from_json(config).data, split="train", batch_size=16, rows=range(start, stop), start=7) as loader:

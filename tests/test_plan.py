@@ -13,7 +13,8 @@ import jax
 import pytest
 
 from bert_jax.chips import CHIPS
-from bert_jax.config import Config, MaskingConfig, to_json
+from bert_jax.config import Config, MaskingConfig
+from bert_jax.config_files import to_json
 from bert_jax.plan import Plan, _ask, report
 from bert_jax.step import init_state
 from tests.conftest import replace
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import dataclasses, json, sys
 from pathlib import Path
-from bert_jax.config import from_json
+from bert_jax.config_files import from_json
 from bert_jax.plan import plan, report
 for name, text, options in json.load(sys.stdin):
     found = plan(from_json(text), **options, cache=Path(sys.argv[1]))

@@ -362,7 +362,7 @@ def test_a_fault_in_the_middle_leaves_nothing(
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
-from bert_jax.config import from_json
+from bert_jax.config_files import from_json
 from data_pipeline import prepare
 if __name__ == "__main__":
     prepare._cores = lambda: 2
@@ -371,7 +371,7 @@ if __name__ == "__main__":
 
 
 def start(config: Config, data: DataConfig, folder: Path, program: str = PROGRAM) -> subprocess.Popen:
-    from bert_jax.config import to_json
+    from bert_jax.config_files import to_json
 
     (folder / "config.json").write_text(to_json(change(config, data=data)))
     return subprocess.Popen(

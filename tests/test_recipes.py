@@ -25,7 +25,8 @@ import jax
 import pytest
 
 from bert_jax import cli, model
-from bert_jax.config import Config, load
+from bert_jax.config import Config
+from bert_jax.config_files import load
 from bert_jax.optimizer import decay_mask
 from bert_jax.ramp import rows_before
 from bert_jax.verbs import VERBS, Prepare, Pretrain

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from bert_jax import cli
-from bert_jax.config import Config, ModelConfig, TrainConfig, to_json
+from bert_jax.config import Config, ModelConfig, TrainConfig
+from bert_jax.config_files import to_json
 from bert_jax.curves import Curve, curve, divergence, place, smoothed
 from bert_jax.preflight import check_workdir
 from bert_jax.report import compared, count_parameters, facts, read, shown_metrics, summary

@@ -15,7 +15,8 @@ import transformers
 
 from bert_jax import huggingface, model, sharding, sources
 from bert_jax.checkpoint import Checkpoints
-from bert_jax.config import Config, MeshConfig, to_json
+from bert_jax.config import Config, MeshConfig
+from bert_jax.config_files import to_json
 from bert_jax.huggingface import Tensors
 from bert_jax.step import TrainState, jit_init_state
 from bert_jax.train import pretrain

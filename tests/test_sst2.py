@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from bert_jax.config import load
+from bert_jax.config_files import load
 from bert_jax.export import export
 from bert_jax.finetune import finetune
 from bert_jax.predict import predictions

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.config import Config, from_json, to_json
+from bert_jax.config import Config
+from bert_jax.config_files import from_json, to_json
 from bert_jax.metrics import _rewind
 from bert_jax.step import init_state
 from bert_jax.trained import load_workdir

@@ -16,7 +16,8 @@ import torch
 import transformers
 
 from bert_jax import huggingface
-from bert_jax.config import Config, from_json, to_json
+from bert_jax.config import Config
+from bert_jax.config_files import from_json, to_json
 from bert_jax.export import export, export_every
 from bert_jax.fill_mask import fill_mask
 from bert_jax.step import TrainState

@@ -137,7 +137,7 @@ def _loss(workdir: Path, data: Path) -> float:
     import jax
 
     from bert_jax import sharding
-    from bert_jax.config import load
+    from bert_jax.config_files import load
     from bert_jax.evaluate import compile_eval_step, evaluate
     from bert_jax.trained import load_workdir
     from data_pipeline.loader import Loader

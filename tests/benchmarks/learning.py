@@ -172,7 +172,7 @@ def our_side(out: Path) -> None:
     runtime.configure(cache=out / "compiled")
     import tensorflow  # noqa: F401
 
-    from bert_jax.config import load_json
+    from bert_jax.config_files import load_json
     from bert_jax.train import pretrain
 
     config = load_json(out / "config.json")
@@ -187,7 +187,7 @@ def transformers_side(out: Path) -> None:
     import torch
     import transformers
 
-    from bert_jax.config import load_json
+    from bert_jax.config_files import load_json
     from bert_jax.step import init_state
     from data_pipeline.loader import Loader
     from tests.pytorch import adamw, arguments, pytorch_model

@@ -15,7 +15,8 @@ import datetime
 import importlib.metadata
 from pathlib import Path
 
-from bert_jax.config import Config, load
+from bert_jax.config import Config
+from bert_jax.config_files import load
 from bert_jax.plan import Plan, plan
 
 ROOT = Path(__file__).resolve().parents[2]

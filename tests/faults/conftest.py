@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.config import Config, to_json
+from bert_jax.config import Config
+from bert_jax.config_files import to_json
 from tests.conftest import replace
 from tests.runs import finish, start
 
@@ -15,7 +16,7 @@ once, as that phase of that step begins: however fast or slow the machine is."""
 import os, signal
 import jax
 from bert_jax.clock import Clock
-from bert_jax.config import from_json
+from bert_jax.config_files import from_json
 
 enter = Clock.enter
 

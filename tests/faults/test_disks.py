@@ -12,7 +12,7 @@ import pytest
 
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import Checkpoints
-from bert_jax.config import from_json
+from bert_jax.config_files import from_json
 from bert_jax.trained import load_workdir
 from tests.conftest import replace
 from tests.runs import assert_identical, finish, history, metrics, start
