@@ -17,8 +17,8 @@ from bert_jax.config_files import from_json, to_json
 from bert_jax.metrics import _rewind
 from bert_jax.step import init_state
 from bert_jax.trained import load_workdir
-from data_pipeline.manifest import Manifest
-from tests.conftest import replace
+from data_pipeline.prepare import prepare
+from tests.conftest import real_documents, replace
 from tests.runs import assert_identical, finish, metrics, start, state
 
 
@@ -38,10 +38,14 @@ def run(recipe: Path, tmp_path: Path) -> Callable[..., str]:
 
 def test_resume_is_bit_exact(run, config: Config, tmp_path: Path):
     """12 steps at once; 7, stop, and 5 more in another process. The epoch ends on the way."""
-    rows = Manifest.load(Path(config.data.dir)).rows["train"]
+    few = tmp_path / "few.txt"
+    few.write_text("\n\n".join("\n".join(lines) for lines in real_documents(20)), encoding="utf-8")
+    data = replace(config, data__source=f"files:{few}", data__dir=str(tmp_path / "few")).data
+    rows = prepare(data).rows["train"]
     batch = -(-rows // 10) // 2 * 2
     assert 7 * batch < rows < 12 * batch, "an epoch boundary is within the second part"
-    flags = ["--train.global-batch-size", str(batch), "--train.microbatches", "2", "--train.steps", "12"]
+    flags = ["--data.source", data.source, "--data.dir", data.dir, "--train.steps", "12"]
+    flags += ["--train.global-batch-size", str(batch), "--train.microbatches", "2"]
     run(*flags, workdir="at once")
     run(*flags, "--train.stop-at", "7")
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 8))
