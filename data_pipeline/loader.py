@@ -11,7 +11,6 @@ build the same global batch.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,8 @@ from data_pipeline.records import EMPTY, LABELS, LENGTHS, TOKENS, token_dtype
 EVALUATION_SEED = 0
 """Masks of the validation rows: the same at every evaluation of every run."""
 
-MOST_AT_ONCE = 16
-"""Batches that are made at the same time, where there are as many cores."""
-
-AHEAD = 4
-"""Batches that wait to be taken, at most, with those."""
+AHEAD = 16
+"""Batches that are being made or wait to be taken; TensorFlow has a thread a core to make them."""
 
 
 class CorruptDataError(ValueError):
@@ -156,14 +152,13 @@ def _dataset(
 
     dataset = tf.data.Dataset.range(start, steps)
     graph = tf.autograph.experimental.do_not_convert(batch)  # it has no Python control flow on tensors
-    at_once = min(os.cpu_count() or 1, MOST_AT_ONCE)
-    dataset = dataset.map(graph, num_parallel_calls=at_once, deterministic=True)
+    dataset = dataset.map(graph, num_parallel_calls=AHEAD, deterministic=True)
     # An iterator that tunes itself can take a minute to end, with Python's lock in its hand: its thread
     # sleeps longer and longer, and on a busy machine may miss that it was told to end (OptimizeLoop in
     # TensorFlow's core/framework/model.cc). By then a process that was told to stop has been killed.
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.prefetch(AHEAD).with_options(options).as_numpy_iterator()
+    return dataset.with_options(options).as_numpy_iterator()
 
 
 def record_numbers(
