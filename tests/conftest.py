@@ -62,6 +62,14 @@ def replace(config: Config, **changes: object) -> Config:
     return dataclasses.replace(config, **changed)
 
 
+def recipe_of(config: Config) -> str:
+    """A config file that gives `config`."""
+    return (
+        "from bert_jax.config_files import from_json\n"
+        f"def get_config():\n    return from_json({to_json(config)!r})\n"
+    )
+
+
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 real documents in a text file."""
@@ -130,10 +138,7 @@ def strict_dtypes() -> Iterator[None]:
 def recipe(config: Config, tmp_path: Path) -> Path:
     """The tiny config as a config file."""
     path = tmp_path / "recipe.py"
-    path.write_text(
-        "from bert_jax.config_files import from_json\n"
-        f"def get_config():\n    return from_json({to_json(config)!r})\n"
-    )
+    path.write_text(recipe_of(config))
     return path
 
 

@@ -16,12 +16,11 @@ import transformers
 
 from bert_jax import cli, huggingface, model
 from bert_jax.config import Config, ModelConfig, OptimizerConfig, TaskConfig, TrainConfig
-from bert_jax.config_files import to_json
 from bert_jax.export import export, export_every
 from bert_jax.finetune import _resolved, finetune, report
 from bert_jax.predict import predictions
 from bert_jax.trained import load_workdir
-from tests.conftest import replace
+from tests.conftest import recipe_of, replace
 
 TEXTS = [
     ("return the value of the object", "value"),
@@ -306,10 +305,7 @@ def test_the_commands(
     examples = write_examples("classification", tmp_path / "examples")
     recipe = tmp_path / "recipe.py"
     config = config_of("classification", encoder, examples, epochs=4.0)
-    recipe.write_text(
-        "from bert_jax.config_files import from_json\n"
-        f"def get_config():\n    return from_json({to_json(config)!r})\n"
-    )
+    recipe.write_text(recipe_of(config))
     assert cli.run(["finetune", str(recipe), "--workdir", str(tmp_path / "run"), "--seeds", "0", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 seeds: ")
 

@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 
 from bert_jax.config import Config
-from bert_jax.config_files import to_json
-from tests.conftest import replace
+from tests.conftest import recipe_of, replace
 from tests.runs import finish, start
 
-RECIPE = '''"""A process that finds "SIGTERM 0 save 8" in $SIGNAL sends itself that signal if it is process 0,
-once, as that phase of that step begins: however fast or slow the machine is."""
+SIGNALS = '''"""A process that finds "SIGTERM 0 save 8" in $SIGNAL sends itself that signal, if it is
+process 0, once, as that phase of that step begins: however fast or slow the machine is."""
 import os, signal
 import jax
 from bert_jax.clock import Clock
-from bert_jax.config_files import from_json
 
 enter = Clock.enter
 
@@ -28,9 +26,6 @@ def enter_and_signal(self, phase, *, step):
         os.kill(os.getpid(), signal.Signals[name])
 
 Clock.enter = enter_and_signal
-
-def get_config():
-    return from_json(CONFIG)
 '''
 
 
@@ -41,7 +36,7 @@ def recipe(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config, train__steps=12, train__eval_every=6, checkpoint__every=4, checkpoint__keep_best=0
     )
     path = tmp_path_factory.mktemp("recipe") / "recipe.py"
-    path.write_text(RECIPE.replace("CONFIG", repr(to_json(short))))
+    path.write_text(SIGNALS + recipe_of(short))
     return path
 
 
