@@ -1,5 +1,5 @@
 """`python -m bert_jax` is `bert-jax`."""
 
-from bert_jax.cli import main
+from bert_jax.cli.main import main
 
 main()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -28,7 +26,6 @@ import safetensors.numpy
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from bert_jax import huggingface, model
 from bert_jax.config import (
     CheckpointConfig,
     Config,
@@ -39,35 +36,11 @@ from bert_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from bert_jax.config_files import to_json
-from data_pipeline.corpus import documents
-from data_pipeline.loader import Loader
+from bert_jax.interop import huggingface
+from bert_jax.models import bert as model
 from data_pipeline.prepare import prepare
-
-
-@functools.cache
-def real_documents(count: int) -> list[list[str]]:
-    """Lines of `count` documents of the Python documentation, the longest lines cut."""
-    stream = islice(documents("builtin:python-docs"), count)
-    return [[line[:400] for line in document.lines] for document in stream]
-
-
-def replace(config: Config, **changes: object) -> Config:
-    """`config` with fields changed: replace(config, model__hidden_size=64)."""
-    sections: dict[str, dict[str, object]] = {}
-    for path, value in changes.items():
-        section, _, field = path.partition("__")
-        sections.setdefault(section, {})[field] = value
-    changed = {name: dataclasses.replace(getattr(config, name), **f) for name, f in sections.items()}
-    return dataclasses.replace(config, **changed)
-
-
-def recipe_of(config: Config) -> str:
-    """A config file that gives `config`."""
-    return (
-        "from bert_jax.config_files import from_json\n"
-        f"def get_config():\n    return from_json({to_json(config)!r})\n"
-    )
+from tests.helpers.configs import recipe_of, replace
+from tests.helpers.data import read_batches, real_documents
 
 
 @pytest.fixture(scope="session")
@@ -142,13 +115,6 @@ def recipe(config: Config, tmp_path: Path) -> Path:
     return path
 
 
-def read_batches(config: Config, count: int, **arguments: object) -> list[dict[str, np.ndarray]]:
-    """The first `count` training batches of a run."""
-    size = config.train.global_batch_size
-    with Loader(config.data, split="train", batch_size=size, **arguments) as loader:
-        return list(islice(loader, count))
-
-
 @pytest.fixture
 def batches(config: Config) -> Callable[..., list[dict[str, np.ndarray]]]:
     """batches(n, ...) reads the first n training batches of the tiny run."""
@@ -159,7 +125,7 @@ def batches(config: Config) -> Callable[..., list[dict[str, np.ndarray]]]:
     return read
 
 
-SLOWEST = ("test_step", "test_train", "test_finetune", "faults", "test_loader", "test_cli", "test_optimizer")
+SLOWEST = ("test_step", "test_loop", "test_finetune", "faults", "test_loader", "test_cli", "test_optimizer")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,71 +9,38 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
 
-CONFIG = {"config", "config_files"}
-CORE = {
-    "model",
-    "activations",
-    "attributions",
-    "budget",
-    "attention",
-    "collectives",
-    "chips",
-    "dropout",
-    "layer_norm",
-    "losses",
-    "optimizer",
-    "ramp",
-    "sharding",
-    "step",
-    "flops",
-}
-SHELL = {
-    "benchmark",
-    "runtime",
-    "digests",
-    "clock",
-    "sentinel",
-    "history",
-    "sources",
-    "tensorflow_v1",
-    "preflight",
-    "provenance",
-    "watchdog",
-    "plan",
-    "train",
-    "evaluate",
-    "scoring",
-    "curves",
-    "report",
-    "report_page",
-    "report_plots",
-    "checkpoint",
-    "compare",
-    "continuation",
-    "metrics",
-    "distributed",
-    "huggingface",
-    "explain",
-    "explanation_page",
-    "export",
-    "feed",
-    "finetune",
-    "glue",
-    "predict",
-    "task_rows",
-    "model_card",
-    "trained",
-    "fill_mask",
-}
-CLI = {"cli", "verbs", "__main__"}
-LAYERS = [CONFIG, CORE, SHELL, CLI]
-"""Lowest first. A module imports from its own layer and from those below."""
+FLOORS = (
+    "data_pipeline",
+    "bert_jax/config",
+    "bert_jax/parallel",
+    "bert_jax/ops",
+    "bert_jax/models",
+    "bert_jax/objectives",
+    "bert_jax/training",
+    "bert_jax/planning",
+    "bert_jax/workdir",
+    "bert_jax/interop",
+    "bert_jax/run",
+    "bert_jax/tasks",
+    "bert_jax/inference",
+    "bert_jax/analysis",
+    "bert_jax/cli",
+    "bert_jax",
+)
+"""A folder imports only from itself and from those before it."""
+
+PURE = ("bert_jax/ops", "bert_jax/models", "bert_jax/objectives", "bert_jax/training")
+"""No files, clock, logging or environment."""
+
+MODULES = sorted(path for name in ("data_pipeline", "bert_jax") for path in (ROOT / name).rglob("*.py"))
 
 
-def modules(package: str) -> list[Path]:
-    return sorted(path for path in (ROOT / package).rglob("*.py") if path.stem != "__init__")
+def folder(path: Path) -> str:
+    """The floor that a file stands on: its folder, or a folder around that."""
+    parents = [parent.relative_to(ROOT).as_posix() for parent in path.parents if ROOT in parent.parents]
+    return next(parent for parent in parents if parent in FLOORS)
 
 
 def imports(path: Path) -> set[str]:
@@ -88,70 +55,87 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def layer(name: str) -> int:
-    return next(i for i, names in enumerate(LAYERS) if name in names)
+def imported_files(path: Path) -> set[Path]:
+    """Those of this project."""
+    places = (ROOT / name.replace(".", "/") for name in imports(path))
+    files = {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")}
+    return {file for file in files if file.is_file() and file != path}
 
 
-def test_every_module_of_bert_jax_has_a_layer():
-    assert {path.stem for path in modules("bert_jax")} == set().union(*LAYERS)
+def packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("path", modules("bert_jax"), ids=lambda path: path.stem)
-def test_bert_jax_imports_downward(path: Path):
-    ours = {name.split(".")[1] for name in imports(path) if name.startswith("bert_jax.")}
-    above = {name for name in ours if layer(name) > layer(path.stem)}
-    assert not above, f"{path.stem} imports {above} from above"
-    data = {name for name in imports(path) if name.split(".")[0] == "data_pipeline"}
-    if path.stem in CONFIG | CORE:
-        assert all(name.startswith("data_pipeline.config") for name in data), f"{path.stem} imports {data}"
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", modules("data_pipeline"), ids=lambda path: path.stem)
+each_module = pytest.mark.parametrize("path", MODULES, ids=name)
+
+
+def test_every_folder_has_its_floor():
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in MODULES}
+    assert set(FLOORS) <= folders
+    assert {folder(path) for path in MODULES} == set(FLOORS)
+
+
+@each_module
+def test_imports_point_downward(path: Path):
+    here = FLOORS.index(folder(path))
+    above = {name(file) for file in imported_files(path) if FLOORS.index(folder(file)) > here}
+    assert not above, f"{name(path)} imports {above} from above"
+
+
+def test_no_two_modules_import_each_other():
+    """Nor any longer circle; a package's own `__init__` may name its members."""
+    graph = {path: imported_files(path) for path in MODULES}
+    done: set[Path] = set()
+
+    def visit(path: Path, way: tuple[Path, ...]) -> None:
+        assert path not in way, " -> ".join(map(name, (*way[way.index(path) :], path)))
+        if path not in done:
+            for file in graph[path]:
+                visit(file, (*way, path))
+            done.add(path)
+
+    for path in MODULES:
+        visit(path, ())
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if folder(path) == "data_pipeline"], ids=name)
 def test_data_pipeline_knows_neither_jax_nor_bert_jax(path: Path):
-    packages = {name.split(".")[0] for name in imports(path)}
-    assert not packages & {"jax", "flax", "optax", "orbax", "bert_jax"}
+    assert not packages(path) & {"jax", "flax", "optax", "orbax", "bert_jax"}
 
 
-@pytest.mark.parametrize("path", modules("bert_jax"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in MODULES if folder(path) != "data_pipeline"], ids=name)
 def test_bert_jax_never_imports_torch_or_transformers_nor_tensorflow_itself(path: Path):
-    """But to read TensorFlow's own checkpoints."""
-    packages = {name.split(".")[0] for name in imports(path)}
-    reads = {"tensorflow"} if path.stem == "tensorflow_v1" else set()
-    assert not packages & {"torch", "transformers", "tensorflow", "tensorflow_datasets"} - reads
+    """But to read TensorFlow's own checkpoints, and TFDS's examples of a task."""
+    reads = {
+        "bert_jax/interop/tensorflow_v1.py": {"tensorflow"},
+        "bert_jax/tasks/records.py": {"tensorflow", "tensorflow_datasets"},
+    }
+    heavy = {"torch", "transformers", "tensorflow", "tensorflow_datasets"} - reads.get(name(path), set())
+    assert not packages(path) & heavy
 
 
-@pytest.mark.parametrize("path", [path for path in modules("bert_jax") if path.stem in CORE], ids=str)
+@pytest.mark.parametrize("path", [path for path in MODULES if folder(path) in PURE], ids=name)
 def test_the_core_is_pure(path: Path):
     """No files, clock, logging or environment: only jax, flax, optax, numpy, a little standard library."""
-    allowed = {
-        "jax",
-        "flax",
-        "optax",
-        "numpy",
-        "bert_jax",
-        "__future__",
-        "collections",
-        "contextlib",
-        "dataclasses",
-        "functools",
-        "math",
-        "re",
-        "typing",
-    }
-    assert {name.split(".")[0] for name in imports(path)} <= allowed
+    standard = {"__future__", "collections", "contextlib", "dataclasses", "functools", "math", "re", "typing"}
+    assert packages(path) <= {"jax", "flax", "optax", "numpy", "bert_jax", "data_pipeline"} | standard
+    data = {found for found in imports(path) if found.startswith("data_pipeline.")}
+    assert all(found.startswith("data_pipeline.config") for found in data), f"{name(path)} imports {data}"
 
 
-@pytest.mark.parametrize("path", modules("bert_jax") + modules("data_pipeline"), ids=lambda path: path.stem)
+@each_module
 def test_nothing_is_unpickled(path: Path):
     """What is read is JSON, safetensors, Orbax's arrays, records of integers: data, never code."""
-    packages = {name.split(".")[0] for name in imports(path)}
-    assert not packages & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    assert not packages(path) & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
     assert "allow_pickle" not in path.read_text()
 
 
 def test_the_data_config_is_standard_library_only():
-    packages = {name.split(".")[0] for name in imports(ROOT / "data_pipeline" / "config.py")}
-    assert packages <= set(sys.stdlib_module_names)
+    assert packages(ROOT / "data_pipeline" / "config.py") <= set(sys.stdlib_module_names)
 
 
 def test_the_training_core_imports_without_tensorflow():
@@ -160,7 +144,7 @@ def test_the_training_core_imports_without_tensorflow():
 import sys
 for name in ("tensorflow", "tensorflow_datasets", "torch", "transformers", "sentencepiece", "tyro", "tqdm"):
     sys.modules[name] = None  # importing it raises ImportError
-import bert_jax.train, bert_jax.huggingface, bert_jax.evaluate
+import bert_jax.run.loop, bert_jax.interop.huggingface, bert_jax.run.evaluate
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
@@ -168,15 +152,13 @@ import bert_jax.train, bert_jax.huggingface, bert_jax.evaluate
 def test_a_run_does_not_wait_for_pytorch():
     program = """
 import sys
-from bert_jax.metrics import _summary_writer
+from bert_jax.run.metrics import _summary_writer
 assert _summary_writer().__module__ == "tensorboardX.writer" and "torch" not in sys.modules
 import torch
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize(
-    "path", [*modules("bert_jax"), *modules("data_pipeline")], ids=lambda path: path.stem
-)
+@each_module
 def test_every_module_says_what_it_owns(path: Path):
     assert ast.get_docstring(ast.parse(path.read_text()))

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import cli
-from bert_jax.verbs import VERBS
+from bert_jax.cli import main as cli
+from bert_jax.cli.commands import VERBS
 from data_pipeline.config import MaskingConfig
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

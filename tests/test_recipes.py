@@ -24,14 +24,15 @@ from typing import Any
 import jax
 import pytest
 
-from bert_jax import cli, model
+from bert_jax.cli import main as cli
+from bert_jax.cli.commands import VERBS, Prepare, Pretrain
 from bert_jax.config import Config
-from bert_jax.config_files import load
-from bert_jax.optimizer import decay_mask
-from bert_jax.ramp import rows_before
-from bert_jax.verbs import VERBS, Prepare, Pretrain
+from bert_jax.config.files import load
+from bert_jax.models import bert as model
+from bert_jax.training.batch_ramp import rows_before
+from bert_jax.training.optimizer import decay_mask
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 GOLDEN = ROOT / "tests/golden"
 BERT_BASE, BERT_LARGE = 110_106_428, 336_226_108

@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bert_jax.metrics import read_metrics
+from bert_jax.workdir.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared/data"
@@ -136,10 +136,10 @@ def loss_on_running_text(workdir: Path, data: Path) -> float:
 def _loss(workdir: Path, data: Path) -> float:
     import jax
 
-    from bert_jax import sharding
-    from bert_jax.config_files import load
-    from bert_jax.evaluate import compile_eval_step, evaluate
-    from bert_jax.trained import load_workdir
+    from bert_jax.config.files import load
+    from bert_jax.interop.load import load_workdir
+    from bert_jax.parallel import sharding
+    from bert_jax.run.evaluate import compile_eval_step, evaluate
     from data_pipeline.loader import Loader
 
     config, params, _ = load_workdir(workdir)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # our side wants to be the first to import JAX and NumPy: see bert_jax/runtime.py
-    from bert_jax.metrics import Lines
+    from bert_jax.workdir.metrics_file import Lines
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared/data/corpus"
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def compare(out: Path, *, corpus: str, steps: int) -> None:
-    from bert_jax.metrics import read_metrics
+    from bert_jax.workdir.metrics_file import read_metrics
 
     out.mkdir(parents=True)
     flags = ["--data.max-sequences-per-row", "1"]
@@ -167,13 +167,13 @@ def start_clock(side: str, out: Path) -> float:
 
 def our_side(out: Path) -> None:
     """`bert-jax pretrain` in OUT/workdir."""
-    from bert_jax import runtime
+    from bert_jax.parallel import runtime
 
     runtime.configure(cache=out / "compiled")
     import tensorflow  # noqa: F401
 
-    from bert_jax.config_files import load_json
-    from bert_jax.train import pretrain
+    from bert_jax.config.files import load_json
+    from bert_jax.run.loop import pretrain
 
     config = load_json(out / "config.json")
     start_clock("ours", out)
@@ -187,10 +187,10 @@ def transformers_side(out: Path) -> None:
     import torch
     import transformers
 
-    from bert_jax.config_files import load_json
-    from bert_jax.step import init_state
+    from bert_jax.config.files import load_json
+    from bert_jax.training.step import init_state
     from data_pipeline.loader import Loader
-    from tests.pytorch import adamw, arguments, pytorch_model
+    from tests.helpers.pytorch import adamw, arguments, pytorch_model
 
     config = load_json(out / "config.json")
     begun = start_clock("transformers", out)

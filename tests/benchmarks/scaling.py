@@ -16,8 +16,8 @@ import importlib.metadata
 from pathlib import Path
 
 from bert_jax.config import Config
-from bert_jax.config_files import load
-from bert_jax.plan import Plan, plan
+from bert_jax.config.files import load
+from bert_jax.planning.plan import Plan, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = {128: (65_536, 7_038, 2_000), 512: (32_768, 1_563, 200)}

@@ -120,9 +120,9 @@ def prepare(case: Case, side: str, folder: Path) -> None:
 def ours(case: Case, batches: list[Arrays], *, dtype: str, threads: int) -> Callable[[int], None]:
     import jax
 
-    from bert_jax import runtime, sharding
-    from bert_jax.attention import choose
-    from bert_jax.step import jit_init_state, jit_train_step
+    from bert_jax.ops.attention import choose
+    from bert_jax.parallel import runtime, sharding
+    from bert_jax.training.step import jit_init_state, jit_train_step
 
     runtime.configure(cache=Path("runs/compiled"))  # as `bert-jax pretrain` does
     config = choose(case.config("ours", folder=Path(), dtype=dtype), platform=jax.default_backend())

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from bert_jax.config import Config
-from tests.conftest import recipe_of, replace
-from tests.runs import finish, start
+from tests.helpers.configs import recipe_of, replace
+from tests.helpers.runs import finish, start
 
 SIGNALS = '''"""A process that finds "SIGTERM 0 save 8" in $SIGNAL sends itself that signal, if it is
 process 0, once, as that phase of that step begins: however fast or slow the machine is."""
 import os, signal
 import jax
-from bert_jax.clock import Clock
+from bert_jax.run.clock import Clock
 
 enter = Clock.enter
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax import cli, sharding
-from bert_jax.checkpoint import Checkpoints
-from bert_jax.config_files import from_json
-from bert_jax.trained import load_workdir
-from tests.conftest import replace
-from tests.runs import assert_identical, finish, history, metrics, start
+from bert_jax.cli import main as cli
+from bert_jax.config.files import from_json
+from bert_jax.interop.load import load_workdir
+from bert_jax.parallel import sharding
+from bert_jax.workdir.checkpoint import Checkpoints
+from tests.helpers.configs import replace
+from tests.helpers.runs import assert_identical, finish, history, metrics, start
 
 
 def largest(folder: Path) -> Path:
@@ -152,7 +153,7 @@ def test_a_full_disk(recipe: Path, undisturbed: Path, small_disk: Path):
 
 
 def test_the_latest_the_best_and_every_so_many_stay(config, tmp_path: Path):
-    from bert_jax.step import init_state
+    from bert_jax.training.step import init_state
 
     config = replace(config, checkpoint__keep=2, checkpoint__keep_every=4, checkpoint__keep_best=1)
     state = init_state(config)

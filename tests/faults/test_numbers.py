@@ -10,16 +10,19 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import sentinel, sharding, step
 from bert_jax.config import Config
-from bert_jax.history import passed_over
-from bert_jax.sentinel import FEWEST, PATIENCE, is_spike
-from bert_jax.train import pretrain
+from bert_jax.parallel import sharding
+from bert_jax.run import loss_monitor
+from bert_jax.run.loop import pretrain
+from bert_jax.run.loss_monitor import FEWEST, PATIENCE, is_spike
+from bert_jax.training import step
+from bert_jax.workdir.history import passed_over
 from data_pipeline.loader import record_numbers
 from data_pipeline.manifest import Manifest
-from tests.conftest import read_batches, replace
-from tests.runs import assert_identical, history, metrics, state
-from tests.test_step import run
+from tests.helpers.configs import replace
+from tests.helpers.data import read_batches
+from tests.helpers.runs import assert_identical, history, metrics, state
+from tests.helpers.steps import run
 
 
 @pytest.mark.parametrize("where", ["batch", "gradient"])
@@ -148,7 +151,7 @@ def test_a_rollback_skips_the_bad_window_and_can_be_replayed(
         checkpoint__keep=9,
         optimizer__warmup_steps=1,
     )
-    monkeypatch.setattr(sentinel, "is_spike", lambda losses, zscore: len(losses) == 9)
+    monkeypatch.setattr(loss_monitor, "is_spike", lambda losses, zscore: len(losses) == 9)
     at_once = tmp_path / "at once"
     assert pretrain(config, workdir=at_once)
     (rollback,) = history(at_once, "rollback")

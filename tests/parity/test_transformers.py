@@ -13,8 +13,9 @@ import safetensors.numpy
 import torch
 import transformers
 
-from bert_jax import huggingface, model
 from bert_jax.config import ModelConfig
+from bert_jax.interop import huggingface
+from bert_jax.models import bert as model
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

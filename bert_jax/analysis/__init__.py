@@ -1,0 +1,1 @@
+"""What a run did and what a model does: reports, comparisons, scores, explanations."""

@@ -1,0 +1,155 @@
+"""The command line: which verb, with which config and flags; errors in one line. The only argument parsing.
+
+Exit status: 0 done; 1 `compare` found a difference; 2 something the person can mend, said in one line; 75
+stopped by a signal and saved, so that the same command goes on. Any other fault keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import re
+import sys
+from typing import Any
+
+import tyro
+
+from bert_jax.cli.commands import VERBS, Finetune, Glue, Prepare, ShowConfig
+from bert_jax.config import Config
+from bert_jax.config.files import load
+from bert_jax.parallel.exit_status import BROKEN_PIPE, KEYBOARD_INTERRUPT, OK, USER_ERROR
+from bert_jax.training.budget import in_steps
+
+
+def main() -> None:
+    """The console script `bert-jax`."""
+    # Half of TensorFlow's import is Keras 3, which nothing here uses; the older one is not even there.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    # Of a write that fails Orbax prints the traceback in each of its threads; it comes as an exception too.
+    for package in ("absl", "asyncio"):
+        logging.getLogger(package).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _print_unless_late
+    for package in ("bert_jax", "data_pipeline"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("bert-jax: interrupted", file=sys.stderr)
+        status = KEYBOARD_INTERRUPT
+    except BrokenPipeError:  # whoever reads the output has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        status = BROKEN_PIPE
+    except (OSError, ValueError, FloatingPointError) as error:
+        if not _is_for_the_person(error):
+            raise
+        print(f"bert-jax: {' '.join(str(error).split())}", file=sys.stderr)
+        status = USER_ERROR
+    sys.exit(status)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line; returns its exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return OK if arguments else USER_ERROR
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise ValueError(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
+    kind = VERBS[verb]
+    prog = f"bert-jax {verb}"
+    default: Any = tyro.MISSING_NONPROP
+    if _takes_config(kind):
+        prog += " CONFIG"
+        if rest and not rest[0].startswith("-"):
+            config = load(rest.pop(0))
+        elif {"-h", "--help"} & set(rest):
+            config = Config()
+        else:
+            raise ValueError(f"give a config file after {verb!r}, for example configs/demo.py")
+        required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+        default = kind(**dict.fromkeys(required, tyro.MISSING_NONPROP) | {"config": config})
+    command = _parse(kind, default, prog, rest)
+    if command is None:
+        return OK
+    if _takes_config(kind):
+        command = dataclasses.replace(command, config=in_steps(command.config))
+    if _takes_config(kind) and kind not in (Prepare, ShowConfig):
+        _check_head(verb, command.config, tunes=kind in (Finetune, Glue))
+    return command()
+
+
+def _check_head(verb: str, config: Config, *, tunes: bool) -> None:
+    head = config.model.head
+    if tunes and head == "pretraining":
+        raise ValueError(f"{verb} wants a config for a task, such as configs/finetune_classification.py")
+    if not tunes and head != "pretraining":
+        raise ValueError(f"{verb} is for pretraining; this config is for {head}: use bert-jax finetune")
+
+
+def _takes_config(kind: type) -> bool:
+    return "config" in {field.name for field in dataclasses.fields(kind)}
+
+
+def _usage() -> str:
+    lines = ["usage: bert-jax VERB [CONFIG] [--flags]", ""]
+    for verb, kind in VERBS.items():
+        name = f"{verb} CONFIG" if _takes_config(kind) else verb
+        lines.append(f"  {name:22s} {kind.__doc__}")
+    lines += ["", "bert-jax VERB --help shows its flags. Every field of a config is one: --train.steps 1000"]
+    return "\n".join(lines)
+
+
+def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
+    """The command that the arguments ask for, or None where they asked for help, which is then printed.
+
+    Raises:
+      ValueError: what tyro would say in a frame, in one line.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(kind, default=default, args=arguments, prog=prog)
+    except SystemExit as error:
+        if not error.code:
+            return None
+        complaint = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        os.environ["COLUMNS"] = "10000"  # once more, so wide that no word is broken over lines
+        with contextlib.redirect_stderr(complaint), contextlib.suppress(SystemExit):
+            tyro.cli(kind, default=default, args=arguments, prog=prog)
+        complaint.seek(0)
+        lines = [line.strip("│| \n") for line in complaint]
+        rules = [i for i, line in enumerate(lines) if set(line) == {"─"} or set(line) == {"-"}]
+        first = 2 if 1 in rules else 1  # after the title, which has a rule of its own without Unicode
+        message = lines[first : next((i for i in rules if i >= first), None)]
+        if message[0].startswith("Missing"):  # without the help text of what is missing
+            named = [line for line in message[1:] if line.startswith("--") or line.split()[0].isupper()]
+            message = [message[0], ", ".join(named).replace(" (required)", "")]
+        if "Perhaps you meant:" in lines:
+            message.append(f"(perhaps {lines[lines.index('Perhaps you meant:') + 1].split()[0]}?)")
+        raise ValueError(re.sub(r"^Error parsing config[\w.]*: ", "", " ".join(message))) from None
+
+
+def _print_unless_late(unraisable: sys.UnraisableHookArgs) -> None:
+    """As Python does, but for a write that fails.
+
+    TensorStore's threads tell the event loop that asked for it, which may be gone by then.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _is_for_the_person(error: BaseException) -> bool:
+    """Whether `error` is about what was given, not about a fault in the program.
+
+    What the operating system refuses is; a ValueError is if this project raised it itself.
+    """
+    if isinstance(error, OSError):
+        return True
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    module = traceback.tb_frame.f_globals.get("__name__", "") if traceback is not None else ""
+    return module.split(".")[0] in ("bert_jax", "data_pipeline")

@@ -1,0 +1,1 @@
+"""Pretraining objectives: losses and their metrics."""

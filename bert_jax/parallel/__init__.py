@@ -1,0 +1,1 @@
+"""Several devices and several processes: mesh and sharding rules, start and agreement, runtime settings."""

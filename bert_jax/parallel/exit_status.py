@@ -1,0 +1,13 @@
+"""Exit statuses of `bert-jax`."""
+
+OK = 0
+DIFFERENT = 1
+"""`compare` found a difference."""
+USER_ERROR = 2
+"""Something that the person can mend, said in one line."""
+HUNG = 70
+"""A process that made no progress."""
+INTERRUPTED = 75
+"""Stopped by a signal and saved: the same command goes on."""
+KEYBOARD_INTERRUPT = 130
+BROKEN_PIPE = 141

@@ -1,0 +1,200 @@
+"""Being one process of several: they start together, agree on what they run, and stop at the same step."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import types
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bert_jax.parallel import sharding
+from bert_jax.parallel.exit_status import HUNG
+
+START_SECONDS = 300
+"""For all processes to be there."""
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def initialize() -> None:
+    """Joins the other processes of the run, if there are any. Before JAX looks for devices.
+
+    The variables of `EXPLICIT` tell of them: host:port of process 0, how many there are, which one this is.
+    Without them it is what JAX detects: a TPU pod (VMs or GKE), Slurm, Open MPI 4. Where it detects nothing,
+    the process is alone. One that waits in vain for the others ends with status 70.
+
+    Raises:
+      ValueError: one of the variables is missing, or is no number.
+    """
+    explicit = _explicit()
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM; see Interruption
+    # JAX has such a limit too, and then aborts the process with a stack of C++.
+    limit = threading.Timer(START_SECONDS, _give_up, [explicit])
+    limit.daemon = True
+    limit.start()
+    try:
+        jax.distributed.initialize(
+            **explicit,
+            initialization_timeout=2 * START_SECONDS,
+            heartbeat_timeout_seconds=60,
+            shutdown_timeout_seconds=20,
+        )
+    except (ValueError, RuntimeError) as error:
+        # Nothing was detected; or a program that already computes has called a verb, and is no launcher's.
+        alone = ("coordinator_address should be defined", "must be called before any JAX calls")
+        if explicit or not any(reason in str(error) for reason in alone):
+            raise
+        return
+    finally:
+        limit.cancel()
+    if jax.process_index() != 0:
+        for package in ("bert_jax", "data_pipeline"):
+            logging.getLogger(package).setLevel(logging.WARNING)
+
+
+def _explicit() -> dict[str, Any]:
+    """Arguments of jax.distributed.initialize; none if the environment has none of the variables."""
+    given = [name for name in EXPLICIT if name in os.environ]
+    if not given:
+        return {}
+    if missing := set(EXPLICIT) - set(given):
+        raise ValueError(
+            f"{given[0]} is set, but not {min(missing)}: processes need all of {', '.join(EXPLICIT)}"
+        )
+    address, count, index = (os.environ[name] for name in EXPLICIT)
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+        raise ValueError(
+            f"JAX_PROCESS_ID {index!r} must be a number that is smaller than JAX_NUM_PROCESSES {count!r}"
+        )
+    return {
+        "coordinator_address": address,
+        "num_processes": int(count),
+        "process_id": int(index),
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def _give_up(explicit: dict[str, Any]) -> None:
+    said = [f"{name}={os.environ[name]}" for name in EXPLICIT] if explicit else ["as JAX detected them"]
+    print(
+        f"bert-jax: not all processes of the run have come within {START_SECONDS} s ({', '.join(said)}): are "
+        "all of them started, and can they reach that of number 0?",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(HUNG)
+
+
+def check_same(facts: dict[str, str]) -> None:
+    """Compares what the processes know. All call it.
+
+    Raises:
+      ValueError: on all of them alike, if they differ; names one difference, and the odd processes.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = np.frombuffer(json.dumps([socket.gethostname(), facts]).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.asarray(len(mine)))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(mine)] = mine
+    rows = multihost_utils.process_allgather(padded)
+    said = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+    if odd := disagreement([host for host, _ in said], [known for _, known in said]):
+        raise ValueError(odd)
+
+
+def disagreement(hosts: list[str], facts: list[dict[str, str]]) -> str | None:
+    """A sentence on the first fact that differs between processes, listed by number; None if none does."""
+    for name in dict.fromkeys(name for known in facts for name in known):
+        values = [known.get(name, "unknown") for known in facts]
+        usual = max(values, key=values.count)  # of a tie the first, so that of process 0
+        odd = [index for index, value in enumerate(values) if value != usual]
+        if odd:
+            processes = ", ".join(f"process {index} (host {hosts[index]})" for index in odd[:5])
+            more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+            return (
+                f"the processes of a run must agree: {name} is {values[odd[0]]} on {processes}{more}, and "
+                f"{usual} on {len(facts) - len(odd)} of {len(facts)}"
+            )
+    return None
+
+
+def same_everywhere(value: int) -> int:
+    """What process 0 says. All call it."""
+    with jax.transfer_guard("allow"):
+        return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process is here."""
+    multihost_utils.sync_global_devices(what)
+
+
+class Agreement:
+    """A number on which the processes agree, without waiting for each other: that of a call before.
+
+    Args:
+      first: of the first call; the same on all processes.
+    """
+
+    def __init__(self, mesh: Mesh, *, first: float = 0.0) -> None:
+        self._sharding = NamedSharding(mesh, P(mesh.axis_names))
+        self._devices = mesh.size
+        self._max = jax.jit(lambda values: values.max(), out_shardings=sharding.replicated(mesh))
+        self._first = first
+        self._asked: jax.Array | None = None
+
+    def largest(self, value: float) -> float:
+        """Of what the processes said at the previous call; with one process, `value`. All call it."""
+        if jax.process_count() == 1:
+            return value
+        here = np.full(1, value, np.float32)
+        with jax.transfer_guard("allow"):  # the loop forbids copies; this is a number a device
+            values = jax.make_array_from_callback((self._devices,), self._sharding, lambda _: here)
+        asked, self._asked = self._asked, self._max(values)  # runs behind the steps; read when done
+        return self._first if asked is None else float(jax.device_get(asked))
+
+
+class Interruption:
+    """While entered, Ctrl-C and SIGTERM are only noted. A second Ctrl-C interrupts at once.
+
+    The processes of a run agree: a signal to one of them stops all at the same step.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.signal_name = "a signal to another process"
+        self._here = False
+        self._previous: dict[int, Any] = {}
+        self._agreement = Agreement(mesh)
+
+    def __enter__(self) -> Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: types.FrameType | None) -> None:
+        if self._here and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._here, self.signal_name = True, signal.Signals(number).name
+
+    def agreed(self) -> bool:
+        """Whether a process was signalled before the previous call; all processes hear the same.
+
+        All call it equally often. With one process it is whether that one was signalled.
+        """
+        return bool(self._agreement.largest(self._here))

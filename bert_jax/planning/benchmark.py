@@ -1,0 +1,239 @@
+"""How fast this machine trains a config: the step that `pretrain` runs, timed.
+
+Needs no TensorFlow and no dataset: without one the batches are synthetic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.config import Config
+from bert_jax.ops.attention import choose
+from bert_jax.parallel import sharding
+from bert_jax.training.chips import chip
+from bert_jax.training.fits import check_fits
+from bert_jax.training.flops import train_step_flops
+from bert_jax.training.step import abstract_state, jit_init_state, jit_train_step
+from data_pipeline.batch import batch_spec
+
+WARM_UP = 3
+"""Steps before the clock starts: the first ones fetch memory and fill caches."""
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of steps in a row."""
+
+    seconds: list[float]
+    """Of each step, with its batch's way to the devices."""
+    tokens: list[int]
+    """Real ones in each step: no padding."""
+    waited: list[float]
+    """Seconds for each next batch."""
+    host: list[float]
+    """Seconds of Python for each step, until the devices have their work."""
+
+    @property
+    def step(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def real_tokens_per_second(self) -> float:
+        return sum(self.tokens) / sum(self.seconds)
+
+
+@dataclass(frozen=True)
+class Result:
+    config: Config
+    device: str
+    devices: int
+    compile_seconds: float
+    from_cache: bool
+    state_bytes: float
+    """A device."""
+    temporary_bytes: float
+    """A device, as the compiler has planned it."""
+    peak_bytes: float | None
+    """A device, as it says itself; None where it does not (CPUs)."""
+    repeated: Timing
+    """One batch again and again: the devices' own speed."""
+    loaded: Timing | None
+    """With the loader, as `pretrain` does; None for synthetic batches."""
+    why_synthetic: str
+    """Empty if the batches are the dataset's."""
+
+    @property
+    def mfu(self) -> float | None:
+        """Analytic FLOPs against the chips' peak (Chowdhery et al. 2022, appendix B)."""
+        known = chip(self.device)
+        if known is None:
+            return None
+        return train_step_flops(self.config) / self.repeated.step / (known.flops * self.devices)
+
+
+def benchmark(config: Config, *, steps: int, profile: Path | None = None) -> Result:
+    """Compiles and times `steps` training steps on the devices of this process.
+
+    Args:
+      profile: a folder for a trace of five steps, for TensorBoard or xprof.
+
+    Raises:
+      ValueError: the config does not fit the devices.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    check_fits(config, mesh)
+    config = choose(config, platform=jax.default_backend())
+    spec = batch_spec(config.data, rows=config.train.global_batch_size)
+    hits: list[str] = []
+    jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+    with jax.set_mesh(mesh), _batches(config, mesh) as (batches, why_synthetic):
+        start = time.perf_counter()
+        lowered = jit_train_step(config, mesh).lower(
+            abstract_state(config, mesh), sharding.abstract_batch(spec, mesh)
+        )
+        hits.clear()
+        step = lowered.compile()
+        compile_seconds = time.perf_counter() - start
+        from_cache = "/jax/compilation_cache/cache_hits" in hits
+        timer = _Timer(config, mesh, step)
+        first = next(batches)
+        timer.run(lambda: first, WARM_UP)
+        repeated = timer.run(lambda: first, steps)
+        loaded = None
+        if not why_synthetic:
+            timer.run(lambda: next(batches), steps)  # what was read ahead would hide a slow loader
+            loaded = timer.run(lambda: next(batches), steps)
+        if profile is not None:
+            with jax.profiler.trace(str(profile)):
+                timer.run(lambda: first, 5)
+        statistics_of_device = jax.local_devices()[0].memory_stats()
+        analysis = step.memory_analysis()
+    return Result(
+        config=config,
+        device=jax.devices()[0].device_kind,
+        devices=jax.device_count(),
+        compile_seconds=compile_seconds,
+        from_cache=from_cache,
+        state_bytes=analysis.output_size_in_bytes,
+        temporary_bytes=analysis.temp_size_in_bytes,
+        peak_bytes=statistics_of_device["peak_bytes_in_use"] if statistics_of_device else None,
+        repeated=repeated,
+        loaded=loaded,
+        why_synthetic=why_synthetic,
+    )
+
+
+def report(result: Result) -> Iterator[str]:
+    """What was measured, line by line."""
+    config, timing = result.config, result.repeated
+    rows = config.train.global_batch_size
+    yield f"{result.devices} x {result.device}, jax {jax.__version__}"
+    yield (
+        f"{rows:,} rows of {config.data.sequence_length} a step, {config.model.dtype}, attention "
+        f"{config.model.attention}, remat {config.model.remat}, {config.train.microbatches} microbatch(es)"
+    )
+    batches = f"synthetic: {result.why_synthetic}" if result.why_synthetic else f"of {config.data.dir}"
+    yield f"batches are {batches}"
+    yield ""
+    how = "from the cache" if result.from_cache else "compiled"
+    yield f"ready in                 {result.compile_seconds:10.1f} s  {how}"
+    low, high = min(timing.seconds), max(timing.seconds)
+    yield (
+        f"a step                   {timing.step * 1e3:10.1f} ms  median of {len(timing.seconds)}, "
+        f"{low * 1e3:.1f} to {high * 1e3:.1f}"
+    )
+    yield f"tokens a second          {rows * config.data.sequence_length / timing.step:10,.0f}"
+    yield f"real tokens a second     {timing.real_tokens_per_second:10,.0f}  without padding"
+    flops = train_step_flops(config) / timing.step
+    yield f"products                 {flops / 1e12:10.3f} TFLOP/s, analytic"
+    mfu = "not known: no peak for this device" if result.mfu is None else f"{result.mfu:10.1%} of the peak"
+    yield f"MFU                      {mfu}"
+    yield f"memory of a device       {result.state_bytes / 1e9:10.3f} GB state"
+    yield f"                         {result.temporary_bytes / 1e9:10.3f} GB temporary, as compiled"
+    if result.peak_bytes is not None:
+        yield f"                         {result.peak_bytes / 1e9:10.3f} GB at the peak"
+    yield f"host                     {statistics.median(timing.host) * 1e3:10.1f} ms a step"
+    if result.loaded is None:
+        yield "waiting for the loader   not measured: the batches are synthetic"
+    else:
+        stall = statistics.mean(result.loaded.seconds) / statistics.mean(timing.seconds) - 1
+        yield f"waiting for the loader   {statistics.mean(result.loaded.waited) * 1e3:10.1f} ms a step"
+        yield f"  a step gets longer by  {stall:10.1%}  than with one batch again and again"
+
+
+class _Timer:
+    """Runs steps on a state of its own."""
+
+    def __init__(self, config: Config, mesh: Mesh, step: Any):
+        self._mesh, self._step = mesh, step
+        self._batch_size = config.train.global_batch_size
+        self._state = jit_init_state(config, mesh)()
+
+    def run(self, next_batch: Callable[[], Batch], steps: int) -> Timing:
+        timing = Timing([], [], [], [])
+        for _ in range(steps):
+            start = time.perf_counter()
+            batch = next_batch()
+            got = time.perf_counter()
+            on_devices = sharding.global_batch(batch, self._mesh, batch_size=self._batch_size)
+            self._state, metrics = self._step(self._state, on_devices)
+            given = time.perf_counter()
+            jax.block_until_ready((self._state, metrics))
+            timing.seconds.append(time.perf_counter() - start)
+            timing.tokens.append(int(metrics["tokens"]))
+            timing.waited.append(got - start)
+            timing.host.append(given - got)
+        return timing
+
+
+@contextlib.contextmanager
+def _batches(config: Config, mesh: Mesh) -> Iterator[tuple[Iterator[Batch], str]]:
+    """Batches of the prepared dataset; or synthetic ones, and why."""
+    batch_size = config.train.global_batch_size
+    rows = sharding.local_rows(mesh, batch_size)
+    with contextlib.ExitStack() as stack:
+        batches, why = _synthetic(config, rows=len(rows)), ""
+        try:
+            from data_pipeline.loader import Loader
+            from data_pipeline.manifest import Manifest
+
+            Manifest.load(Path(config.data.dir)).check(config.data)
+            loader = Loader(config.data, split="train", batch_size=batch_size, rows=rows)
+            batches = iter(stack.enter_context(loader))
+        except (ImportError, FileNotFoundError, ValueError) as error:
+            why = str(error)
+        yield batches, why
+
+
+def _synthetic(config: Config, *, rows: int) -> Iterator[Batch]:
+    """One batch of full rows with every prediction used, again and again."""
+    spec = batch_spec(config.data, rows=rows)
+    draw = np.random.default_rng(0)
+    S = config.data.sequence_length
+    values: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
+        "token_ids": lambda shape: draw.integers(0, config.model.vocab_size, shape),
+        "mlm_targets": lambda shape: draw.integers(0, config.model.vocab_size, shape),
+        "segment_ids": np.ones,
+        "position_ids": lambda shape: np.broadcast_to(np.arange(S), shape),
+        "token_type_ids": np.zeros,
+        "mlm_positions": lambda shape: np.sort(draw.integers(0, S, shape), axis=1),
+        "mlm_weights": np.ones,
+        "cls_positions": np.zeros,
+        "nsp_labels": lambda shape: draw.integers(0, 2, shape),
+        "nsp_weights": np.ones,
+    }
+    batch = {name: values[name](shape).astype(dtype) for name, (shape, dtype) in spec.items()}
+    while True:
+        yield batch

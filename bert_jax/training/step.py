@@ -1,0 +1,161 @@
+"""One step of training, one of evaluation: pure functions of a config, a state and a batch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from bert_jax.config import Config
+from bert_jax.models import bert as model
+from bert_jax.models.bert import Batch, Params
+from bert_jax.objectives import losses
+from bert_jax.parallel import sharding
+from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
+
+
+class TrainState(NamedTuple):
+    """All that a step changes. What it reads beyond this is the config and the batch."""
+
+    step: jax.Array
+    """int32 scalar: steps done."""
+    params: Params
+    opt_state: Any
+
+
+def init_state(config: Config) -> TrainState:
+    """The state before the first step: a function of `train.seed` alone, on any mesh."""
+    params = model.init_params(config.model, jax.random.key(config.train.seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
+
+
+def state_sharding(config: Config, mesh: Mesh) -> Any:
+    """A TrainState of shardings: each moment lies like its parameter, scalars are on every device."""
+    params = sharding.params_sharding(mesh, model.definition(config.model)[1])
+    whole = sharding.replicated(mesh)
+    abstract = jax.eval_shape(lambda: init_state(config))
+    opt_state = optax.tree_utils.tree_map_params(
+        make_optimizer(config), lambda _, where: where, abstract.opt_state, params,
+        transform_non_params=lambda _: whole,
+    )  # fmt: skip
+    return TrainState(whole, params, opt_state)  # type: ignore[arg-type]
+
+
+def train_step(
+    config: Config, state: TrainState, batch: Batch, spent: jax.Array | None = None
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update, unless the loss or the gradient is not finite: then the parameters stay as they are.
+
+    Metrics are scalars: means over the batch; `grad_norm` unclipped; `tokens`, no padding; `skipped`, 1 if
+    there was no update. `spent`, the part of a time budget that is over, is the place in the learning-rate
+    schedule, from 0 to 1; None: the step is.
+    """
+    position = state.step if spent is None else spent * config.train.steps
+    grads, sums = gradients(config, state, batch)
+    metrics = {name: losses.mean(pair) for name, pair in sums.items()}
+    metrics |= {
+        "loss": jnp.asarray(sum(metrics[name] for name in losses.weights(batch))),
+        "learning_rate": jnp.asarray(learning_rate_schedule(config)(position), jnp.float32),
+        "grad_norm": optax.tree.norm(grads),
+        "tokens": (batch["segment_ids"] > 0).sum(),
+    }
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    metrics["skipped"] = 1 - finite.astype(jnp.int32)
+
+    updates, opt_state = make_optimizer(config).update(
+        grads, state.opt_state, state.params, position=position, finite=finite
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def jit_init_state(config: Config, mesh: Mesh) -> Callable[[], TrainState]:
+    """`init_state`, each part made where it lies."""
+    return jax.jit(functools.partial(init_state, config), out_shardings=state_sharding(config, mesh))
+
+
+def jit_train_step(config: Config, mesh: Mesh) -> Any:
+    """`train_step` of a state and a batch on the mesh; the old state's memory becomes the new one's."""
+    return jax.jit(
+        functools.partial(train_step, config),
+        out_shardings=(state_sharding(config, mesh), sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes, types and layout of the state, without its memory."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        jax.eval_shape(lambda: init_state(config)),
+        state_sharding(config, mesh),
+    )
+
+
+def gradients(config: Config, state: TrainState, batch: Batch) -> tuple[Params, losses.Sums]:
+    """Of the loss by the parameters, and the sums of the metrics.
+
+    Losses are summed over `train.microbatches` and devices and divided once, by the weights of the whole
+    batch: the gradient does not depend on how the batch is cut. Along the mesh's `data` axis each device sums
+    its own microbatches, and the gradients cross the network once, in `train.reduce_dtype`.
+    """
+    step_key = jax.random.fold_in(
+        jax.random.key(config.train.seed, impl=config.train.dropout_prng), state.step
+    )
+    weights = losses.weights(batch)
+
+    def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, losses.Sums]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
+        sums = _sums(config, params, part, dropout_keys=keys)
+        total = sum(losses.mean((sums[name][0], weight)) for name, weight in weights.items())
+        return jnp.asarray(total), sums
+
+    gradient = jax.grad(loss, has_aux=True)
+    parts = config.train.microbatches
+
+    def summed(params: Params, batch: Batch, rows: jax.Array) -> tuple[Params, losses.Sums]:
+        if parts == 1:
+            return gradient(params, batch, rows)
+
+        def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, *inputs)), None
+
+        inputs = _microbatches((batch, rows), parts)
+        first = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], inputs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        return jax.lax.scan(add, zeros, inputs)[0]
+
+    rows = jnp.arange(config.train.global_batch_size)
+    over_data = sharding.sum_over_data(
+        summed, dtype=config.train.reduce_dtype, has_kernel=config.model.attention == "splash"
+    )
+    return over_data(state.params, batch, rows)
+
+
+def eval_step(config: Config, params: Params, batch: Batch) -> losses.Sums:
+    """(sum, weight) pairs of a held-out batch, without dropout."""
+    return _sums(config, params, batch)
+
+
+def _sums(
+    config: Config, params: Params, batch: Batch, *, dropout_keys: jax.Array | None = None
+) -> losses.Sums:
+    if config.model.head == "pretraining":
+        return losses.sums(model.apply(config.model, params, batch, dropout_keys=dropout_keys), batch)
+    logits = model.task_logits(config.model, params, batch, dropout_keys=dropout_keys)
+    return losses.task_sums(config.model, logits, batch)
+
+
+def _microbatches(batch: Any, parts: int) -> Any:
+    """[B, ...] -> [parts, B / parts, ...]. Neighbouring rows part, so that each stays on its device."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return sharding.constrain(x, None, "batch", *([None] * (x.ndim - 2)))
+
+    return jax.tree.map(cut, batch)

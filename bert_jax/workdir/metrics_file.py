@@ -1,0 +1,55 @@
+"""metrics.jsonl, an object a line: read, and cut back to a step."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+Lines = dict[tuple[int, str], dict[str, float]]
+"""(step, split) -> metrics."""
+
+
+def read_metrics(file: Path, *, finished: bool = False) -> Lines:
+    """Those of a metrics.jsonl.
+
+    Args:
+      finished: nobody writes to it any more. Otherwise a last line without its end is half-written, and none.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line is not of metrics; names it.
+    """
+    found: Lines = {}
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        if not (finished or line.endswith(b"\n")):
+            break
+        try:
+            fields = json.loads(line)
+            place = int(fields.pop("step")), str(fields.pop("split"))
+            found[place] = {n: math.nan if value is None else float(value) for n, value in fields.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file}:{number} is not a line of metrics ({error})") from error
+    return found
+
+
+def validation_values(path: Path, name: str, *, until: float = math.inf) -> dict[int, float]:
+    """Step -> a validation metric, NaN where it was not finite, of metrics.jsonl up to a step."""
+    lines = read_metrics(path) if path.exists() else {}
+    return {
+        step: metrics.get(name, math.nan)
+        for (step, split), metrics in lines.items()
+        if split == "validation" and step <= until
+    }
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drops the lines after `step`, and a half-written last one, by an atomic replacement."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    replacement = path.with_suffix(".tmp")
+    replacement.write_text("".join(kept))
+    os.replace(replacement, path)

@@ -1,0 +1,307 @@
+"""The command line: help everywhere, and one line for each thing that a person can get wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from bert_jax.analysis.scoring import BUCKETS
+from bert_jax.cli import main as cli
+from bert_jax.cli.commands import VERBS
+from bert_jax.config import Config
+from bert_jax.config.files import from_json
+from tests.helpers.configs import replace
+from tests.helpers.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def workdir(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 30 steps."""
+    from bert_jax.run.loop import pretrain
+
+    workdir = tmp_path_factory.mktemp("workdir") / "run"
+    assert pretrain(replace(config, train__steps=30, train__eval_every=30), workdir=workdir)
+    return workdir
+
+
+@pytest.fixture
+def bert_jax(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple]:
+    """bert_jax("verb", ...) -> (status, standard output, standard error), in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bert-jax", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return exit.value.code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(bert_jax) -> Callable[..., str]:
+    """The one line that a wrong command prints."""
+
+    def call(*arguments: object) -> str:
+        status, out, err = bert_jax(*arguments)
+        lines = err.strip().splitlines()
+        assert status == 2, (out, err)
+        assert out == ""
+        assert len(lines) == 1, err
+        assert lines[0].startswith("bert-jax: ")
+        return lines[0]
+
+    return call
+
+
+def test_help_is_everywhere(bert_jax):
+    status, out, _ = bert_jax("--help")
+    assert status == 0
+    assert all(verb in out for verb in VERBS)
+    for verb in VERBS:
+        status, out, _ = bert_jax(verb, "--help")
+        assert status == 0
+        assert f"usage: bert-jax {verb}" in out
+    assert bert_jax()[0] == 2
+
+
+def test_show_config_resolves_flags(bert_jax, recipe: Path, config: Config):
+    status, out, _ = bert_jax("show-config", recipe, "--train.seed", 7, "--optimizer.learning-rate", "1e-2")
+    assert status == 0
+    assert from_json(out) == replace(config, train__seed=7, optimizer__learning_rate=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretain"], "there is no verb 'pretain'; there are prepare, inspect-data"),
+        (["pretrain"], "give a config file after 'pretrain'"),
+        (["pretrain", "nowhere.py", "--workdir", "x"], "config file nowhere.py does not exist"),
+        (["pretrain", "RECIPE"], "Missing from bert-jax pretrain CONFIG: --workdir PATH"),
+        (["show-config", "RECIPE", "--train.stpes", "3"], "--train.stpes, 3 (perhaps --train.steps?)"),
+        (["show-config", "RECIPE", "--train.steps", "many"], "parsing --train.steps: invalid literal"),
+        (["show-config", "RECIPE", "--model.dtype", "float8"], "invalid choice 'float8'"),
+        (["show-config", "RECIPE", "--model.hidden-size", "30"], "model.hidden_size 30 is not divisible by"),
+        (["show-config", "RECIPE", "--data.sequence-length", "65"], "longer than model.max_position"),
+        (["export", "--workdir", "nowhere", "--out", "x"], "nowhere holds no run with a checkpoint"),
+        (["inspect-data", "nowhere"], "nowhere holds no prepared dataset"),
+        (["fill-mask", "nowhere", "a [MASK]"], "nowhere is neither an exported directory nor a workdir"),
+        (["evaluate", "RECIPE", "--workdir", "nowhere"], "nowhere holds no run with a checkpoint"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_one_line(refused, recipe: Path, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(*[str(recipe) if argument == "RECIPE" else argument for argument in arguments])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.py"], "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "matches no file"),
+        (b"", "has no text in it"),
+        (b"fine\n\xff\xfe\n", "line 2: not valid UTF-8"),
+    ],
+)
+def test_a_bad_corpus_is_one_line(refused, recipe: Path, tmp_path: Path, content, message):
+    if content is not None:
+        (tmp_path / "corpus.txt").write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    flags = ["--data.source", f"files:{tmp_path}/corpus.txt", "--data.dir", tmp_path / "data"]
+    assert message in refused("prepare", recipe, *flags)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_or_damaged_dataset_is_one_line(refused, recipe: Path, config: Config, tmp_path: Path):
+    flags = ["--workdir", tmp_path / "run", "--data.dir", tmp_path / "data"]
+    assert "run `bert-jax prepare CONFIG` first" in refused("pretrain", recipe, *flags)
+    shutil.copytree(config.data.dir, tmp_path / "data")
+    for path in (tmp_path / "data").glob("*-train.array_record*"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+        path.write_bytes(content)
+    assert "the files are damaged: prepare the dataset again" in refused("pretrain", recipe, *flags)
+
+
+def with_small_disk(limit: int, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs `bert-jax` in a process whose files cannot pass `limit` bytes: it stands for a full disk."""
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    program += "from bert_jax.cli.main import main; main()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_no_space_left_is_one_line(recipe: Path, tmp_path: Path):
+    done = with_small_disk(20_000, "prepare", recipe, "--data.dir", tmp_path / "data")
+    assert done.returncode == 2, done.stderr
+    (complaint,) = done.stderr.splitlines()
+    assert "it needs as much free disk as it has bytes" in complaint
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.py"]
+
+
+@pytest.mark.parametrize("runner", ["direct", "dataflow", "flink", "spark"])
+def test_a_runner_that_is_not_installed_is_one_line(refused, recipe: Path, runner: str, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # importing it raises ImportError
+    monkeypatch.delitem(sys.modules, "data_pipeline.beam", raising=False)
+    assert "pip install 'bert-jax[beam]'" in refused("prepare", recipe, "--runner", runner)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.source", "files:a", "files:b", "--data.weights", "0", "0"], "one must be positive"),
+        (["--data.source", "files:a", "files:b", "--data.weights", "-1", "2"], "none may be negative"),
+        (["--data.source", "files:a", "files:b", "--data.weights", "1"], "1 value(s) for 2 data.source"),
+        (["--data.source", "files:a", "files:a"], "has a source twice"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_one_line(refused, recipe: Path, flags: list[str], message: str):
+    complaint = refused("prepare", recipe, *flags)
+    assert complaint.startswith("bert-jax: data.")
+    assert message in complaint
+
+
+def test_no_space_left_while_training_is_one_line(recipe: Path, tmp_path: Path):
+    flags = ["--workdir", tmp_path / "run", "--train.stop-at", 2]
+    done = with_small_disk(30_000, "pretrain", recipe, *flags)
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(recipe: Path, bert_jax, monkeypatch: pytest.MonkeyPatch):
+    """A ValueError, but not one of ours about what was given."""
+    monkeypatch.setattr("data_pipeline.prepare.prepare", lambda config: json.loads("{"))
+    with pytest.raises(json.JSONDecodeError):
+        bert_jax("prepare", recipe)
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    """As in `bert-jax ... | head -1`: nothing is said of it."""
+    program = "from bert_jax.cli.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.stdin.read(1); {program}", "show-config", "configs/demo.py"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate(b"go")[1] == b""
+    assert process.returncode == 141
+
+
+def test_prepare_says_what_it_made(bert_jax, recipe: Path, tmp_path: Path):
+    status, out, _ = bert_jax("prepare", recipe, "--data.dir", tmp_path / "data")
+    assert status == 0
+    assert "train: " in out
+    assert "rows of 64" in out
+    assert f"written to {tmp_path / 'data'}" in out
+    status, _, err = bert_jax("prepare", recipe, "--data.dir", tmp_path / "data")
+    assert status == 2
+    assert "exists already; delete it" in err
+
+
+def test_evaluate_prints_the_loss_beside_the_baselines(bert_jax, recipe: Path, workdir: Path, config: Config):
+    flags = ["--workdir", workdir, "--train.steps", 30, "--train.eval-every", 30, "--mesh.data", 8]
+    status, out, _ = bert_jax("evaluate", recipe, *flags)
+    assert status == 0
+    values = {name: float(value) for name, value in (line.split() for line in out.splitlines())}
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert values["step"] == 30
+    assert values["mlm_loss"] == pytest.approx(lines[-1]["mlm_loss"], abs=1e-4)
+    assert values["unigram_loss"] > 4
+    assert 0.5 <= values["majority_nsp_accuracy"] < 1
+
+
+def test_evaluate_prints_details_below_what_it_prints_without(bert_jax, refused, recipe: Path, workdir: Path):
+    command = ["evaluate", recipe, "--workdir", workdir, "--train.steps", 30, "--train.eval-every", 30]
+    plain = bert_jax(*command)[1]
+    status, out, _ = bert_jax(*command, "--detailed", "--rows", 3)
+    assert status == 0
+    assert out.startswith(f"{plain}\n")
+    head, *table, rest = out[len(plain) + 1 :].split("\n", 6)
+    assert head.split() == ["training", "tokens", "pieces", "predictions", "mlm_accuracy", "mlm_loss"]
+    for name, line in zip(BUCKETS, table, strict=True):
+        assert re.fullmatch(rf"{name} +\d+ +[\d,]+( +\d\.\d{{4}} +\d+\.\d{{4}})?", line), line
+    values = {line.split()[0]: float(line.split()[1]) for line in rest.splitlines() if line}
+    assert 0 < values["majority_mlm_accuracy"] < 0.2
+    assert values["pseudo_perplexity"] == pytest.approx(math.exp(values["nats_a_token"]), rel=1e-3)
+    assert 0 < values["tokens_scored"] <= 3 * (64 - 3), "special tokens are not scored"
+    assert "--rows is 0; it must be at least 1" in refused(*command, "--detailed", "--rows", 0)
+
+
+def test_export_is_loaded_by_transformers_and_fills_masks_alike(
+    bert_jax, refused, workdir: Path, tmp_path: Path
+):
+    out = tmp_path / "exported"
+    assert bert_jax("export", "--workdir", workdir, "--out", out)[0] == 0
+    assert "exists already" in refused("export", "--workdir", workdir, "--out", out)
+
+    text = "Return the [MASK] of the object, or raise [MASK]."
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(out).eval()
+    encoded = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        probabilities = theirs(**encoded).logits.softmax(-1)[encoded["input_ids"] == tokenizer.mask_token_id]
+    best = probabilities.topk(5)
+
+    for directory in (out, workdir):
+        status, printed, _ = bert_jax("fill-mask", directory, text)
+        assert status == 0
+        lines = printed.splitlines()
+        assert len(lines) == 2
+        for line, ids, values in zip(lines, best.indices, best.values, strict=True):
+            guesses = [guess.rsplit(" ", 1) for guess in line.strip().split("   ")]
+            words = [tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens([i])[0] for i in ids]
+            assert [word for word, _ in guesses] == words
+            assert [float(p) for _, p in guesses] == pytest.approx(values.tolist(), abs=1e-3)
+    assert "has no [MASK]" in refused("fill-mask", out, "nothing to fill")
+    assert "tokens, the model takes 64" in refused("fill-mask", out, "[MASK] " * 100)
+
+
+def test_an_exported_folder_that_is_damaged_is_one_line(bert_jax, refused, workdir: Path, tmp_path: Path):
+    out = tmp_path / "exported"
+    assert bert_jax("export", "--workdir", workdir, "--out", out)[0] == 0
+    weights = out / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "model.safetensors is damaged" in refused("fill-mask", out, "a [MASK]")
+    (out / "config.json").write_text('{"model_type": "gpt2"}')
+    assert "of a 'gpt2' model, not of a bert" in refused("fill-mask", out, "a [MASK]")
+    (out / "config.json").write_text("{")
+    assert "config.json is not JSON" in refused("fill-mask", out, "a [MASK]")
+    shutil.rmtree(out)
+    assert bert_jax("export", "--workdir", workdir, "--out", out)[0] == 0
+    (out / "tokenizer.json").write_text("{")
+    assert "tokenizer.json is damaged" in refused("fill-mask", out, "a [MASK]")
+    (out / "tokenizer.json").unlink()
+    assert "has no tokenizer.json" in refused("fill-mask", out, "a [MASK]")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "--workdir", "nowhere"),
+        ("compare", "nowhere", "nowhere"),
+        ("export", "--workdir", "nowhere", "--out", "somewhere"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_look_at_a_run_leaves_it_its_accelerator(
+    bert_jax: Callable, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert bert_jax(*arguments)[0] == 2
+    assert os.environ["JAX_PLATFORMS"] == "cpu"

@@ -1,0 +1,117 @@
+"""What models say of new texts, which are checked as all examples are; and a word on those that were cut."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bert_jax.inference import predict as predicting
+from bert_jax.inference.fill_mask import Guess
+from bert_jax.inference.predict import predictions
+from bert_jax.interop.load import open_trained
+
+
+def said(folder: Path, *lines: str, file: Path | None = None, top: int = 2) -> list[dict[str, Any]]:
+    given: Iterable[bytes] = [line.encode() + b"\n" for line in lines]
+    path = None if file is None else str(file)
+    return [*predictions(folder, file=path, lines=given, batch_size=2, top=top)]
+
+
+@pytest.fixture
+def pairs(folder_of, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model that was trained on the columns question1 and question2."""
+    folder = folder_of("classification")
+    trained = open_trained(folder)
+    task = dataclasses.replace(trained.task, text="question1", pair="question2")
+    monkeypatch.setattr(predicting, "open_trained", lambda folder: trained._replace(task=task))
+    return folder
+
+
+# Tasks
+
+
+def test_lines_say_what_a_file_says(folder_of, tmp_path: Path):
+    texts = ["the value", "a\u2028name", "\u0000 half"]
+    (tmp_path / "a.txt").write_text("\n".join(texts), encoding="utf-8")
+    assert said(folder_of("classification"), *texts) == said(
+        folder_of("classification"), file=tmp_path / "a.txt"
+    )
+
+
+def test_a_model_for_pairs_reads_both_texts(pairs: Path):
+    one, other = said(
+        pairs,
+        '{"question1": "a name", "question2": "the value of a name"}',
+        '{"question1": "a name", "question2": "the method is called"}',
+    )
+    assert one["scores"] != other["scores"]
+    with pytest.raises(
+        ValueError, match=r'line 1: not JSON .*an object a line, \{"question1": "...", "quest'
+    ):
+        said(pairs, "a name")
+
+
+def test_a_file_without_a_column_is_told_which_one_the_model_was_trained_on(pairs: Path, tmp_path: Path):
+    (tmp_path / "a.tsv").write_text("question1\tother\nhow ?\thow so ?\n")
+    with pytest.raises(ValueError, match="no column 'question2'; it has question1, other; the model was"):
+        said(pairs, file=tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize(
+    ("head", "short", "long"),
+    [
+        ("classification", "a name", "name " * 100),
+        ("tokens", "a name", "name " * 100),
+        (
+            "qa",
+            '{"question": "what ?", "context": "' + "name " * 100 + '"}',
+            '{"question": "' + "what " * 20 + '", "context": "a name"}',
+        ),
+    ],
+)
+def test_texts_that_lost_their_end_are_counted(
+    head: str, short: str, long: str, folder_of, caplog: pytest.LogCaptureFixture
+):
+    """A context is read in windows and loses nothing."""
+    with caplog.at_level(logging.WARNING, "bert_jax.inference.predict"):
+        said(folder_of(head), short, short)
+        assert not caplog.messages
+        assert len(said(folder_of(head), short, long, short, long)) == 4
+    assert caplog.messages == ["2 examples are too long and were cut, the first is standard input line 2"]
+
+
+# A model that was only pretrained
+
+
+def test_a_pretrained_model_predicts_words(folder_of):
+    found = said(folder_of("pretraining"), "the [MASK] of [MASK]", "[MASK]", top=3)
+    assert found[0]["text"] == "the [MASK] of [MASK]"
+    assert [len(guesses) for answer in found for guesses in answer["guesses"]] == [3, 3, 3]
+    with pytest.raises(ValueError, match="standard input line 2: the text has no"):
+        said(folder_of("pretraining"), "[MASK]", "no mask")
+
+
+def test_of_two_pieces_that_are_one_word_the_likelier_stays(folder_of, monkeypatch: pytest.MonkeyPatch):
+    guesses = [Guess("name", 0.5), Guess("value", 0.2), Guess("name", 0.1)]
+    monkeypatch.setattr(predicting, "fill", lambda *_, **__: [guesses])
+    (found,) = said(folder_of("pretraining"), "the [MASK]")
+    assert list(found["guesses"][0].items()) == [("name", 0.5), ("value", 0.2)]
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_a_file_for_a_pretrained_model_is_read_as_those_of_tasks_are(packing: str, folder_of, tmp_path: Path):
+    raw = "\ufeffone\u2028[MASK]\r\n[MASK] two\0\r\n\r\n".encode()
+    path = tmp_path / f"a.txt{packing}"
+    path.write_bytes(gzip.compress(raw) if packing else raw)
+    found = said(folder_of("pretraining"), file=path)
+    assert [answer["text"] for answer in found] == ["one\u2028[MASK]", "[MASK] two "]
+    raw = b"[MASK]\n[MASK] caf\xe9\n"
+    path.write_bytes(gzip.compress(raw) if packing else raw)
+    with pytest.raises(ValueError, match=r"a\.txt.* line 2: not valid UTF-8"):
+        said(folder_of("pretraining"), file=path)

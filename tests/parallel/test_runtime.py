@@ -1,0 +1,81 @@
+"""Settings of the process."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+
+def run(program: str, **environment: str) -> str:
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"JAX_PLATFORMS": "cpu", "PATH": "", **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "cpu_aot_loader" not in found.stderr, "XLA's false alarm about its own cached programs"
+    return found.stdout
+
+
+CONFIGURE = """
+import os
+from pathlib import Path
+from bert_jax.parallel.runtime import configure
+configure(cache=Path("runs/compiled"))
+import jax, numpy as np
+"""
+
+
+def test_the_environment_comes_first(tmp_path: Path):
+    show = CONFIGURE + 'print(os.environ["XLA_FLAGS"]); print(jax.config.jax_compilation_cache_dir)'
+    flags, cache = run(show).splitlines()
+    assert flags == "--xla_gpu_enable_latency_hiding_scheduler=true"
+    assert Path(cache).is_absolute()
+    assert cache.endswith("runs/compiled")
+    given = "--xla_cpu_enable_fast_math=false --xla_gpu_enable_latency_hiding_scheduler=false"
+    flags, cache = run(show, XLA_FLAGS=given, JAX_COMPILATION_CACHE_DIR=str(tmp_path)).splitlines()
+    assert flags == given
+    assert cache == str(tmp_path)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_not_cleared_again():
+    """Of a program with two arrays of 40 MB on the way, run ten times; it takes the heap some to settle."""
+    work = """
+import jax, resource
+import jax.numpy as jnp
+program = jax.jit(lambda x: jax.lax.cumsum(jax.lax.optimization_barrier(jnp.sin(x)), axis=1).sum())
+x = jnp.ones((100, 100_000))
+for runs in (40, 10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(runs):
+        program(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    kept, cleared = int(run(CONFIGURE + work)), int(run(work))
+    assert cleared > 100_000
+    assert kept < cleared / 4
+
+
+def test_compiled_programs_are_found_again(tmp_path: Path):
+    """In the folder that `configure` is given."""
+    program = (
+        CONFIGURE.replace("runs/compiled", str(tmp_path))
+        + """
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event.endswith("/cache_hits")))
+jax.jit(lambda x: x * 2 + 1)(np.ones(3)).block_until_ready()
+print(any(hits))
+"""
+    )
+    assert run(program).split() == ["False"]
+    assert run(program).split() == ["True"]

@@ -1,0 +1,304 @@
+"""The step: the same numbers however a batch is cut, or laid on devices."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from bert_jax.config import Config, MeshConfig
+from bert_jax.models import bert as model
+from bert_jax.objectives import losses
+from bert_jax.parallel import sharding
+from bert_jax.planning.collectives import collectives
+from bert_jax.training.fits import check_fits
+from bert_jax.training.step import (
+    TrainState,
+    abstract_state,
+    eval_step,
+    init_state,
+    jit_train_step,
+)
+from data_pipeline.batch import batch_spec
+from tests.helpers.configs import replace
+from tests.helpers.data import read_batches
+from tests.helpers.steps import run
+
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 2, 4)]
+
+
+@pytest.fixture(scope="module")
+def on_one_device(config: Config) -> tuple[list, TrainState, list[dict]]:
+    data = read_batches(config, 5)
+    return data, *run(config, data)
+
+
+@pytest.mark.parametrize("mesh", MESHES[1:], ids=str)
+def test_any_mesh_gives_the_losses_of_one_device(config: Config, on_one_device, mesh):
+    """With dropout: its masks do not depend on the mesh either."""
+    data, _, expected = on_one_device
+    _, metrics = run(config, data, mesh)
+    for found, wanted in zip(metrics, expected, strict=True):
+        for name in ("loss", "mlm_loss", "nsp_loss"):
+            assert found[name] == pytest.approx(wanted[name], abs=1e-5)
+        assert found["tokens"] == wanted["tokens"]
+
+
+@pytest.mark.parametrize("unroll", [2, 9])
+def test_unrolled_is_scanned(config: Config, on_one_device, unroll: int):
+    data, _, expected = on_one_device
+    _, metrics = run(replace(config, model__scan_unroll=unroll), data)
+    for found, wanted in zip(metrics, expected, strict=True):
+        assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("remat", "unroll"), [("dots", 1), ("full", 2)])
+def test_what_is_computed_again_is_the_same(config: Config, on_one_device, remat: str, unroll: int):
+    data, _, expected = on_one_device
+    _, metrics = run(replace(config, model__remat=remat, model__scan_unroll=unroll), data)
+    assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=1e-5)
+
+
+def test_rematerialization_keeps_less(config: Config):
+    """Temporary memory of the compiled step, at a size where activations are most of it."""
+    config = replace(config, model__num_hidden_layers=8, train__global_batch_size=64)
+    sizes = {}
+    for remat in ("none", "dots", "full"):
+        changed = replace(config, model__remat=remat)
+        sizes[remat] = lowered(changed, (1, 1, 1)).compile().memory_analysis().temp_size_in_bytes
+    assert sizes["full"] < sizes["dots"] < 0.8 * sizes["none"]
+
+
+def lowered(config: Config, mesh: tuple[int, int, int]):
+    """The step, for a batch of the config's shapes."""
+    data, fsdp, tensor = mesh
+    built = sharding.make_mesh(
+        MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices=jax.devices()[: data * fsdp * tensor]
+    )
+    with jax.set_mesh(built):
+        batch = sharding.abstract_batch(batch_spec(config.data, rows=config.train.global_batch_size), built)
+        return jit_train_step(config, built).lower(abstract_state(config, built), batch)
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_gradients_cross_the_network_once_a_step(config: Config, microbatches: int):
+    config = replace(config, train__microbatches=microbatches, train__global_batch_size=32)
+    found = collectives(lowered(config, (8, 1, 1)).compile().as_text())
+    size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: init_state(config).params)))
+    assert {c.kind for c in found} == {"all-reduce"}
+    assert {c.times for c in found} == {1}
+    assert sum(c.bytes for c in found if c.bytes > 1000) == pytest.approx(4 * size, rel=0.02)
+
+
+def test_a_reduction_in_bfloat16_is_asked_for_and_refused_where_it_cannot_be(config: Config):
+    config = replace(config, train__reduce_dtype="bfloat16")
+    text = lowered(config, (8, 1, 1)).as_text()
+    types = re.findall(r"stablehlo.all_reduce.*?\}\) : \((tensor<[^>]*>)", text, flags=re.DOTALL)
+    assert "tensor<2x32x64xbf16>" in types
+    assert not [found for found in types if found.endswith("xf32>")]
+    with pytest.raises(ValueError, match=r"train\.reduce_dtype bfloat16 needs mesh\.tensor 1"):
+        run(config, [], (2, 2, 2))
+    with pytest.raises(ValueError, match=r"train\.reduce_dtype bfloat16 does not work on CPUs"):
+        run(config, [], (8, 1, 1))
+
+
+def test_microbatches_draw_the_same_dropout_masks(config: Config, on_one_device):
+    data, _, expected = on_one_device
+    _, metrics = run(replace(config, train__microbatches=2), data, (4, 1, 1))
+    assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=1e-5)
+
+
+def test_the_other_generator_drops_too(config: Config, on_one_device):
+    """Other masks, the same model."""
+    data, _, expected = on_one_device
+    _, metrics = run(replace(config, train__dropout_prng="rbg"), data, MESHES[1])
+    assert metrics[0]["loss"] != expected[0]["loss"]
+    assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=0.2)
+
+
+def without_dropout(config: Config) -> Config:
+    return replace(config, model__hidden_dropout_prob=0.0, model__attention_probs_dropout_prob=0.0)
+
+
+def gradient_of_first_step(config: Config, batch: dict, mesh=(1, 1, 1)) -> dict:
+    """From the first moment: it is (1 - b1) times the clipped gradient; the clip is out of reach here."""
+    config = replace(config, optimizer__clip_norm=1e9)
+    state, metrics = run(config, [batch], mesh)
+    return optax.tree_utils.tree_get(state.opt_state, "mu"), metrics[0]
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 1)], ids=str)
+def test_accumulation_gives_the_same_gradient_with_uneven_mask_counts(config: Config, on_one_device, mesh):
+    config = without_dropout(config)
+    batch = dict(on_one_device[0][0])
+    weights = batch["mlm_weights"].copy()
+    weights[::4, 1:] = 0  # the first microbatch predicts little
+    weights[1::4] = 0  # and the second one nothing
+    nsp_weights = batch["nsp_weights"].copy()
+    nsp_weights[2::4] = 0
+    batch |= {"mlm_weights": weights, "nsp_weights": nsp_weights}
+    whole, expected = gradient_of_first_step(config, batch)
+    parts, found = gradient_of_first_step(replace(config, train__microbatches=4), batch, mesh)
+    for (path, a), b in zip(jax.tree.leaves_with_path(whole), jax.tree.leaves(parts), strict=True):
+        scale = np.abs(np.asarray(a)).max()
+        assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 2e-5 * scale + 1e-9, jax.tree_util.keystr(path)
+    for name in ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "grad_norm"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_a_batch_without_masked_tokens_gives_zero_and_no_nan(config: Config, on_one_device):
+    batch = dict(on_one_device[0][0])
+    batch |= {"mlm_weights": batch["mlm_weights"] * 0, "nsp_weights": batch["nsp_weights"] * 0}
+    state, (metrics,) = run(config, [batch])
+    assert metrics["loss"] == metrics["grad_norm"] == 0
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state))
+
+
+def test_packed_sequences_and_padding_have_exactly_zero_gradient_between_each_other(config: Config):
+    """The gradient of one sequence's loss by the input embeddings of everything else in its row."""
+    config = without_dropout(config)
+    segments = np.array([1] * 20 + [2] * 25 + [0] * 19, np.int32)
+    columns = np.arange(64, dtype=np.int32)[None]
+    row_batch = {
+        # Every column its own token and position, so that the embeddings' gradients tell the columns apart.
+        "token_ids": columns + 10,
+        "position_ids": columns,
+        "segment_ids": segments[None],
+        "token_type_ids": columns * 0,
+        "mlm_positions": columns,
+        "cls_positions": np.array([[0, 20, 0]], np.int32),
+    }
+    params = model.init_params(config.model, jax.random.key(0))
+
+    def loss_of(segment: int):
+        def loss(params):
+            logits = model.apply(config.model, params, row_batch)
+            own = jnp.asarray((segments == segment)[None, :, None])
+            return (
+                jnp.where(own, logits.mlm_BxKxV, 0)[..., : config.model.vocab_size] ** 2
+            ).mean() + logits.nsp_BxPx2[0, segment - 1, 0]
+
+        return loss
+
+    for segment in (1, 2):
+        position = np.asarray(jax.grad(loss_of(segment))(params)["embeddings"]["position"])
+        strength = np.abs(position[: len(segments)]).sum(axis=1)
+        assert (strength[segments == segment] > 0).all()
+        assert (strength[segments != segment] == 0.0).all()
+
+
+def test_the_vocabulary_padding_never_wins_and_never_moves(config: Config, on_one_device):
+    data, state, _ = on_one_device
+    assert config.model.padded_vocab_size > config.model.vocab_size
+    logits = model.apply(config.model, state.params, data[0]).mlm_BxKxV
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    assert float(probabilities[..., config.model.vocab_size :].max()) == 0.0
+    bias = np.asarray(state.params["mlm_bias"])
+    assert (bias[config.model.vocab_size :] == 0).all()
+    assert (bias[: config.model.vocab_size] != 0).any()
+
+
+def test_the_losses_are_those_of_numpy(config: Config, on_one_device):
+    data, state, _ = on_one_device
+    logits = model.apply(config.model, state.params, data[0])
+    sums = losses.sums(logits, data[0])
+    for name, scores, labels, weights in (
+        ("mlm", logits.mlm_BxKxV, data[0]["mlm_targets"], data[0]["mlm_weights"]),
+        ("nsp", logits.nsp_BxPx2, data[0]["nsp_labels"], data[0]["nsp_weights"]),
+    ):
+        scores = np.asarray(scores, np.float64)
+        shifted = scores - scores.max(axis=-1, keepdims=True)
+        log_probs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        nll = -np.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+        total, weight = sums[f"{name}_loss"]
+        assert float(total) == pytest.approx((nll * weights).sum(), rel=1e-5)
+        assert float(weight) == weights.sum()
+        hits, _ = sums[f"{name}_accuracy"]
+        assert float(hits) == ((scores.argmax(axis=-1) == labels) * weights).sum()
+
+
+def test_evaluation_has_no_dropout_and_adds_up(config: Config, on_one_device):
+    data, state, _ = on_one_device
+    whole = eval_step(config, state.params, data[0])
+    halves = [
+        eval_step(config, state.params, {name: array[part] for name, array in data[0].items()})
+        for part in (slice(0, 8), slice(8, 16))
+    ]
+    added = jax.tree.map(jnp.add, *halves)
+    for name, (total, weight) in whole.items():
+        assert float(total) == pytest.approx(float(added[name][0]), rel=1e-5)
+        assert float(weight) == float(added[name][1])
+
+
+def test_dropout_changes_with_the_step_and_with_nothing_else(config: Config, on_one_device):
+    data, _, expected = on_one_device
+    _, again = run(config, data)
+    assert again == expected
+    fixed = replace(config, optimizer__learning_rate=1e-30)
+    _, metrics = run(fixed, [data[0]] * 3)
+    assert len({values["loss"] for values in metrics}) == 3
+    _, metrics = run(without_dropout(fixed), [data[0]] * 3)
+    assert len({values["loss"] for values in metrics}) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_and_moments_are_float32_whatever_the_compute_type(config: Config, on_one_device, dtype):
+    data, _, expected = on_one_device
+    state, metrics = run(replace(config, model__dtype=dtype), data)
+    floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {leaf.dtype.name for leaf in floats} == {"float32"}
+    assert metrics[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=0.02)
+
+
+def test_initial_weights_are_a_truncated_normal(config: Config):
+    params = init_state(config).params
+    kernel = np.asarray(params["layers"]["query"]["kernel"])
+    assert np.abs(kernel).max() <= 2 * config.model.initializer_range
+    assert kernel.std() == pytest.approx(0.88 * config.model.initializer_range, rel=0.05)
+    assert not np.array_equal(kernel[0], kernel[1])
+
+
+def test_initial_weights_do_not_depend_on_the_mesh(config: Config):
+    expected = run(config, [])[0]
+    for mesh in MESHES[1:]:
+        state = run(config, [], mesh)[0]
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+            assert (np.asarray(a) == np.asarray(b)).all()
+
+
+def test_parameters_and_moments_lie_as_the_rules_say(config: Config):
+    state, _ = run(config, [], (2, 2, 2))
+    query = state.params["layers"]["query"]["kernel"]
+    assert query.sharding.spec == P(None, "fsdp", "tensor")
+    assert query.addressable_shards[0].data.shape == (2, 16, 16)
+    moment = optax.tree_utils.tree_get(state.opt_state, "mu")["layers"]["query"]["kernel"]
+    assert moment.sharding.spec == query.sharding.spec
+    assert state.params["embeddings"]["word"].sharding.spec == P("tensor", "fsdp")
+
+
+def test_a_rule_conflict_is_an_error():
+    assert sharding.spec("batch", None) == P(("data", "fsdp"), None)
+    with pytest.raises(ValueError, match="used twice"):
+        sharding.spec("mlp", "heads")
+    with pytest.raises(KeyError):
+        sharding.spec("no such axis")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train__global_batch_size": 12}, r"train\.global_batch_size 12 is not divisible by 8"),
+        ({"train__microbatches": 4}, r"train\.global_batch_size 16 is not divisible by 32"),
+        ({"mesh__data": 3}, r"mesh\.data 3 x mesh\.fsdp 1 x mesh\.tensor 1 does not cover the 8 device"),
+        ({"mesh__tensor": 8}, r"model\.num_attention_heads 4 is not divisible by mesh\.tensor 8"),
+    ],
+)
+def test_a_run_that_does_not_fit_the_devices_is_refused_by_field(config: Config, change, message):
+    config = replace(config, **change)
+    with pytest.raises(ValueError, match=message):
+        check_fits(config, sharding.make_mesh(config.mesh))
