@@ -25,6 +25,7 @@ from data_pipeline.blocks import Block, Part, Statistics
 from data_pipeline.builder import DESCRIPTION, features, quiet_tfds
 from data_pipeline.config import DataConfig
 from data_pipeline.corpus import Document, Reader, readers
+from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import check, finish, load_tokenizer, sampled_keys, train_tokenizer, unfinished
 from data_pipeline.tokenizer import Tokenizer
@@ -46,7 +47,7 @@ def prepare_on_beam(config: DataConfig, *, runner: str, options: Sequence[str] =
       options: of Beam, as "region=europe-west1".
 
     Raises:
-      ValueError, FileExistsError, OSError: as `prepare`.
+      UserError, FileExistsError, OSError: as `prepare`.
     """
     pipeline_options = PipelineOptions([f"--{option}" for option in options])
     new_pipeline = functools.partial(beam.Pipeline, runner=RUNNERS[runner], options=pipeline_options)
@@ -55,9 +56,9 @@ def prepare_on_beam(config: DataConfig, *, runner: str, options: Sequence[str] =
             importlib.import_module("apache_beam.runners.dataflow.internal.apiclient")
         new_pipeline()
     except ImportError as error:
-        raise ValueError(f"--runner {runner}: {error}; pip install 'bert-jax[dataflow]'") from error
+        raise UserError(f"--runner {runner}: {error}; pip install 'bert-jax[dataflow]'") from error
     except ValueError as error:
-        raise ValueError(f"--runner {runner} with --runner-options {' '.join(options)}: {error}") from error
+        raise UserError(f"--runner {runner} with --runner-options {' '.join(options)}: {error}") from error
     with unfinished(config) as folder:
         characters = _count(config, folder, new_pipeline)
         check(config, characters)

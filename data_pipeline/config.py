@@ -1,6 +1,6 @@
 """Configuration of the data: what to read, how to cut it, how to mask it. Standard library only.
 
-Every default lives here. A value that cannot work raises ValueError and names its field.
+Every default lives here. A value that cannot work raises UserError and names its field.
 """
 
 from __future__ import annotations
@@ -12,19 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-
-def require(condition: bool, message: str) -> None:
-    """Raises ValueError(message), addressed to the person who wrote the config, unless `condition` holds."""
-    if not condition:
-        raise ValueError(message)
+from data_pipeline.errors import UserError, require
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The settings that a JSON file holds. Raises ValueError, with its name, if it holds none."""
+    """The settings that a JSON file holds. Raises UserError, with its name, if it holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+        raise UserError(f"{path} is not JSON ({error})") from error
     require(isinstance(found, dict), f"{path} is not an object of JSON")
     return found
 

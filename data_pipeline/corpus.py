@@ -28,6 +28,8 @@ else:
 
 from etils import epath
 
+from data_pipeline.errors import UserError
+
 MAX_LINE = 100_000
 """Bytes of a text file, characters elsewhere. A longer line is cut here: it never fills the memory."""
 MAX_DOCUMENT = 1_000_000
@@ -66,7 +68,7 @@ def readers(source: str) -> list[Reader]:
     TFDS dataset; `builtin:python-docs` reads the documentation of the running Python.
 
     Raises:
-      ValueError: the source is unknown or missing; a reader raises it for text that is not UTF-8 or not
+      UserError: the source is unknown or missing; a reader raises it for text that is not UTF-8 or not
         JSON. It says where.
     """
     kind, _, name = source.partition(":")
@@ -77,7 +79,7 @@ def readers(source: str) -> list[Reader]:
             return _tfds_readers(name)
         case "builtin" if name == "python-docs":
             return [_read_python_docs]
-    raise ValueError(
+    raise UserError(
         f"data.source {source!r} is unknown; use files:GLOB, tfds:NAME[:SPLIT[:FEATURE]] or "
         "builtin:python-docs"
     )
@@ -124,10 +126,10 @@ def _paths(pattern: str) -> list[str]:
     else:
         paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
     if not paths:
-        raise ValueError(f"data.source files:{pattern} matches no file")
+        raise UserError(f"data.source files:{pattern} matches no file")
     for path in paths:
         if not _FILE_NAME.search(path):
-            raise ValueError(f"{path}: the name must end in .txt or .jsonl, with .gz or .zst after it or not")
+            raise UserError(f"{path}: the name must end in .txt or .jsonl, with .gz or .zst after it or not")
     return paths
 
 
@@ -140,7 +142,7 @@ def _read_file(path: str) -> Iterator[Document]:
         try:
             yield from _group(read(path, unpack[name["packing"]](raw)))
         except (gzip.BadGzipFile, zstd.ZstdError, zlib.error, EOFError) as error:
-            raise ValueError(f"{path}: not a whole compressed file ({error})") from error
+            raise UserError(f"{path}: not a whole compressed file ({error})") from error
 
 
 @contextlib.contextmanager
@@ -212,7 +214,7 @@ def _decode(raw: bytes, path: str, number: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}, line {number}: not valid UTF-8 ({error.reason}); convert it, for example with "
             "iconv -t UTF-8"
         ) from error
@@ -226,9 +228,9 @@ def _json_lines(path: str, file: IO[bytes]) -> Iterator[str]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise ValueError(f"{path}, line {number}: has no string field `text`")
+            raise UserError(f"{path}, line {number}: has no string field `text`")
         yield from _lines_of_text(record["text"])
 
 
@@ -269,19 +271,19 @@ def _tfds_readers(name: str) -> list[Reader]:
 
     fields = _TFDS_SOURCE.fullmatch(name)
     if fields is None:
-        raise ValueError(f"data.source tfds:{name} is not of the form tfds:NAME[:SPLIT[:FEATURE]]")
+        raise UserError(f"data.source tfds:{name} is not of the form tfds:NAME[:SPLIT[:FEATURE]]")
     dataset, split, feature = fields["dataset"], fields["split"] or "train", fields["feature"] or "text"
     try:
         builder = tfds.builder(dataset, try_gcs=False)
         builder.download_and_prepare()
         shards = min(64, builder.info.splits[split].num_shards)
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError, KeyError) as error:
-        raise ValueError(f"data.source tfds:{name}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"data.source tfds:{name}: {str(error).strip().splitlines()[0]}") from error
     if feature not in builder.info.features:
         names = ", ".join(sorted(builder.info.features))
-        raise ValueError(f"data.source tfds:{name} has no feature {feature!r}; it has {names}")
+        raise UserError(f"data.source tfds:{name} has no feature {feature!r}; it has {names}")
     if not isinstance(builder.info.features[feature], tfds.features.Text):
-        raise ValueError(f"data.source tfds:{name}: the feature {feature!r} is not text")
+        raise UserError(f"data.source tfds:{name}: the feature {feature!r} is not text")
     parts = tfds.even_splits(split, shards) if shards > 1 else [split]
     return [functools.partial(_read_tfds, name, dataset, part, feature) for part in parts]
 

@@ -18,6 +18,7 @@ import numpy as np
 from data_pipeline import tokenizer
 from data_pipeline.blocks import Statistics
 from data_pipeline.config import DataConfig
+from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import STATISTICS
@@ -65,20 +66,20 @@ def inspect(directory: Path, *, rows: int = 3) -> Inspection:
     """Gathers what is to know of the dataset in `directory`, with `rows` rows to look at.
 
     Raises:
-      FileNotFoundError, ValueError: it is no dataset of this version, or its files are damaged; says where.
+      FileNotFoundError, UserError: it is no dataset of this version, or its files are damaged; says where.
     """
     manifest = Manifest.load(directory)
     config = manifest.config(directory)
     words = tokenizer.load(directory / "tokenizer")
     if words.sha256 != manifest.tokenizer_sha256:
-        raise ValueError(f"{directory}/tokenizer is not the tokenizer that the dataset was prepared with")
+        raise UserError(f"{directory}/tokenizer is not the tokenizer that the dataset was prepared with")
     batch_size = 64
     batches = min(ROWS_READ, manifest.rows["train"]) // batch_size + 1
     with Loader(config, split="train", batch_size=batch_size) as loader:
         first = next(loader)
         for batch in islice(loader, batches - 1):
             if batch["token_ids"].max() >= words.vocab_size:
-                raise ValueError(f"{directory}: a row has a token that is not in the vocabulary")
+                raise UserError(f"{directory}: a row has a token that is not in the vocabulary")
     return Inspection(
         config=config,
         manifest=manifest,

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_pipeline.batch import Batch
 from data_pipeline.config import DataConfig
+from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
 from data_pipeline.records import EMPTY, LABELS, LENGTHS, TOKENS, token_dtype
 
@@ -29,7 +30,7 @@ AHEAD = 16
 """Batches that are being made or wait to be taken; TensorFlow has a thread a core to make them."""
 
 
-class CorruptDataError(ValueError):
+class CorruptDataError(UserError):
     """A record of the prepared dataset cannot be read."""
 
 
@@ -47,7 +48,7 @@ class Loader:
       rows_before: rows in the batches before that step, where they were not all of this size.
 
     Raises:
-      FileNotFoundError, ValueError: there is no such dataset, or `config` does not fit it.
+      FileNotFoundError, UserError: there is no such dataset, or `config` does not fit it.
       CorruptDataError: while iterating, if a record cannot be read.
     """
 
@@ -65,7 +66,7 @@ class Loader:
         self.manifest = Manifest.load(Path(config.dir))
         self.manifest.check(config)
         if split not in self.manifest.rows:
-            raise ValueError(f"data.dir {config.dir} has no {split} split; prepare it with one")
+            raise UserError(f"data.dir {config.dir} has no {split} split; prepare it with one")
         self._config = config
         rows = range(batch_size) if rows is None else rows
         first = 0 if rows_before is None else rows_before - start * batch_size

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from data_pipeline.config import DataConfig, TokenizerConfig, evaluation_masking
+from data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from data_pipeline.blocks import Statistics
@@ -106,7 +107,7 @@ class Manifest:
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:
-        """Raises FileNotFoundError or ValueError, with what to do, if there is no such dataset."""
+        """Raises FileNotFoundError or UserError, with what to do, if there is no such dataset."""
         try:
             fields = json.loads((directory / FILE).read_text())
         except FileNotFoundError:
@@ -114,11 +115,11 @@ class Manifest:
                 f"data.dir {directory} holds no prepared dataset; run `bert-jax prepare CONFIG` first"
             ) from None
         except json.JSONDecodeError as error:
-            raise ValueError(f"{directory / FILE} is damaged ({error}); prepare the dataset again") from error
+            raise UserError(f"{directory / FILE} is damaged ({error}); prepare the dataset again") from error
         try:
             return cls(**fields)
         except TypeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{directory / FILE} was written by another version of bert-jax ({error}); prepare it again"
             ) from error
 
@@ -133,9 +134,9 @@ class Manifest:
         )
 
     def check(self, config: DataConfig) -> None:
-        """Raises ValueError if `config` asks for rows that this dataset does not have."""
+        """Raises UserError if `config` asks for rows that this dataset does not have."""
         if config.weights and list(config.sources) != self.sources:
-            raise ValueError(
+            raise UserError(
                 f"data.weights are for data.source {', '.join(config.sources)}, but data.dir {config.dir} "
                 f"was prepared from {', '.join(self.sources)}: name the same sources in the same order"
             )
@@ -143,7 +144,7 @@ class Manifest:
             wanted = getattr(config, name)
             wanted = dataclasses.asdict(wanted) if dataclasses.is_dataclass(wanted) else wanted  # type: ignore[arg-type]
             if wanted != prepared:
-                raise ValueError(
+                raise UserError(
                     f"data.dir {config.dir} was prepared with data.{name}={prepared!r}, the config says "
                     f"{wanted!r}: prepare it again under another --data.dir, or change the config"
                 )

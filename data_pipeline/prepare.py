@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -32,6 +31,7 @@ from data_pipeline.blocks import Block, Part, Statistics
 from data_pipeline.builder import Shard, write_files, write_metadata
 from data_pipeline.config import DataConfig
 from data_pipeline.corpus import KEY_BITS, Document, Reader, readers
+from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
 from data_pipeline.tokenizer import Tokenizer
 
@@ -49,12 +49,12 @@ def prepare(config: DataConfig) -> Manifest:
     Needs as much free disk beside `config.dir` as the text has bytes, unpacked, for the time that it runs.
 
     Raises:
-      ValueError: the corpus or the tokenizer cannot be used; says why.
+      UserError: the corpus or the tokenizer cannot be used; says why.
       FileExistsError: `config.dir` exists already.
       OSError: the dataset cannot be written.
     """
     if "://" in config.dir:
-        raise ValueError(
+        raise UserError(
             f"data.dir {config.dir} is in a bucket: one machine writes to a folder, which you can copy there "
             "(or give a --runner of Beam)"
         )
@@ -160,18 +160,18 @@ def _folder_of(folder: Path, source: int) -> Path:
 
 
 def check(config: DataConfig, characters: dict[Part, int]) -> None:
-    """Raises ValueError if a source has no text, or none for a split."""
+    """Raises UserError if a source has no text, or none for a split."""
     for number, source in enumerate(config.sources):
         found = {split for part, split in characters if part == number}
         if not found:
-            raise ValueError(f"data.source {source!r} has no text in it")
+            raise UserError(f"data.source {source!r} has no text in it")
         if "train" not in found:
-            raise ValueError(
+            raise UserError(
                 f"data.source {source!r} has no document left for training: a blank line ends a document; "
                 "or set data.validation_fraction to 0"
             )
         if config.validation_fraction and "validation" not in found:
-            raise ValueError(
+            raise UserError(
                 f"data.source {source!r} has no document held out: a blank line ends a document; or raise "
                 "data.validation_fraction, or set it to 0"
             )
@@ -202,11 +202,11 @@ def finish(
     """Writes what tells of a dataset: the manifest, and the counts that `bert-jax inspect-data` shows.
 
     Raises:
-      ValueError: a part of the corpus gives no row.
+      UserError: a part of the corpus gives no row.
     """
     for (source, split), counted in statistics.items():
         if not counted.rows:
-            raise ValueError(f"data.source {config.sources[source]!r} gives no {split} row")
+            raise UserError(f"data.source {config.sources[source]!r} gives no {split} row")
     manifest = Manifest.of(config, words, statistics)
     manifest.save(folder)
     counts = [
@@ -266,13 +266,11 @@ def _leave_with_the_parent() -> None:
 Result = TypeVar("Result")
 
 
-def _run(task: Callable[[], Result]) -> Result | ValueError:
+def _run(task: Callable[[], Result]) -> Result | UserError:
     """In a worker. A complaint about what was given is returned, for the parent to raise as its own."""
     try:
         return task()
-    except ValueError as error:
-        if Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent != Path(__file__).parent:
-            raise
+    except UserError as error:
         return error
 
 
@@ -281,13 +279,13 @@ def _in_order(executor: Executor, tasks: Sequence[Callable[[], Result]]) -> Iter
     if len(tasks) == 1 or _cores() == 1:
         yield from (task() for task in tasks)
         return
-    ahead: deque[Future[Result | ValueError]] = deque()
+    ahead: deque[Future[Result | UserError]] = deque()
     waiting = iter(tasks)
     while True:
         ahead.extend(executor.submit(_run, task) for task in islice(waiting, 2 * _cores() - len(ahead)))
         if not ahead:
             return
         result = ahead.popleft().result()
-        if isinstance(result, ValueError):
+        if isinstance(result, UserError):
             raise result
         yield result

@@ -24,6 +24,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from data_pipeline.config import TokenizerConfig, read_object
+from data_pipeline.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNK, CLS, SEP, MASK)
@@ -78,7 +79,7 @@ class Tokenizer:
             case "wordpiece":
                 self.pieces = native.decode().rstrip("\n").split("\n")
                 if len(set(self.pieces)) < len(self.pieces):
-                    raise ValueError("the vocabulary has a piece twice")
+                    raise UserError("the vocabulary has a piece twice")
                 self._wordpiece = _wordpiece(self.pieces, lowercase=lowercase)
                 self._wordpiece.encode_special_tokens = True  # a "[SEP]" in the corpus is plain text
                 self._known: dict[str, list[int]] = {}
@@ -87,11 +88,9 @@ class Tokenizer:
         self.ids = {piece: i for i, piece in enumerate(self.pieces)}
         missing = [piece for piece in SPECIAL_PIECES if piece not in self.ids]
         if missing:
-            raise ValueError(
-                f"the vocabulary has no {', '.join(missing)}; BERT needs all of {SPECIAL_PIECES}"
-            )
+            raise UserError(f"the vocabulary has no {', '.join(missing)}; BERT needs all of {SPECIAL_PIECES}")
         if self.ids[PAD] != 0:
-            raise ValueError(f"the vocabulary has {PAD} at {self.ids[PAD]}; it must be the first piece")
+            raise UserError(f"the vocabulary has {PAD} at {self.ids[PAD]}; it must be the first piece")
 
     @property
     def vocab_size(self) -> int:
@@ -189,7 +188,7 @@ def load_fast(directory: Path) -> tokenizers.Tokenizer:
     """The tokenizer of a model's folder in Hugging Face's library: its tokenizer.json, or an older vocab.txt.
 
     Raises:
-      FileNotFoundError, ValueError: there is none, or it is damaged.
+      FileNotFoundError, UserError: there is none, or it is damaged.
     """
     file, vocabulary = directory / "tokenizer.json", directory / "vocab.txt"
     if not file.is_file() and not vocabulary.is_file():
@@ -199,7 +198,7 @@ def load_fast(directory: Path) -> tokenizers.Tokenizer:
     try:
         found = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{file} is damaged ({error})") from error
+        raise UserError(f"{file} is damaged ({error})") from error
     found.no_truncation()  # settings of whoever saved it, which Transformers overrides too
     found.no_padding()
     return found
@@ -219,7 +218,7 @@ def load_vocabulary(directory: Path) -> Tokenizer:
 
 
 def settings(directory: Path) -> dict[str, Any]:
-    """What Hugging Face's tokenizer_config.json says. Raises ValueError if it is damaged."""
+    """What Hugging Face's tokenizer_config.json says. Raises UserError if it is damaged."""
     file = directory / "tokenizer_config.json"
     return read_object(file) if file.is_file() else {}
 
@@ -228,7 +227,7 @@ def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
     """Trains a tokenizer on what `lines` streams, or reads `config.vocab_file`. Same lines, same tokenizer.
 
     Raises:
-      ValueError: `config.vocab_size` is too small for the corpus, or the vocabulary file cannot be used.
+      UserError: `config.vocab_size` is too small for the corpus, or the vocabulary file cannot be used.
     """
     if config.vocab_file is not None:
         try:
@@ -237,7 +236,7 @@ def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
                 native = _vocabulary_of(native)
             return Tokenizer(config.kind, native, lowercase=config.lowercase)
         except (OSError, ValueError, RuntimeError) as error:  # SentencePiece raises a RuntimeError
-            raise ValueError(
+            raise UserError(
                 f"data.tokenizer.vocab_file {config.vocab_file} is no {config.kind} vocabulary: {error}"
             ) from error
     train_native = _train_wordpiece if config.kind == "wordpiece" else _train_sentencepiece
@@ -249,7 +248,7 @@ def _vocabulary_of(tokenizer_json: bytes) -> bytes:
     """vocab.txt from Hugging Face's tokenizer.json, all that newer models have."""
     found = tokenizers.Tokenizer.from_buffer(tokenizer_json)
     if not isinstance(found.model, models.WordPiece):
-        raise ValueError(f"its model is a {type(found.model).__name__}")
+        raise UserError(f"its model is a {type(found.model).__name__}")
     ids = found.get_vocab()
     return "\n".join(sorted(ids, key=lambda piece: ids[piece])).encode()
 
@@ -299,8 +298,8 @@ def _pieces(lines: Iterable[str]) -> Iterator[str]:
                 yield line[start : start + 1000]
 
 
-def _too_small(config: TokenizerConfig, needed: int) -> ValueError:
-    return ValueError(
+def _too_small(config: TokenizerConfig, needed: int) -> UserError:
+    return UserError(
         f"data.tokenizer.vocab_size {config.vocab_size} is too small: the characters of the corpus alone "
         f"need {needed} pieces"
     )

@@ -123,8 +123,8 @@ def test_the_core_is_pure(path: Path):
     """No files, clock, logging or environment: only jax, flax, optax, numpy, a little standard library."""
     standard = {"__future__", "collections", "contextlib", "dataclasses", "functools", "math", "re", "typing"}
     assert packages(path) <= {"jax", "flax", "optax", "numpy", "bert_jax", "data_pipeline"} | standard
-    data = {found for found in imports(path) if found.startswith("data_pipeline.")}
-    assert all(found.startswith("data_pipeline.config") for found in data), f"{name(path)} imports {data}"
+    data = {file for file in imported_files(path) if folder(file) == "data_pipeline"}
+    assert {name(file) for file in data} <= {"data_pipeline/config.py", "data_pipeline/errors.py"}
 
 
 @each_module
@@ -134,8 +134,11 @@ def test_nothing_is_unpickled(path: Path):
     assert "allow_pickle" not in path.read_text()
 
 
-def test_the_data_config_is_standard_library_only():
-    assert packages(ROOT / "data_pipeline" / "config.py") <= set(sys.stdlib_module_names)
+@pytest.mark.parametrize("file", ["config.py", "errors.py"])
+def test_the_data_config_is_standard_library_only(file: str):
+    path = ROOT / "data_pipeline" / file
+    assert packages(path) - {"data_pipeline"} <= set(sys.stdlib_module_names)
+    assert {name(imported) for imported in imported_files(path)} <= {"data_pipeline/errors.py"}
 
 
 def test_the_training_core_imports_without_tensorflow():

@@ -14,6 +14,7 @@ from bert_jax.config import Config
 from bert_jax.config.files import differences, load_json
 from bert_jax.workdir.checkpoint import check_has_run, read_state, steps_of
 from bert_jax.workdir.metrics_file import Lines, read_metrics
+from data_pipeline.errors import UserError
 
 MEASURED = ("tokens_per_second", "mfu", "goodput", "hours")
 """What depends on the machine's clock, and says nothing of what was computed."""
@@ -58,7 +59,7 @@ def compare(one: Path, other: Path) -> Iterator[tuple[str, bool | None]]:
     checkpoint that both have.
 
     Raises:
-      FileNotFoundError, ValueError: one of them holds no run, or they have no step in common.
+      FileNotFoundError, UserError: one of them holds no run, or they have no step in common.
     """
     for workdir in (one, other):
         check_has_run(workdir)
@@ -69,7 +70,7 @@ def compare(one: Path, other: Path) -> Iterator[tuple[str, bool | None]]:
     common = metrics[0].keys() & metrics[1].keys()
     shared = sorted(set(steps_of(one)) & set(steps_of(other)))
     if not common and not shared:
-        raise ValueError(f"{one} and {other} have neither a logged step nor a checkpoint in common")
+        raise UserError(f"{one} and {other} have neither a logged step nor a checkpoint in common")
     yield _of_metrics(len(common), first_parting(*metrics))
     if not shared:
         yield "checkpoints: no step in common", None

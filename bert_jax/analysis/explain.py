@@ -22,6 +22,7 @@ from bert_jax.tasks.data import data_section, make_splits
 from bert_jax.tasks.examples import Example, Question, Text, Words
 from bert_jax.tasks.predictions import predict
 from data_pipeline.corpus import mended
+from data_pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def explain(
       steps: of the integral; more make the gap smaller.
 
     Raises:
-      FileNotFoundError, ValueError: there is no model, no such label, or the text cannot be used.
+      FileNotFoundError, UserError: there is no model, no such label, or the text cannot be used.
     """
     trained = open_trained(directory)
     text, pair = mended(text), None if pair is None else mended(pair)
     if not text.strip() or (pair is not None and not pair.strip()):
-        raise ValueError("the text is empty" if not text.strip() else "the text of --pair is empty")
+        raise UserError("the text is empty" if not text.strip() else "the text of --pair is empty")
     target = (_of_mask if trained.config.head == "pretraining" else _of_task)(trained, text, pair, label)
     return _explained(trained, target, steps)
 
@@ -130,9 +131,9 @@ def _of_mask(trained: Trained, text: str, pair: str | None, label: str | None) -
     S = len(encoding.ids)
     columns = [i for i, token in enumerate(encoding.tokens) if token == "[MASK]"]
     if not columns:
-        raise ValueError(f"the text has no [MASK], and the model was only pretrained: {text!r}")
+        raise UserError(f"the text has no [MASK], and the model was only pretrained: {text!r}")
     if config.max_position_embeddings < S:
-        raise ValueError(f"the text has {S} tokens, the model takes {config.max_position_embeddings}")
+        raise UserError(f"the text has {S} tokens, the model takes {config.max_position_embeddings}")
     batch = {
         "token_ids": np.array([encoding.ids], np.int32),
         "segment_ids": np.ones((1, S), np.int32),
@@ -148,7 +149,7 @@ def _of_mask(trained: Trained, text: str, pair: str | None, label: str | None) -
     best = int(jax.jit(logits)(trained.params, jax.tree.map(jnp.asarray, batch)).argmax())
     chosen = best if label is None else tokenizer.token_to_id(label)
     if chosen is None:
-        raise ValueError(f"{label!r} is no piece of the vocabulary")
+        raise UserError(f"{label!r} is no piece of the vocabulary")
     piece = tokenizer.id_to_token(chosen)
     return _Target(
         batch,
@@ -164,9 +165,9 @@ def _of_task(trained: Trained, text: str, pair: str | None, label: str | None) -
     ((_, features),) = make_splits(config, [[example]], trained.tokenizer)
     used = int(features.arrays["segment_ids"][0].sum())
     if features.cut and trained.config.head == "qa":
-        raise ValueError("the question is too long: its end would be cut off")
+        raise UserError("the question is too long: its end would be cut off")
     if len(features.examples_N) > 1 or features.cut:
-        raise ValueError(f"the text is longer than the {trained.task.sequence_length} tokens of a row")
+        raise UserError(f"the text is longer than the {trained.task.sequence_length} tokens of a row")
     batch = {name: array[:, :used] for name, array in features.arrays.items()}
     whole = features._replace(arrays=batch, places=features.places[:, :used])
 
@@ -179,7 +180,7 @@ def _of_task(trained: Trained, text: str, pair: str | None, label: str | None) -
     assert head != "pretraining"
     (said,) = predict(head, [example], whole, found, labels=labels, task=trained.task)
     if label is not None and label not in labels:
-        raise ValueError(f"there is no label {label!r}; there are {', '.join(labels) or 'none'}")
+        raise UserError(f"there is no label {label!r}; there are {', '.join(labels) or 'none'}")
     answer, quantity, score = _score(trained, said, whole.places, found, label)
     return _Target(batch, answer, quantity, lambda params, batch: score(logits(params, batch)))
 
@@ -190,11 +191,11 @@ def _example(trained: Trained, text: str, pair: str | None) -> Example:
             return Words("the text", tuple(text.split()))
         case "qa":
             if pair is None:
-                raise ValueError("give the context of the question with --pair")
+                raise UserError("give the context of the question with --pair")
             return Question("the text", "0", text, pair)
         case _:
             if trained.task.pair is not None and pair is None:
-                raise ValueError(f"the model was trained on pairs: give {trained.task.pair!r} with --pair")
+                raise UserError(f"the model was trained on pairs: give {trained.task.pair!r} with --pair")
             return Text("the text", text, pair)
 
 

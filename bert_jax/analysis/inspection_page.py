@@ -37,7 +37,7 @@ def inspection_page(inspection: Inspection) -> str:
     """The whole page.
 
     Raises:
-      ValueError: Matplotlib is not installed.
+      UserError: Matplotlib is not installed.
     """
     manifest, train = inspection.manifest, inspection.total("train")
     head, *lines = facts(inspection)

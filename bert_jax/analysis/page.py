@@ -7,6 +7,8 @@ import io
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from data_pipeline.errors import UserError
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto }
 body { padding: 0 1rem; overflow-wrap: anywhere }
@@ -39,13 +41,13 @@ def plot(title: str, draw: Callable[[Any], None], *, inches: tuple[float, float]
     """What `draw` puts on Matplotlib's axes. Two plots of a page need two titles.
 
     Raises:
-      ValueError: Matplotlib is not installed.
+      UserError: Matplotlib is not installed.
     """
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError(f"plots need Matplotlib ({error}): pip install 'bert-jax[plots]'") from error
+        raise UserError(f"plots need Matplotlib ({error}): pip install 'bert-jax[plots]'") from error
     # Letters stay letters, since the reader's browser has fonts for all scripts, and a dollar sign begins no
     # formula. No date: same data, same page.
     style: Any = {

@@ -17,6 +17,7 @@ from bert_jax.config.files import differences, load_json
 from bert_jax.models.bert import definition, init_params
 from bert_jax.workdir.history import History
 from bert_jax.workdir.metrics_file import Lines, read_metrics
+from data_pipeline.errors import UserError
 
 EVENTS = ("start", "end", "rollback", "skipped", "damaged")
 PHASES = ("step", "compile", "input", "evaluation", "save", "start")
@@ -61,7 +62,7 @@ def read(workdir: Path, *, compare: Sequence[Path] = (), reference: Path | None 
     """Reads the runs, and a metrics.jsonl as reference.
 
     Raises:
-      FileNotFoundError, ValueError: a folder holds no run or no metrics yet, or the runs are of other kinds.
+      FileNotFoundError, UserError: a folder holds no run or no metrics yet, or the runs are of other kinds.
     """
     workdirs = [workdir, *compare]
     names = [folder.resolve().name for folder in workdirs]
@@ -70,7 +71,7 @@ def read(workdir: Path, *, compare: Sequence[Path] = (), reference: Path | None 
     runs = tuple(_read_run(folder, name) for folder, name in zip(workdirs, names, strict=True))
     for folder, run in zip(workdirs, runs, strict=True):
         if run.config.model.head != runs[0].config.model.head:
-            raise ValueError(
+            raise UserError(
                 f"{folder} is a run for {run.config.model.head} and {workdir} for "
                 f"{runs[0].config.model.head}: they have no metrics to compare"
             )
@@ -82,7 +83,7 @@ def read(workdir: Path, *, compare: Sequence[Path] = (), reference: Path | None 
         )
     known = read_metrics(reference, finished=True)
     if not known:
-        raise ValueError(f"the reference {reference} is empty; give a file such as metrics.jsonl of a run")
+        raise UserError(f"the reference {reference} is empty; give a file such as metrics.jsonl of a run")
     return Report(runs, known)
 
 
@@ -93,7 +94,7 @@ def _read_run(workdir: Path, name: str) -> Run:
     config = load_json(workdir / "config.json")
     lines = read_metrics(metrics) if metrics.is_file() else {}
     if not lines:
-        raise ValueError(
+        raise UserError(
             f"{metrics} has no metrics yet; a run writes the first at step {config.train.log_every}"
         )
     history = History(workdir)

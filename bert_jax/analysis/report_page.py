@@ -31,7 +31,7 @@ def write(report: Report, folder: Path) -> Path:
     """Writes page and pictures to a folder, over those of an earlier report; returns the page's path.
 
     Raises:
-      ValueError: Matplotlib is not installed; nothing was written.
+      UserError: Matplotlib is not installed; nothing was written.
     """
     drawn = list(pictures(report))
     content = report_page(report, drawn)

@@ -53,7 +53,7 @@ def pictures(report: Report) -> Iterator[Picture]:
     """All for which there is data.
 
     Raises:
-      ValueError: Matplotlib is not installed.
+      UserError: Matplotlib is not installed.
     """
     for name in shown_metrics(report.runs):
         for by in ("step", "tokens", "hours") if name in BY_COST else ("step",):

@@ -17,6 +17,7 @@ import tyro
 from bert_jax.config import Config
 from bert_jax.config.files import to_json
 from bert_jax.parallel.exit_status import DIFFERENT, INTERRUPTED, OK, USER_ERROR
+from data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from data_pipeline.manifest import Manifest
@@ -59,7 +60,7 @@ class Prepare:
         try:
             from data_pipeline.beam import prepare_on_beam
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 f"--runner {self.runner} needs Apache Beam ({error}): pip install 'bert-jax[beam]', "
                 "for Dataflow 'bert-jax[dataflow]'"
             ) from error
@@ -124,7 +125,7 @@ class Benchmark:
         from bert_jax.parallel import runtime
 
         if self.steps < 1:
-            raise ValueError(f"--steps is {self.steps}; it must be at least 1")
+            raise UserError(f"--steps is {self.steps}; it must be at least 1")
         runtime.configure(cache=self.cache)
         from bert_jax.planning.benchmark import benchmark, report
 
@@ -184,7 +185,7 @@ class Evaluate:
         from bert_jax.parallel import runtime
 
         if self.rows < 1:
-            raise ValueError(f"--rows is {self.rows}; it must be at least 1")
+            raise UserError(f"--rows is {self.rows}; it must be at least 1")
         runtime.configure(cache=_compiled(self.workdir))
         from bert_jax.run.evaluate import evaluate_workdir
 
@@ -338,7 +339,7 @@ class Export:
         from bert_jax.interop.export import export, export_every
 
         if self.every_checkpoint and self.step is not None:
-            raise ValueError(
+            raise UserError(
                 f"--step {self.step} is one checkpoint, --every-checkpoint is all: give one of them"
             )
         how: Any = {"dtype": self.dtype, "masked_lm": self.masked_lm, "license": self.license}
@@ -369,7 +370,7 @@ class Predict:
         from bert_jax.inference.predict import predictions
 
         if self.batch_size < 1:
-            raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
+            raise UserError(f"--batch-size is {self.batch_size}; it must be at least 1")
         for said in predictions(
             self.directory, file=self.input, lines=sys.stdin.buffer, batch_size=self.batch_size, top=self.top
         ):

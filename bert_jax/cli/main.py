@@ -1,7 +1,8 @@
 """The command line: which verb, with which config and flags; errors in one line. The only argument parsing.
 
 Exit status: 0 done; 1 `compare` found a difference; 2 something the person can mend, said in one line; 75
-stopped by a signal and saved, so that the same command goes on. Any other fault keeps its traceback.
+stopped by a signal and saved, so that the same command goes on. Any other fault keeps its traceback and ends
+with 1.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bert_jax.config import Config
 from bert_jax.config.files import load
 from bert_jax.parallel.exit_status import BROKEN_PIPE, KEYBOARD_INTERRUPT, OK, USER_ERROR
 from bert_jax.training.budget import in_steps
+from data_pipeline.errors import UserError
 
 
 def main() -> None:
@@ -43,9 +45,7 @@ def main() -> None:
     except BrokenPipeError:  # whoever reads the output has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         status = BROKEN_PIPE
-    except (OSError, ValueError, FloatingPointError) as error:
-        if not _is_for_the_person(error):
-            raise
+    except (OSError, UserError) as error:  # what the operating system refuses is the person's too
         print(f"bert-jax: {' '.join(str(error).split())}", file=sys.stderr)
         status = USER_ERROR
     sys.exit(status)
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
         return OK if arguments else USER_ERROR
     verb, *rest = arguments
     if verb not in VERBS:
-        raise ValueError(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
+        raise UserError(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
     kind = VERBS[verb]
     prog = f"bert-jax {verb}"
     default: Any = tyro.MISSING_NONPROP
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
         elif {"-h", "--help"} & set(rest):
             config = Config()
         else:
-            raise ValueError(f"give a config file after {verb!r}, for example configs/demo.py")
+            raise UserError(f"give a config file after {verb!r}, for example configs/demo.py")
         required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
         default = kind(**dict.fromkeys(required, tyro.MISSING_NONPROP) | {"config": config})
     command = _parse(kind, default, prog, rest)
@@ -85,9 +85,9 @@ def run(arguments: list[str]) -> int:
 def _check_head(verb: str, config: Config, *, tunes: bool) -> None:
     head = config.model.head
     if tunes and head == "pretraining":
-        raise ValueError(f"{verb} wants a config for a task, such as configs/finetune_classification.py")
+        raise UserError(f"{verb} wants a config for a task, such as configs/finetune_classification.py")
     if not tunes and head != "pretraining":
-        raise ValueError(f"{verb} is for pretraining; this config is for {head}: use bert-jax finetune")
+        raise UserError(f"{verb} is for pretraining; this config is for {head}: use bert-jax finetune")
 
 
 def _takes_config(kind: type) -> bool:
@@ -107,7 +107,7 @@ def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
     """The command that the arguments ask for, or None where they asked for help, which is then printed.
 
     Raises:
-      ValueError: what tyro would say in a frame, in one line.
+      UserError: what tyro would say in a frame, in one line.
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -129,7 +129,7 @@ def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
             message = [message[0], ", ".join(named).replace(" (required)", "")]
         if "Perhaps you meant:" in lines:
             message.append(f"(perhaps {lines[lines.index('Perhaps you meant:') + 1].split()[0]}?)")
-        raise ValueError(re.sub(r"^Error parsing config[\w.]*: ", "", " ".join(message))) from None
+        raise UserError(re.sub(r"^Error parsing config[\w.]*: ", "", " ".join(message))) from None
 
 
 def _print_unless_late(unraisable: sys.UnraisableHookArgs) -> None:
@@ -139,17 +139,3 @@ def _print_unless_late(unraisable: sys.UnraisableHookArgs) -> None:
     """
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-def _is_for_the_person(error: BaseException) -> bool:
-    """Whether `error` is about what was given, not about a fault in the program.
-
-    What the operating system refuses is; a ValueError is if this project raised it itself.
-    """
-    if isinstance(error, OSError):
-        return True
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    module = traceback.tb_frame.f_globals.get("__name__", "") if traceback is not None else ""
-    return module.split(".")[0] in ("bert_jax", "data_pipeline")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import Config
-from data_pipeline.config import Section, require
+from data_pipeline.config import Section
+from data_pipeline.errors import UserError, require
 
 
 def load(path: str | Path) -> Config:
@@ -19,7 +20,7 @@ def load(path: str | Path) -> Config:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it fails, has no `get_config`, or that one does not return a Config.
+      UserError: it fails, has no `get_config`, or that one does not return a Config.
     """
     path = Path(path)
     if not path.is_file():
@@ -29,12 +30,10 @@ def load(path: str | Path) -> Config:
         require(callable(get_config), "it defines no function get_config()")
         config = typing.cast(Any, get_config)()
     except Exception as error:  # whatever a person's own code raises
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"config file {path}: {kind}{error}") from error
+        kind = "" if type(error) is UserError else f"{type(error).__name__}: "
+        raise UserError(f"config file {path}: {kind}{error}") from error
     if not isinstance(config, Config):
-        raise ValueError(
-            f"get_config() in {path} returns {type(config).__name__}, not bert_jax.config.Config"
-        )
+        raise UserError(f"get_config() in {path} returns {type(config).__name__}, not bert_jax.config.Config")
     return config
 
 
@@ -46,17 +45,21 @@ def from_json(text: str) -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
-      ValueError: it is not JSON, a field is unknown or missing, or a value has the wrong type or cannot work.
+      UserError: it is not JSON, a field is unknown or missing, or a value has the wrong type or cannot work.
     """
-    return _build(Config, json.loads(text))
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"not JSON ({error})") from error
+    return _build(Config, fields)
 
 
 def load_json(path: Path) -> Config:
-    """`from_json` of a file; a ValueError names it."""
+    """`from_json` of a file; a UserError names it."""
     try:
         return from_json(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _build(kind: Any, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The configuration of a run: frozen dataclasses.
 
 Every default lives here or in data_pipeline/config.py. Model fields carry Hugging Face's names. A value that
-cannot work raises ValueError and names its field.
+cannot work raises UserError and names its field.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-from data_pipeline.config import DataConfig, MaskingConfig, Section, TaskConfig, TokenizerConfig, require
+from data_pipeline.config import DataConfig, MaskingConfig, Section, TaskConfig, TokenizerConfig
+from data_pipeline.errors import require
 
 __all__ = [
     "CheckpointConfig",
@@ -251,7 +252,7 @@ class TrainConfig(Section):
         """Of train.steps and what is measured by it. Where a budget buys them, once it is known how many.
 
         Raises:
-          ValueError: there are too many steps, or too few for what is to be done in them.
+          UserError: there are too many steps, or too few for what is to be done in them.
         """
         require(self.steps <= MOST_STEPS, f"{self.named_steps} are too many; at most {MOST_STEPS:,} can be")
         require(

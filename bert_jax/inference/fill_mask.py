@@ -15,6 +15,7 @@ from bert_jax.interop.load import Trained, open_trained
 from bert_jax.models import bert as model
 from bert_jax.models.bert import Params
 from data_pipeline.corpus import mended
+from data_pipeline.errors import UserError
 
 
 class Guess(NamedTuple):
@@ -30,7 +31,7 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
       directory: an exported directory or a workdir.
 
     Raises:
-      FileNotFoundError, ValueError: there is no model, no [MASK], or too much text.
+      FileNotFoundError, UserError: there is no model, no [MASK], or too much text.
     """
     return fill(open_trained(directory), mended(text), top=top)
 
@@ -39,13 +40,13 @@ def fill(trained: Trained, text: str, *, top: int) -> list[list[Guess]]:
     """`fill_mask` of a model that is open."""
     config, params, tokenizer, *_ = trained
     if config.head != "pretraining":
-        raise ValueError(f"the model is fine-tuned for {config.head}: use bert-jax predict")
+        raise UserError(f"the model is fine-tuned for {config.head}: use bert-jax predict")
     encoding = tokenizer.encode(text)
     positions = [i for i, id in enumerate(encoding.ids) if id == tokenizer.token_to_id("[MASK]")]
     if not positions:
-        raise ValueError(f"the text has no [MASK]: {text!r}")
+        raise UserError(f"the text has no [MASK]: {text!r}")
     if len(encoding.ids) > config.max_position_embeddings:
-        raise ValueError(
+        raise UserError(
             f"the text has {len(encoding.ids)} tokens, the model takes {config.max_position_embeddings}"
         )
     row = np.asarray(encoding.ids, np.int32)[None]

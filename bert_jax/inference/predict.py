@@ -19,6 +19,7 @@ from bert_jax.tasks.examples import Example, read, read_typed
 from bert_jax.tasks.predictions import predict
 from bert_jax.tasks.records import TYPED, decoded, lines_of
 from data_pipeline.corpus import mended
+from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def predictions(
       directory: an exported folder or a workdir.
 
     Raises:
-      FileNotFoundError, ValueError: there is no model, or an example cannot be used; names its place.
+      FileNotFoundError, UserError: there is no model, or an example cannot be used; names its place.
     """
     trained = open_trained(directory)
     head = trained.config.head
@@ -73,8 +74,8 @@ def _predicted(trained: Trained, examples: Iterator[Example], *, batch_size: int
 def _filled(trained: Trained, text: str, *, where: str, top: int) -> dict[str, Any]:
     try:
         guesses = fill(trained, text, top=top)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     by_word: list[dict[str, float]] = [{} for _ in guesses]
     for words, found in zip(guesses, by_word, strict=True):
         for guess in words:  # the likeliest first

@@ -15,6 +15,7 @@ from bert_jax.interop import huggingface
 from bert_jax.interop.load import TASK, load_workdir
 from bert_jax.interop.model_card import model_card
 from bert_jax.workdir.checkpoint import check_has_run, steps_of
+from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import settings
 
 Dtype = Literal["float32", "bfloat16"]
@@ -44,13 +45,13 @@ def export(
 
     Raises:
       FileExistsError: `out` exists.
-      FileNotFoundError, ValueError: the workdir has no such checkpoint, or it is of another kind.
+      FileNotFoundError, UserError: the workdir has no such checkpoint, or it is of another kind.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; delete it, or give another --out")
     config, params, step = load_workdir(workdir, step=step)
     if masked_lm and config.model.head != "pretraining":
-        raise ValueError(f"{workdir} holds a model for {config.model.head}, without a head for words")
+        raise UserError(f"{workdir} holds a model for {config.model.head}, without a head for words")
     fields = huggingface.to_config(config.model, dtype=dtype)
     if config.model.head != "pretraining":
         fields[TASK] = {"bert-jax": {name: getattr(config.task, name) for name in OF_A_TASK}}

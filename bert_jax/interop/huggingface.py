@@ -17,6 +17,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.models import bert as model
 from bert_jax.models.bert import Params
 from data_pipeline.config import read_object
+from data_pipeline.errors import UserError
 
 Tensors = dict[str, np.ndarray]
 
@@ -135,7 +136,7 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, may_lack: Sequence[st
       may_lack: those of `PARTS` that may be missing, each as a whole, and are left out then.
 
     Raises:
-      ValueError: a tensor is missing, is not known, or has another shape; names it.
+      UserError: a tensor is missing, is not known, or has another shape; names it.
     """
     tensors = {_current(name): array for name, array in tensors.items()}
     if not any(name.startswith("bert.") for name in tensors):
@@ -148,7 +149,7 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, may_lack: Sequence[st
         used |= {name.theirs for name in POOLER}
     for copy, original in TIED.items():
         if copy in tensors and not np.array_equal(tensors[copy], tensors.get(original, ())):
-            raise ValueError(f"the tensor {copy} differs from {original}, which it is tied to here")
+            raise UserError(f"the tensor {copy} differs from {original}, which it is tied to here")
     for name in ENCODER + HEADS[config.head]:
         layers = range(config.num_hidden_layers) if "{}" in name.theirs else [0]
         theirs = [name.theirs.format(i) for i in layers]
@@ -158,7 +159,7 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, may_lack: Sequence[st
             continue
         missing = [n for n in theirs if n not in tensors]
         if missing:
-            raise ValueError(f"the weights have no tensor {missing[0]}")
+            raise UserError(f"the weights have no tensor {missing[0]}")
         whole = _get(shapes, name.ours).shape
         wanted = whole[1:] if "{}" in name.theirs else whole
         arrays = [_fitted(config, name, n, tensors[n], wanted) for n in theirs]
@@ -166,21 +167,21 @@ def from_tensors(config: ModelConfig, tensors: Tensors, *, may_lack: Sequence[st
         _set(params, name.ours, array)
     unknown = sorted(set(tensors) - used)
     if unknown:
-        raise ValueError(f"the weights have a tensor {unknown[0]} that BERT does not have")
+        raise UserError(f"the weights have a tensor {unknown[0]} that BERT does not have")
     return params
 
 
 def _fitted(
     config: ModelConfig, name: Name, theirs: str, tensor: np.ndarray, wanted: tuple[int, ...]
 ) -> np.ndarray:
-    """One tensor in our layout, the vocabulary padded. Raises ValueError if it has another shape."""
+    """One tensor in our layout, the vocabulary padded. Raises UserError if it has another shape."""
     array = tensor.T if name.ours.endswith(".kernel") else tensor
     surplus = 0
     if name.ours in ("embeddings.word", "mlm_bias"):
         surplus = config.padded_vocab_size - config.vocab_size
         wanted = (config.vocab_size, *wanted[1:])
     if array.shape != wanted:
-        raise ValueError(f"the tensor {theirs} has shape {tensor.shape}, which does not fit the model")
+        raise UserError(f"the tensor {theirs} has shape {tensor.shape}, which does not fit the model")
     return np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1)).astype(np.float32)
 
 
@@ -213,20 +214,20 @@ def from_config(fields: dict[str, Any]) -> ModelConfig:
     """A ModelConfig from the content of Hugging Face's config.json.
 
     Raises:
-      ValueError: it is not of a BERT that we can run.
+      UserError: it is not of a BERT that we can run.
     """
     if fields.get("model_type") != "bert":
-        raise ValueError(f"config.json is of a {fields.get('model_type')!r} model, not of a bert")
+        raise UserError(f"config.json is of a {fields.get('model_type')!r} model, not of a bert")
     for name, known in {"position_embedding_type": "absolute", "is_decoder": False}.items():
         if fields.get(name, known) != known:
-            raise ValueError(f"config.json has {name} {fields[name]!r}; known is {known!r}")
+            raise UserError(f"config.json has {name} {fields[name]!r}; known is {known!r}")
     missing = [name for name in CONFIG_FIELDS if name not in fields]
     if missing:
-        raise ValueError(f"config.json has no {missing[0]}")
+        raise UserError(f"config.json has no {missing[0]}")
     known = {"gelu", "gelu_new", "relu"}
     act = {"gelu_pytorch_tanh": "gelu_new"}.get(fields["hidden_act"], fields["hidden_act"])
     if act not in known:
-        raise ValueError(f"config.json has hidden_act {act!r}; known are {', '.join(sorted(known))}")
+        raise UserError(f"config.json has hidden_act {act!r}; known are {', '.join(sorted(known))}")
     head, labels = _head(fields)
     ours = {name: fields[name] for name in CONFIG_FIELDS}
     return ModelConfig(**ours | {"hidden_act": act, "head": head, "labels": labels})
@@ -235,7 +236,7 @@ def from_config(fields: dict[str, Any]) -> ModelConfig:
 def _head(fields: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """model.head and model.labels. What is not for a task is taken for pretraining, parts of it lacking."""
     if fields.get("problem_type") == "multi_label_classification":
-        raise ValueError("config.json has problem_type multi_label_classification: a text has one label here")
+        raise UserError("config.json has problem_type multi_label_classification: a text has one label here")
     architecture = (fields.get("architectures") or [""])[0]
     head = next((ours for ours, theirs in ARCHITECTURES.items() if theirs == architecture), "pretraining")
     if head not in ("classification", "tokens"):
@@ -253,7 +254,7 @@ def load(directory: Path) -> tuple[ModelConfig, Params]:
     A BertForMaskedLM says nothing of next sentences: pooler and head are zeros then.
 
     Raises:
-      FileNotFoundError, ValueError: it has no config.json or model.safetensors, or they do not fit.
+      FileNotFoundError, UserError: it has no config.json or model.safetensors, or they do not fit.
     """
     config = load_config(directory)
     may_lack = NOT_FOR_WORDS if config.head == "pretraining" else ()
@@ -277,7 +278,7 @@ def load_tensors(directory: Path) -> Tensors:
         try:
             tensors |= safetensors.numpy.load_file(file)
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error})") from error
+            raise UserError(f"{file} is damaged ({error})") from error
     return tensors
 
 
@@ -299,7 +300,7 @@ def _weights_files(directory: Path) -> list[Path]:
     for name in names:
         # A file of this folder, not a way out of it.
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(f"{index} names {name!r} as a file of weights")
+            raise UserError(f"{index} names {name!r} as a file of weights")
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory} has no {name}, which {INDEX_FILE} names")
     return [directory / name for name in sorted(set(names))]

@@ -22,6 +22,7 @@ from bert_jax.interop import huggingface, tensorflow_v1
 from bert_jax.models.bert import Params
 from bert_jax.training.step import TrainState
 from bert_jax.workdir.checkpoint import Checkpoints, step_to_use, steps_of
+from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +58,14 @@ def start_from(source: Path, config: Config, mesh: Mesh, state: TrainState) -> T
     """A fresh `state` with the weights of `source`. Heads that it lacks stay as they are, which is said.
 
     Raises:
-      FileNotFoundError, ValueError: there are no weights, or they are of another model or tokenizer.
+      FileNotFoundError, UserError: there are no weights, or they are of another model or tokenizer.
     """
     made_for, params = model_of(source), _read(source, mesh)
     for name in SAME:
         theirs, ours = getattr(made_for, name), getattr(config.model, name)
         if theirs != ours:
             flag = f"--model.{name.replace('_', '-')} {theirs}"
-            raise ValueError(
+            raise UserError(
                 f"the weights of init.source {source} have {name} {theirs}, not {ours}: use {flag}"
             )
     if config.model.head == "pretraining":  # a task takes the tokenizer of the source
@@ -98,8 +99,8 @@ def model_of(source: Path) -> ModelConfig:
         raise FileNotFoundError(f"init.source {source} is a run that has no checkpoint yet")
     try:
         return _format(source).load_config(source)
-    except ValueError as error:
-        raise ValueError(f"init.source {source}: {error}") from error
+    except UserError as error:
+        raise UserError(f"init.source {source}: {error}") from error
 
 
 def tokenizer_of(source: Path) -> Path:
@@ -130,8 +131,8 @@ def _read(source: Path, mesh: Mesh) -> Params:
     try:
         tensors = _format(source).load_tensors(source)
         return huggingface.from_tensors(model_of(source), tensors, may_lack=huggingface.PARTS)
-    except ValueError as error:
-        raise ValueError(f"init.source {source}: {error}") from error
+    except UserError as error:
+        raise UserError(f"init.source {source}: {error}") from error
 
 
 def _format(source: Path) -> ModuleType:
@@ -145,7 +146,7 @@ def _cut_or_repeated(array: Any, length: int) -> Any:
 
 
 def _check_tokenizer(source: Path, config: Config) -> None:
-    """Raises ValueError if the dataset was prepared with another tokenizer than that of the source."""
+    """Raises UserError if the dataset was prepared with another tokenizer than that of the source."""
     from data_pipeline.tokenizer import load_fast
 
     try:
@@ -160,12 +161,12 @@ def _check_tokenizer(source: Path, config: Config) -> None:
         what = f"{len(a)} pieces, not {len(b)}"
         if number is not None:
             what = f"{a[number]!r} as piece {number}, not {b[number]!r}"
-        raise ValueError(
+        raise UserError(
             f"the tokenizer of data.dir {config.data.dir} has {what} as init.source {source} has: prepare "
             "the data with the tokenizer of the source (data.tokenizer.vocab_file)"
         )
     if (x := ours.encode(CASES).tokens) != (y := theirs.encode(CASES).tokens):
-        raise ValueError(
+        raise UserError(
             f"the tokenizer of data.dir {config.data.dir} makes {x} of {CASES!r}, where that of init.source "
             f"{source} makes {y}: prepare the data as the source has it (data.tokenizer.lowercase)"
         )

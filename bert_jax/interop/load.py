@@ -14,6 +14,7 @@ from bert_jax.interop import huggingface
 from bert_jax.models.bert import Params
 from bert_jax.workdir.checkpoint import check_has_run, read_state, step_to_use, steps_of
 from data_pipeline.config import read_object
+from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import load_fast, settings
 
 TASK = "task_specific_params"
@@ -35,7 +36,7 @@ def open_trained(directory: Path) -> Trained:
     """The model of an exported folder, or of a workdir's checkpoint: the best one of a fine-tuned model.
 
     Raises:
-      FileNotFoundError, ValueError: there is none, or it is damaged.
+      FileNotFoundError, UserError: there is none, or it is damaged.
     """
     if steps_of(directory):
         config, params, _ = load_workdir(directory)
@@ -56,8 +57,8 @@ def _task(directory: Path, model: ModelConfig) -> TaskConfig:
     noted = (read_object(directory / huggingface.CONFIG_FILE).get(TASK) or {}).get("bert-jax", {})
     try:
         return TaskConfig(**{"sequence_length": length, "stride": length // 4} | noted)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
+    except (TypeError, UserError) as error:
+        raise UserError(
             f"{directory / huggingface.CONFIG_FILE} has {TASK} that do not fit: {error}"
         ) from error
 

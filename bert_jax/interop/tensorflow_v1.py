@@ -10,6 +10,7 @@ import numpy as np
 from bert_jax.config import ModelConfig
 from bert_jax.interop.huggingface import CONFIG_FIELDS, WEIGHTS_FILE, Tensors
 from data_pipeline.config import read_object
+from data_pipeline.errors import UserError
 
 CONFIG_FILE, PREFIX = "bert_config.json", "bert_model.ckpt"
 
@@ -35,7 +36,7 @@ def is_checkpoint(directory: Path) -> bool:
 
 
 def load_config(directory: Path) -> ModelConfig:
-    """Raises ValueError if bert_config.json is none."""
+    """Raises UserError if bert_config.json is none."""
     try:
         fields = read_object(directory / CONFIG_FILE)
         known = {name: fields[name] for name in CONFIG_FIELDS if name in fields}
@@ -43,19 +44,19 @@ def load_config(directory: Path) -> ModelConfig:
         known["hidden_act"] = {"gelu": "gelu_new"}.get(known["hidden_act"], known["hidden_act"])
         return ModelConfig(**known)
     except KeyError as error:
-        raise ValueError(f"{directory / CONFIG_FILE} is no config of BERT ({error!r})") from error
+        raise UserError(f"{directory / CONFIG_FILE} is no config of BERT ({error!r})") from error
 
 
 def load_tensors(directory: Path) -> Tensors:
     """Of a folder with bert_config.json and bert_model.ckpt.
 
     Raises:
-      FileNotFoundError, ValueError: a file is missing or damaged, or TensorFlow is not installed.
+      FileNotFoundError, UserError: a file is missing or damaged, or TensorFlow is not installed.
     """
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"{directory} is a checkpoint of TensorFlow, which is not installed ({error})"
         ) from error
     if not (directory / f"{PREFIX}.index").is_file():
@@ -65,7 +66,7 @@ def load_tensors(directory: Path) -> Tensors:
         names = [name for name in reader.get_variable_to_shape_map() if not TRAINING.search(name)]
         return {_renamed(name): _oriented(name, reader.get_tensor(name)) for name in names}
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{directory / PREFIX} is damaged ({error})") from error
+        raise UserError(f"{directory / PREFIX} is damaged ({error})") from error
 
 
 def _renamed(name: str) -> str:

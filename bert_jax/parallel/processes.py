@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.parallel import sharding
 from bert_jax.parallel.exit_status import HUNG
+from data_pipeline.errors import UserError
 
 START_SECONDS = 300
 """For all processes to be there."""
@@ -35,7 +36,7 @@ def initialize() -> None:
     the process is alone. One that waits in vain for the others ends with status 70.
 
     Raises:
-      ValueError: one of the variables is missing, or is no number.
+      UserError: one of the variables is missing, or is no number.
     """
     explicit = _explicit()
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM; see Interruption
@@ -69,12 +70,12 @@ def _explicit() -> dict[str, Any]:
     if not given:
         return {}
     if missing := set(EXPLICIT) - set(given):
-        raise ValueError(
+        raise UserError(
             f"{given[0]} is set, but not {min(missing)}: processes need all of {', '.join(EXPLICIT)}"
         )
     address, count, index = (os.environ[name] for name in EXPLICIT)
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
-        raise ValueError(
+        raise UserError(
             f"JAX_PROCESS_ID {index!r} must be a number that is smaller than JAX_NUM_PROCESSES {count!r}"
         )
     return {
@@ -100,7 +101,7 @@ def check_same(facts: dict[str, str]) -> None:
     """Compares what the processes know. All call it.
 
     Raises:
-      ValueError: on all of them alike, if they differ; names one difference, and the odd processes.
+      UserError: on all of them alike, if they differ; names one difference, and the odd processes.
     """
     if jax.process_count() == 1:
         return
@@ -111,7 +112,7 @@ def check_same(facts: dict[str, str]) -> None:
     rows = multihost_utils.process_allgather(padded)
     said = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
     if odd := disagreement([host for host, _ in said], [known for _, known in said]):
-        raise ValueError(odd)
+        raise UserError(odd)
 
 
 def disagreement(hosts: list[str], facts: list[dict[str, str]]) -> str | None:

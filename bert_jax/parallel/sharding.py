@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.config import MeshConfig
+from data_pipeline.errors import UserError
 
 RULES: dict[str | None, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -32,20 +33,20 @@ def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) ->
     Several TPU slices share the batch along `data`: only that axis crosses the network between them.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices.
+      UserError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     others = config.fsdp * config.tensor
     data = len(devices) // others if config.data == -1 else config.data
     if data * others != len(devices):
-        raise ValueError(
+        raise UserError(
             f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} "
             f"does not cover the {len(devices)} device(s) here"
         )
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1 and devices[0].platform == "tpu":
         if data % slices:
-            raise ValueError(f"mesh.data {data} is not divisible by the {slices} TPU slices")
+            raise UserError(f"mesh.data {data} is not divisible by the {slices} TPU slices")
         laid = mesh_utils.create_hybrid_device_mesh(
             (data // slices, config.fsdp, config.tensor), (slices, 1, 1), devices
         )
@@ -63,7 +64,7 @@ def spec(*logical_axes: str | None, only: Collection[str] = ("data", "fsdp", "te
 
     Raises:
       KeyError: there is no rule for an axis.
-      ValueError: two dimensions would lie on one mesh axis.
+      UserError: two dimensions would lie on one mesh axis.
     """
     partition = [tuple(name for name in RULES[axis] if name in only) for axis in logical_axes]
     used = [name for names in partition for name in names]

@@ -25,6 +25,7 @@ from bert_jax.training.fits import check_fits
 from bert_jax.training.flops import train_step_flops
 from bert_jax.training.step import abstract_state, jit_init_state, jit_train_step
 from data_pipeline.batch import batch_spec
+from data_pipeline.errors import UserError
 
 WARM_UP = 3
 """Steps before the clock starts: the first ones fetch memory and fill caches."""
@@ -90,7 +91,7 @@ def benchmark(config: Config, *, steps: int, profile: Path | None = None) -> Res
       profile: a folder for a trace of five steps, for TensorBoard or xprof.
 
     Raises:
-      ValueError: the config does not fit the devices.
+      UserError: the config does not fit the devices.
     """
     mesh = sharding.make_mesh(config.mesh)
     check_fits(config, mesh)
@@ -212,7 +213,7 @@ def _batches(config: Config, mesh: Mesh) -> Iterator[tuple[Iterator[Batch], str]
             Manifest.load(Path(config.data.dir)).check(config.data)
             loader = Loader(config.data, split="train", batch_size=batch_size, rows=rows)
             batches = iter(stack.enter_context(loader))
-        except (ImportError, FileNotFoundError, ValueError) as error:
+        except (ImportError, FileNotFoundError, UserError) as error:
             why = str(error)
         yield batches, why
 

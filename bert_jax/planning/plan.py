@@ -30,6 +30,7 @@ from bert_jax.training.fits import check_fits
 from bert_jax.training.flops import kept_bytes, train_step_flops
 from bert_jax.training.step import abstract_state, jit_train_step
 from data_pipeline.batch import batch_spec
+from data_pipeline.errors import UserError
 
 OUT_OF_MEMORY = re.compile(
     r"Used (?P<size>[\d.]+)(?P<unit>[MGT]) of [\d.]+[MGT] hbm|Allocation \(size=(?P<bytes>\d+)\) would exceed"
@@ -110,7 +111,7 @@ def plan(config: Config, *, topology: str, slices: int = 1, cache: Path) -> Plan
       cache: a folder for what the compiler said; the same question is answered from there.
 
     Raises:
-      ValueError: libtpu is missing, the topology does not exist, or the config does not fit its devices.
+      UserError: libtpu is missing, the topology does not exist, or the config does not fit its devices.
     """
     devices = _devices(topology, slices)
     mesh = sharding.make_mesh(config.mesh, devices=devices)
@@ -118,9 +119,7 @@ def plan(config: Config, *, topology: str, slices: int = 1, cache: Path) -> Plan
     config = choose(config, platform="tpu")
     known = chip(devices[0].device_kind)
     if known is None:
-        raise ValueError(
-            f"nothing is known of the chip {devices[0].device_kind}; add it to bert_jax/chips.py"
-        )
+        raise UserError(f"nothing is known of the chip {devices[0].device_kind}; add it to bert_jax/chips.py")
     state = abstract_state(config, mesh)
     return Plan(
         config=config,
@@ -212,11 +211,11 @@ def _devices(topology: str, slices: int) -> list[jax.Device]:
     try:
         import libtpu  # noqa: F401
     except ImportError as error:
-        raise ValueError("the TPU's compiler is missing: pip install 'bert-jax[tpu]'") from error
+        raise UserError("the TPU's compiler is missing: pip install 'bert-jax[tpu]'") from error
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"--topology {topology} does not exist: {error}") from error
+        raise UserError(f"--topology {topology} does not exist: {error}") from error
     return list(found.devices)
 
 

@@ -49,7 +49,7 @@ class PretrainingFeed:
     """The rows of a prepared dataset, masked as they are read."""
 
     def __init__(self, config: Config):
-        """Raises FileNotFoundError or ValueError if data.dir does not hold what the config says."""
+        """Raises FileNotFoundError or UserError if data.dir does not hold what the config says."""
         self._data, self._seed = config.data, config.train.seed
         self._manifest = open_dataset(config)
         self.fingerprint = self._manifest.fingerprint

@@ -32,6 +32,7 @@ from bert_jax.training.step import jit_init_state, jit_train_step
 from bert_jax.workdir.checkpoint import FRESH, Checkpoints, Progress, best_of
 from bert_jax.workdir.history import History, passed_over
 from bert_jax.workdir.provenance import provenance
+from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ def train(config: Config, open_feed: Callable[[Config], Feed], *, workdir: Path)
       True if the run came to its end, False if a signal stopped it; either way its state is saved.
 
     Raises:
-      FileNotFoundError, ValueError: config, dataset or workdir cannot be used; nothing was written.
-      FloatingPointError: loss or gradient were not finite in too many steps in a row.
+      FileNotFoundError, UserError: config, dataset or workdir cannot be used; nothing was written.
+      UserError: loss or gradient were not finite in too many steps in a row.
       OSError: checkpoints cannot be written.
     """
     clock = Clock()
@@ -221,7 +222,7 @@ class _Run:
             return False
         best = self.config.checkpoint.best
         if best not in metrics:
-            raise ValueError(
+            raise UserError(
                 f"checkpoint.best {best!r} is no validation metric; there are {', '.join(metrics)}"
             )
         report.validation(self.step, metrics)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from bert_jax.config import Config
 from bert_jax.workdir.history import History
+from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Sentinel:
         """Returns how many steps of the run had no update, up to this one.
 
         Raises:
-          FloatingPointError: so many in a row that the run is lost.
+          UserError: so many in a row that the run is lost.
           LossSpike: the loss rose, and `train.rollbacks` allows to go back.
         """
         self._skipped.discard(step)
@@ -75,7 +76,7 @@ class Sentinel:
             step, *values.values(), _few(records),
         )  # fmt: skip
         if self._in_a_row >= self._train.skips:
-            raise FloatingPointError(
+            raise UserError(
                 f"{self._in_a_row} steps in a row, up to {step}, had no update: loss or grad_norm was not "
                 "finite (history.jsonl has their records). The checkpoints are good. In a new --workdir, a "
                 "lower optimizer.learning_rate, more optimizer.warmup_steps or model.dtype float32 often help"

@@ -94,7 +94,7 @@ class Reporter:
         """Waits for the step that `train` was last called with, looks at its metrics and writes them.
 
         Raises:
-          FloatingPointError, LossSpike: `Sentinel.look` did.
+          UserError, LossSpike: `Sentinel.look` did.
         """
         if self._pending is None:
             return

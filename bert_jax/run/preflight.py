@@ -16,6 +16,7 @@ from bert_jax.parallel.processes import check_same, same_everywhere, wait_for_al
 from bert_jax.workdir.checkpoint import steps_of
 from bert_jax.workdir.provenance import facts
 from bert_jax.workdir.resume import obstacles
+from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
 
 SIGN = "sign-of-process-0"
@@ -42,12 +43,12 @@ def open_dataset(config: Config) -> Manifest:
     """What is in data.dir; in all processes the same, and the same program and config to read it.
 
     Raises:
-      FileNotFoundError, ValueError: it is not; on all processes alike where they differ.
+      FileNotFoundError, UserError: it is not; on all processes alike where they differ.
     """
     directory = Path(config.data.dir)
     try:
         manifest = Manifest.load(directory)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         check_same(facts(config) | {"the dataset": f"unreadable ({error})"})
         raise
     sizes = [path.stat().st_size for path in directory.rglob("*") if path.is_file()]
@@ -58,7 +59,7 @@ def open_dataset(config: Config) -> Manifest:
     check_same(facts(config) | here)
     manifest.check(config.data)
     if manifest.vocab_size > config.model.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer of data.dir {config.data.dir} has {manifest.vocab_size} pieces, more than "
             f"model.vocab_size {config.model.vocab_size}"
         )
@@ -66,14 +67,14 @@ def open_dataset(config: Config) -> Manifest:
 
 
 def check_workdir(config: Config, workdir: Path) -> None:
-    """Raises ValueError, on all processes, if `workdir` is not for this run, or not the same for all."""
+    """Raises UserError, on all processes, if `workdir` is not for this run, or not the same for all."""
     if workdir.exists():
         if steps := steps_of(workdir):
             odd = obstacles(load_json(workdir / "config.json"), config, step=steps[0])
             if odd:
-                raise ValueError(f"{workdir} holds another run: there {odd[0]}; use a new --workdir")
+                raise UserError(f"{workdir} holds another run: there {odd[0]}; use a new --workdir")
         elif strange := sorted({entry.name for entry in workdir.iterdir()} - OWN_FILES):
-            raise ValueError(f"{workdir} holds no run, but {strange[0]}; use a new --workdir")
+            raise UserError(f"{workdir} holds no run, but {strange[0]}; use a new --workdir")
     if jax.process_count() > 1:
         wait_for_all("check of the workdir")  # before process 0 writes there
         _check_shared(workdir)

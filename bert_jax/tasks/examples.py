@@ -14,6 +14,7 @@ import numpy as np
 from bert_jax.tasks.records import Record, records, typed_records
 from data_pipeline.config import Head, TaskConfig
 from data_pipeline.corpus import mended
+from data_pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,11 @@ def read(head: Head, source: str, task: TaskConfig, *, labelled: bool = True) ->
       labelled: False to predict: labels and answers are not looked at, and words may be one string.
 
     Raises:
-      FileNotFoundError, ValueError: one line, with file and row. Rows do not count the header; lines do.
+      FileNotFoundError, UserError: one line, with file and row. Rows do not count the header; lines do.
     """
     examples = [*_checked(head, records(head, source, task, labelled), task, labelled)]
     if not examples:
-        raise ValueError(f"{source} has no examples")
+        raise UserError(f"{source} has no examples")
     return examples
 
 
@@ -94,7 +95,7 @@ def read_typed(head: Head, lines: Iterable[bytes], task: TaskConfig) -> Iterator
         columns.
 
     Raises:
-      ValueError: one line, as `read` has it, with the line of standard input.
+      UserError: one line, as `read` has it, with the line of standard input.
     """
     return _checked(head, typed_records(head, lines, task), task, labelled=False)
 
@@ -124,17 +125,17 @@ def _words(where: str, record: dict[str, Any], task: TaskConfig, labelled: bool)
     if isinstance(value, str) and not labelled:
         value = mended(value).split()
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise ValueError(f"{where}: {task.text!r} is not a list of words")
+        raise UserError(f"{where}: {task.text!r} is not a list of words")
     words = tuple(map(mended, value))
     if not words or not all(word.strip() for word in words):
-        raise ValueError(f"{where}: {task.text!r} has {'an empty word' if words else 'no words'}")
+        raise UserError(f"{where}: {task.text!r} has {'an empty word' if words else 'no words'}")
     if not labelled:
         return Words(where, words)
     labels = _column(where, record, task.label, _advice("label", labelled))
     if not isinstance(labels, list):
-        raise ValueError(f"{where}: {task.label!r} is not a list of labels")
+        raise UserError(f"{where}: {task.label!r} is not a list of labels")
     if len(labels) != len(words):
-        raise ValueError(f"{where} has {len(words)} words and {len(labels)} labels")
+        raise UserError(f"{where} has {len(words)} words and {len(labels)} labels")
     return Words(where, words, tuple(_name(where, task.label, label) for label in labels))
 
 
@@ -143,7 +144,7 @@ def _questions(records: Iterator[Record], labelled: bool) -> Iterator[Question]:
     for number, (where, record) in enumerate(records, 1):
         name = _name(where, "id", record["id"]) if "id" in record else str(number)
         if name in seen:
-            raise ValueError(f"{where}: the id {name!r} is that of {seen[name]} too")
+            raise UserError(f"{where}: the id {name!r} is that of {seen[name]} too")
         seen[name] = where
         asked = f"{where}, question {name!r}"
         question = _string(asked, record, "question")
@@ -159,14 +160,14 @@ def _answers(where: str, value: Any, context: str) -> Iterator[Answer]:
         case {"text": list(texts), "answer_start": list(starts)} if len(texts) == len(starts):
             pairs = zip(texts, starts, strict=True)
         case _:
-            raise ValueError(
+            raise UserError(
                 f"{where}: 'answers' is not {{'text': [...], 'answer_start': [...]}} with as many of each"
             )
     for text, start in pairs:
         if not isinstance(text, str) or not mended(text).strip():
-            raise ValueError(f"{where}: the answer {text!r} is no text")
+            raise UserError(f"{where}: the answer {text!r} is no text")
         if type(start) is not int or start < 0 or not context.startswith(text, start):
-            raise ValueError(f"{where}: the answer {text!r} is not at character {start!r} of the context")
+            raise UserError(f"{where}: the answer {text!r} is not at character {start!r} of the context")
         # Starts were counted before the context was mended, which may have made it shorter.
         yield Answer(mended(text), len(mended(context[:start])))
 
@@ -180,27 +181,27 @@ def _advice(flag: str, labelled: bool) -> str:
 
 def _column(where: str, record: dict[str, Any], name: str, advice: str = "") -> Any:
     if name not in record:
-        raise ValueError(f"{where} has no column {name!r}; it has {', '.join(record)}{advice}")
+        raise UserError(f"{where} has no column {name!r}; it has {', '.join(record)}{advice}")
     return record[name]
 
 
 def _string(where: str, record: dict[str, Any], name: str, advice: str = "") -> str:
     value = _column(where, record, name, advice)
     if not isinstance(value, str):
-        raise ValueError(f"{where}: {name!r} is {value!r}, not a text")
+        raise UserError(f"{where}: {name!r} is {value!r}, not a text")
     text = mended(value)
     if not text.strip():
-        raise ValueError(f"{where}: {name!r} is empty")
+        raise UserError(f"{where}: {name!r} is empty")
     return text
 
 
 def _name(where: str, column: str, value: Any) -> str:
     """A label or an id. No float: 1 and 1.0 would be two labels."""
     if not isinstance(value, str | int):  # which a bool is
-        raise ValueError(f"{where}: {column!r} is {value!r}, neither a string nor a whole number")
+        raise UserError(f"{where}: {column!r} is {value!r}, neither a string nor a whole number")
     name = mended(str(value)).strip()
     if not name:
-        raise ValueError(f"{where}: {column!r} is empty")
+        raise UserError(f"{where}: {column!r} is empty")
     return name
 
 
@@ -210,5 +211,5 @@ def _number(where: str, column: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = np.nan
     if not abs(number) <= LARGEST:
-        raise ValueError(f"{where}: {column!r} is {value!r}, not a finite number of 32 bits")
+        raise UserError(f"{where}: {column!r} is {value!r}, not a finite number of 32 bits")
     return number

@@ -14,7 +14,8 @@ import tokenizers
 
 from bert_jax.tasks.examples import Answer, Example, Question, Text, Words
 from bert_jax.tasks.pieces import Pieces
-from data_pipeline.config import Head, TaskConfig, require
+from data_pipeline.config import Head, TaskConfig
+from data_pipeline.errors import UserError, require
 
 LONGEST_QUESTION = 64
 """Tokens; of a short row, a quarter (google-research/bert/run_squad.py: max_query_length)."""
@@ -58,7 +59,7 @@ def featurize(
     """Rows of all examples, in order.
 
     Raises:
-      ValueError: a label is not in `labels`, only some examples have one, the tokenizer has no [CLS], [SEP]
+      UserError: a label is not in `labels`, only some examples have one, the tokenizer has no [CLS], [SEP]
         or [UNK], or `task.stride` leaves no window of a context.
     """
     pieces = Pieces(tokenizer)
@@ -214,5 +215,5 @@ def _labelled(examples: Sequence[Example], labels: Sequence[object]) -> bool:
 
 def _label(example: Example, label: str | float | None, index: dict[str, int]) -> int:
     if label not in index:
-        raise ValueError(f"{example.where} has the label {label!r}; known are {', '.join(map(repr, index))}")
+        raise UserError(f"{example.where} has the label {label!r}; known are {', '.join(map(repr, index))}")
     return index[label]

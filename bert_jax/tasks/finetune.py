@@ -22,6 +22,7 @@ from bert_jax.tasks.examples import Example, Text, Words, read
 from bert_jax.tasks.scores import check_libraries, names
 from bert_jax.workdir.checkpoint import best_step
 from bert_jax.workdir.metrics_file import read_metrics
+from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import load_fast
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def finetune(config: Config, *, workdir: Path, seeds: Sequence[int] = ()) -> lis
       A result a seed; None if a signal stopped a run, whose state is saved.
 
     Raises:
-      FileNotFoundError, ValueError: config, source, examples or workdir cannot be used.
+      FileNotFoundError, UserError: config, source, examples or workdir cannot be used.
     """
     config, feeds = _prepare(config)
     places = {seed: workdir / f"seed-{seed}" for seed in seeds} or {config.train.seed: workdir}
@@ -91,15 +92,15 @@ def _prepare(config: Config) -> tuple[Config, functools.partial[TaskFeed]]:
     assert head != "pretraining"
     check_libraries(head)
     if config.init.source is None:
-        raise ValueError("init.source is not given: a pretrained model, as a workdir or an exported folder")
+        raise UserError("init.source is not given: a pretrained model, as a workdir or an exported folder")
     for name in ("train", "validation"):
         if not getattr(task, name):
-            raise ValueError(f"task.{name} is not given: a file of examples, or tfds:NAME:SPLIT")
+            raise UserError(f"task.{name} is not given: a file of examples, or tfds:NAME:SPLIT")
     source = Path(config.init.source)
     made_for = model_of(source)
     taken = {name: getattr(made_for, name) for name in (*SAME, "max_position_embeddings")}
     if task.sequence_length > made_for.max_position_embeddings:
-        raise ValueError(
+        raise UserError(
             f"task.sequence_length is {task.sequence_length}, but init.source {source} has "
             f"{made_for.max_position_embeddings} positions"
         )
@@ -123,7 +124,7 @@ def _resolved(config: Config, *, rows: int, columns: int) -> Config:
     known = [name for name in names(head, config.model.labels) if name != "mse"]  # of which less is better
     best = known[0] if config.checkpoint.best == "loss" else config.checkpoint.best
     if best not in known:
-        raise ValueError(
+        raise UserError(
             f"checkpoint.best is {best!r}; what says which checkpoint of this {head} model is best is "
             f"one of {', '.join(known)}"
         )
@@ -159,7 +160,7 @@ def _tell(name: str, split: Split) -> None:
 def _result(config: Config, workdir: Path) -> Result:
     step = best_step(workdir, config)
     if step is None:
-        raise ValueError(f"{workdir} was left before the first evaluation: train without train.stop_at")
+        raise UserError(f"{workdir} was left before the first evaluation: train without train.stop_at")
     metrics = read_metrics(workdir / "metrics.jsonl")[step, "validation"]
     scores = {name: value for name, value in metrics.items() if name not in ("tokens", "hours")}
     return Result(config.train.seed, workdir, step, scores)

@@ -13,6 +13,7 @@ import jax
 
 from bert_jax.config import Config
 from bert_jax.tasks.finetune import finetune, spreads
+from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,11 @@ def glue(
       The table, in Markdown; None if a signal stopped a run, whose state is saved.
 
     Raises:
-      ValueError: a task is unknown; or as `finetune`.
+      UserError: a task is unknown; or as `finetune`.
     """
     unknown = [name for name in tasks if name not in TASKS]
     if unknown:
-        raise ValueError(f"GLUE has no task {unknown[0]!r}; it has {', '.join(TASKS)}")
+        raise UserError(f"GLUE has no task {unknown[0]!r}; it has {', '.join(TASKS)}")
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for name in tasks:
         log.info("%s", name)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tokenizers
 
-from data_pipeline.config import require
+from data_pipeline.errors import require
 from data_pipeline.tokenizer import CLS, SEP, SPECIAL_PIECES, UNK
 
 ENCODED_AT_ONCE = 10_000
@@ -26,7 +26,7 @@ class Pieces:
     spite of `encode_special_tokens`: those become [UNK].
 
     Raises:
-      ValueError: the tokenizer has no [CLS], [SEP] or [UNK].
+      UserError: the tokenizer has no [CLS], [SEP] or [UNK].
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.config import Head, TaskConfig
+from data_pipeline.errors import UserError
 
 Record = tuple[str, dict[str, Any]]
 """Where an example is, and its columns."""
@@ -42,7 +43,7 @@ def records(head: Head, source: str, task: TaskConfig, labelled: bool) -> Iterat
             return _squad(source)
         case ".jsonl", _:
             return _json_lines(source, lines_of(source))
-    raise ValueError(
+    raise UserError(
         f"{source!r} is no source of {head} examples; files are .tsv, .csv or .jsonl, to predict also .txt "
         "(classification, regression), .conll or .jsonl (tokens), .json or .jsonl (qa), each also .gz; or "
         "give tfds:NAME:SPLIT"
@@ -65,19 +66,19 @@ def lines_of(path: str) -> Iterator[str]:
     """Of a file, .gz or not, with their line ends. Empty ones at its end are nobody's example.
 
     Raises:
-      FileNotFoundError, ValueError: it is not there, not whole or not UTF-8.
+      FileNotFoundError, UserError: it is not there, not whole or not UTF-8.
     """
     raw = Path(path).read_bytes()
     if path.endswith(".gz"):
         try:
             raw = gzip.decompress(raw)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path}: not a whole compressed file ({error})") from error
+            raise UserError(f"{path}: not a whole compressed file ({error})") from error
     yield from decoded(io.BytesIO(raw.rstrip(b"\r\n")), path)
 
 
 def decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    """Without a byte order mark. A ValueError for what is not UTF-8 names `source` and the line."""
+    """Without a byte order mark. A UserError for what is not UTF-8 names `source` and the line."""
     for number, line in enumerate(lines, 1):
         raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         yield _decode(raw, f"{source} line {number}")
@@ -87,7 +88,7 @@ def _decode(raw: bytes, where: str) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not valid UTF-8 ({error.reason})") from error
+        raise UserError(f"{where}: not valid UTF-8 ({error.reason})") from error
 
 
 def _table(path: str, rows: Any) -> Iterator[Record]:
@@ -96,17 +97,17 @@ def _table(path: str, rows: Any) -> Iterator[Record]:
     try:
         columns: list[str] = next(rows, [])
         if len(set(columns)) < len(columns):
-            raise ValueError(f"{where} names a column twice: {', '.join(columns)}")
+            raise UserError(f"{where} names a column twice: {', '.join(columns)}")
         for number in itertools.count(1):
             where = f"{path} row {number}"
             cells = next(rows, None)
             if cells is None:
                 return
             if len(cells) != len(columns):
-                raise ValueError(f"{where} has {len(cells)} cells; the header has {len(columns)}")
+                raise UserError(f"{where} has {len(cells)} cells; the header has {len(columns)}")
             yield where, dict(zip(columns, cells, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{where} cannot be read: {error}") from error
+        raise UserError(f"{where} cannot be read: {error}") from error
 
 
 def _texts(source: str, lines: Iterable[str], task: TaskConfig) -> Iterator[Record]:
@@ -120,7 +121,7 @@ def _json_lines(source: str, lines: Iterable[str], *, wanted: str = "") -> Itera
         if line.strip():
             record = _json(line, where, wanted)
             if not isinstance(record, dict):
-                raise ValueError(f"{where}: not a JSON object{wanted}")
+                raise UserError(f"{where}: not a JSON object{wanted}")
             yield where, record
 
 
@@ -128,7 +129,7 @@ def _json(text: str, where: str, wanted: str = "") -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error}){wanted}") from error
+        raise UserError(f"{where}: not JSON ({error}){wanted}") from error
 
 
 def _conll(path: str, task: TaskConfig, labelled: bool) -> Iterator[Record]:
@@ -144,7 +145,7 @@ def _conll(path: str, task: TaskConfig, labelled: bool) -> Iterator[Record]:
         width = width or max(2, len(first))
         for number, cells in sentence:
             if labelled and len(cells) != width:
-                raise ValueError(f"{path} line {number}: a broken row of {len(cells)} columns, not {width}")
+                raise UserError(f"{path} line {number}: a broken row of {len(cells)} columns, not {width}")
         columns = {task.label: [cells[-1] for _, cells in sentence], task.text: [c[0] for _, c in sentence]}
         yield f"{path} line {start}", columns
 
@@ -159,7 +160,7 @@ def _squad(path: str) -> Iterator[Record]:
             for question in paragraph["qas"]
         ]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not have SQuAD's form, data[].paragraphs[].qas[] ({error})") from error
+        raise UserError(f"{path} does not have SQuAD's form, data[].paragraphs[].qas[] ({error})") from error
     for number, record in enumerate(records, 1):
         yield f"{path} row {number}", record
 
@@ -180,13 +181,13 @@ def _tfds(head: Head, source: str, task: TaskConfig, labelled: bool) -> Iterator
     tf.config.set_visible_devices([], "GPU")  # which is JAX's
     fields = re.fullmatch(r"tfds:(?P<dataset>.+?):(?P<split>\w+(\[[^]]*\])?)", source)
     if fields is None:
-        raise ValueError(f"{source} is not of the form tfds:NAME:SPLIT")
+        raise UserError(f"{source} is not of the form tfds:NAME:SPLIT")
     try:
         builder = tfds.builder(fields["dataset"], try_gcs=False)
         builder.download_and_prepare()
         split = builder.as_dataset(split=fields["split"])
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError, KeyError) as error:
-        raise ValueError(f"{source}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{source}: {str(error).strip().splitlines()[0]}") from error
     label = dict(builder.info.features).get(task.label)
     label = label.feature if isinstance(label, tfds.features.Sequence) else label
     wanted = ("id", "question", "context", "answers") if head == "qa" else (task.text, task.pair, task.label)
@@ -216,5 +217,5 @@ def _class(label: Any, value: Any, where: str) -> Any:
     if isinstance(value, list):
         return [_class(label, item, where) for item in value]
     if value < 0:  # which int2str would take for the last class
-        raise ValueError(f"{where}: the label is {value}, which stands for none; use a split that has labels")
+        raise UserError(f"{where}: the label is {value}, which stands for none; use a split that has labels")
     return label.int2str(value)

@@ -16,12 +16,13 @@ import numpy as np
 
 from bert_jax.tasks.examples import Example, Question, Text, Words
 from data_pipeline.config import Head
+from data_pipeline.errors import UserError
 
 LIBRARIES: dict[Head, str] = {"classification": "sklearn", "regression": "scipy", "tokens": "seqeval"}
 
 
 def check_libraries(head: Head) -> None:
-    """Raises ValueError if what scores such a task is not installed: before a training rather than in it."""
+    """Raises UserError if what scores such a task is not installed: before a training rather than in it."""
     name = LIBRARIES.get(head)
     if name is not None and importlib.util.find_spec(name) is None:
         raise _missing(ImportError(f"No module named {name!r}"))
@@ -59,7 +60,7 @@ def score(
       labels: all that the model knows, whether they occur or not.
 
     Raises:
-      ValueError: scikit-learn or seqeval is not installed.
+      UserError: scikit-learn or seqeval is not installed.
     """
     assert len(examples) == len(predictions) > 0
     match head:
@@ -73,8 +74,8 @@ def score(
             return _qa(cast(Sequence[Question], examples), predictions)
 
 
-def _missing(error: ImportError) -> ValueError:
-    return ValueError(f"scoring needs scikit-learn and seqeval: pip install 'bert-jax[finetune]' ({error})")
+def _missing(error: ImportError) -> UserError:
+    return UserError(f"scoring needs scikit-learn and seqeval: pip install 'bert-jax[finetune]' ({error})")
 
 
 def _classification(

@@ -13,6 +13,7 @@ import math
 from bert_jax.config import Config
 from bert_jax.training.batch_ramp import rows_before
 from bert_jax.training.flops import train_step_flops
+from data_pipeline.errors import UserError
 
 
 def in_steps(config: Config) -> Config:
@@ -21,7 +22,7 @@ def in_steps(config: Config) -> Config:
     Tokens are columns of rows, padding included, as papers count them.
 
     Raises:
-      ValueError: the budget ends before the batch has grown to its size, or is of too many or too few steps.
+      UserError: the budget ends before the batch has grown to its size, or is of too many or too few steps.
     """
     train = config.train
     if not train.is_bought:
@@ -34,7 +35,7 @@ def in_steps(config: Config) -> Config:
     ramp = train.batch_ramp_steps
     left = amount / of_a_row - rows_before(train, ramp)
     if left <= 0:
-        raise ValueError(f"train.budget {train.budget!r} ends within train.batch_ramp_steps {ramp}")
+        raise UserError(f"train.budget {train.budget!r} ends within train.batch_ramp_steps {ramp}")
     steps = ramp + math.ceil(left / train.global_batch_size)
     bought = dataclasses.replace(config, train=dataclasses.replace(train, steps=steps))
     bought.check_steps()

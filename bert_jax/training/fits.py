@@ -6,24 +6,25 @@ from jax.sharding import Mesh
 
 from bert_jax.config import Config
 from bert_jax.training.batch_ramp import stages
+from data_pipeline.errors import UserError
 
 
 def check_fits(config: Config, mesh: Mesh) -> None:
-    """Raises ValueError, naming the field, if the batch or the model does not divide over the mesh."""
+    """Raises UserError, naming the field, if the batch or the model does not divide over the mesh."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     for stage in stages(config.train):
         if stage.rows % (ways * stage.microbatches):
             whole = stage.rows == config.train.global_batch_size
-            raise ValueError(
+            raise UserError(
                 f"train.{'global_batch_size' if whole else 'batch_ramp'} {stage.rows} is not divisible by "
                 f"{ways * stage.microbatches} (mesh data x fsdp = {ways}, times {stage.microbatches} "
                 f"microbatch(es); train.microbatches is {config.train.microbatches})"
             )
     if config.train.reduce_dtype != "float32":
         if mesh.shape["tensor"] > 1:
-            raise ValueError(f"train.reduce_dtype {config.train.reduce_dtype} needs mesh.tensor 1")
+            raise UserError(f"train.reduce_dtype {config.train.reduce_dtype} needs mesh.tensor 1")
         if mesh.devices.flat[0].platform == "cpu":  # XLA crashes
-            raise ValueError(f"train.reduce_dtype {config.train.reduce_dtype} does not work on CPUs")
+            raise UserError(f"train.reduce_dtype {config.train.reduce_dtype} does not work on CPUs")
     model = config.model
     for field, size, axis in (
         ("hidden_size", model.hidden_size, "fsdp"),
@@ -32,4 +33,4 @@ def check_fits(config: Config, mesh: Mesh) -> None:
         ("vocab_size (to a multiple of 128)", model.padded_vocab_size, "tensor"),
     ):
         if size % mesh.shape[axis]:
-            raise ValueError(f"model.{field} {size} is not divisible by mesh.{axis} {mesh.shape[axis]}")
+            raise UserError(f"model.{field} {size} is not divisible by mesh.{axis} {mesh.shape[axis]}")

@@ -31,6 +31,7 @@ from bert_jax.workdir import digests
 from bert_jax.workdir.history import History
 from bert_jax.workdir.metrics_file import validation_values
 from bert_jax.workdir.resume import obstacles
+from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -203,12 +204,12 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
-          ValueError: it is damaged, or of another config, dataset or shape; names what differs.
+          UserError: it is damaged, or of another config, dataset or shape; names what differs.
         """
         if step is None:
             step = self.latest_step()
         elif step in steps_of(self._workdir) and (wrong := damage(self._workdir, step)):
-            raise ValueError(f"the checkpoint of step {step} in {self._directory} is damaged: {wrong}")
+            raise UserError(f"the checkpoint of step {step} in {self._directory} is damaged: {wrong}")
         if step is None or step not in self._manager.all_steps():
             have = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
@@ -272,11 +273,9 @@ class Checkpoints:
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
         odd = obstacles(from_json(run["config"]), self._config, step=step)
         if odd:
-            raise ValueError(
-                f"the checkpoint of step {step} in {self._directory} is of another run: {odd[0]}"
-            )
+            raise UserError(f"the checkpoint of step {step} in {self._directory} is of another run: {odd[0]}")
         if self._fingerprint is not None and run["fingerprint"] != self._fingerprint:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint of step {step} in {self._directory} was trained on another dataset than "
                 f"data.dir {self._config.data.dir} (fingerprint {run['fingerprint'][:12]}, not "
                 f"{self._fingerprint[:12]}): give the original --data.dir, or a new --workdir"
@@ -291,7 +290,7 @@ class Checkpoints:
         wanted = _described(abstract)
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
-                raise ValueError(
+                raise UserError(
                     f"the checkpoint of step {step} in {self._directory} does not fit the model: {name} is "
                     f"{saved.get(name, 'missing')}, not {wanted.get(name, 'there')}"
                 )

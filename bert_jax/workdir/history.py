@@ -17,6 +17,8 @@ from typing import Any
 
 import jax
 
+from data_pipeline.errors import UserError
+
 FILE = "history.jsonl"
 
 
@@ -30,7 +32,7 @@ class History:
         """Those of one kind, oldest first. A line that a killed process left half-written is none.
 
         Raises:
-          ValueError: a line is not of a history; names it.
+          UserError: a line is not of a history; names it.
         """
         found = []
         lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
@@ -42,7 +44,7 @@ class History:
                 if entry["event"] == event:
                     found.append(entry)
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
+                raise UserError(
                     f"{self._path}:{number} is not a line of a history ({error}); mend or remove it"
                 ) from error
         return found

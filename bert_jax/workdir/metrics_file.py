@@ -7,6 +7,8 @@ import math
 import os
 from pathlib import Path
 
+from data_pipeline.errors import UserError
+
 Lines = dict[tuple[int, str], dict[str, float]]
 """(step, split) -> metrics."""
 
@@ -19,7 +21,7 @@ def read_metrics(file: Path, *, finished: bool = False) -> Lines:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a line is not of metrics; names it.
+      UserError: a line is not of metrics; names it.
     """
     found: Lines = {}
     for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
@@ -30,7 +32,7 @@ def read_metrics(file: Path, *, finished: bool = False) -> Lines:
             place = int(fields.pop("step")), str(fields.pop("split"))
             found[place] = {n: math.nan if value is None else float(value) for n, value in fields.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file}:{number} is not a line of metrics ({error})") from error
+            raise UserError(f"{file}:{number} is not a line of metrics ({error})") from error
     return found
 
 

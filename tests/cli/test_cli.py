@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -21,6 +22,7 @@ from bert_jax.cli import main as cli
 from bert_jax.cli.commands import VERBS
 from bert_jax.config import Config
 from bert_jax.config.files import from_json
+from data_pipeline.prepare import shards
 from tests.helpers.configs import replace
 from tests.helpers.paths import ROOT
 
@@ -180,11 +182,24 @@ def test_no_space_left_while_training_is_one_line(recipe: Path, tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(recipe: Path, bert_jax, monkeypatch: pytest.MonkeyPatch):
-    """A ValueError, but not one of ours about what was given."""
-    monkeypatch.setattr("data_pipeline.prepare.prepare", lambda config: json.loads("{"))
-    with pytest.raises(json.JSONDecodeError):
-        bert_jax("prepare", recipe)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda planned: shards(planned)[:-1],  # zip() argument 2 is shorter than argument 1
+        lambda planned: np.zeros(3) + np.zeros(4),  # operands could not be broadcast together
+        lambda planned: int("many"),
+    ],
+)
+def test_a_fault_of_the_program_keeps_its_traceback(
+    recipe: Path, bert_jax, monkeypatch, tmp_path: Path, fault
+):
+    """A ValueError, raised from a line of ours, but not about what was given: exit status 1, not 2."""
+    monkeypatch.setattr("data_pipeline.prepare.shards", fault)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"argument|broadcast|invalid literal") as raised:
+        bert_jax("prepare", recipe, "--data.dir", "data")
+    assert type(raised.value) is ValueError
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.py"], "nothing half-written"
 
 
 def test_a_reader_that_has_had_enough_is_no_error():
