@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-faults lint format clean
+.PHONY: demo test coverage test-slow test-faults lint format clean
 
 demo: .venv/core
 	rm -rf runs/demo runs/demo-data runs/demo-exported
@@ -15,9 +15,12 @@ demo: .venv/core
 	$(BIN)/bert-jax fill-mask runs/demo-exported "Returns [MASK] if the object is a [MASK] of strings."
 
 # A file at a time to each of two processes: its fixtures are made once. The tests compile more than they compute,
-# and XLA's costly passes are two fifths of that; test-slow and test-faults have them.
+# and XLA's costly passes are two fifths of that: only the tests that compare numbers or programs have them here.
 test: .venv/dev
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+coverage: PYTEST := --cov --cov-report term-missing:skip-covered --cov-report html:runs/coverage
+coverage: test
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow

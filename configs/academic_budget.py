@@ -14,38 +14,24 @@ reach a third to a half of that:
     bert-jax plan configs/academic_budget.py --topology v5e:2x4 --model.scan-unroll 1
 """
 
-from bert_jax.config import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    MaskingConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TokenizerConfig,
-    TrainConfig,
-)
+from pathlib import Path
+
+from bert_jax.config import Config, OptimizerConfig, delta, load_recipe
 
 
 def get_config() -> Config:
-    return Config(
-        model=ModelConfig(vocab_size=30522, max_position_embeddings=128, dtype="bfloat16", scan_unroll=12),
-        data=DataConfig(
-            source="files:corpus/*.txt.gz",
-            dir="runs/day-data",
-            sequence_length=128,
-            objective="full_sentences",
-            validation_fraction=0.005,
-            tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=30522),
-            masking=MaskingConfig(max_predictions=20),
-        ),
+    return delta(
+        load_recipe(Path(__file__).with_name("bert_base.py")),
+        model={"max_position_embeddings": 128},
+        data={"dir": "runs/day-data", "input_format": "full_sentences"},
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=60, b2=0.98),  # 6 % of the time
-        train=TrainConfig(
-            steps=1_000,  # the scale of warmup_steps
-            budget="24 hours",
-            global_batch_size=4096,
-            microbatches=4,
-            eval_every=5_000,
-            eval_batches=25,
-        ),
-        checkpoint=CheckpointConfig(every=1_000),
+        train={
+            "steps": 1_000,  # the scale of warmup_steps
+            "budget": "24 hours",
+            "global_batch_size": 4096,
+            "microbatches": 4,
+            "eval_every": 5_000,
+            "eval_batches": 25,
+        },
+        checkpoint={"every": 1_000},
     )

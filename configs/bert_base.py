@@ -26,11 +26,11 @@ Devices share the batch without a flag; `--mesh.fsdp 4` also splits parameters a
 """
 
 from bert_jax.config import (
+    BertConfig,
     CheckpointConfig,
     Config,
     DataConfig,
     MaskingConfig,
-    ModelConfig,
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
@@ -39,7 +39,7 @@ from bert_jax.config import (
 
 def get_config() -> Config:
     return Config(
-        model=ModelConfig(vocab_size=30522, dtype="bfloat16", scan_unroll=12),
+        model=BertConfig(vocab_size=30522, dtype="bfloat16", scan_unroll=12),
         data=DataConfig(
             source="files:corpus/*.txt.gz",
             dir="runs/bert-base-data",

@@ -25,42 +25,20 @@ Where memory is short: `--train.microbatches 4`, or `--mesh.fsdp 8` to split par
 In hours on a pod: configs/bert_large_lamb.py.
 """
 
-from bert_jax.config import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    MaskingConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TokenizerConfig,
-    TrainConfig,
-)
+from pathlib import Path
+
+from bert_jax.config import Config, delta, load_recipe
 
 
 def get_config() -> Config:
-    return Config(
-        model=ModelConfig(
-            vocab_size=30522,
-            hidden_size=1024,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            intermediate_size=4096,
-            dtype="bfloat16",
-            scan_unroll=24,
-        ),
-        data=DataConfig(
-            source="files:corpus/*.txt.gz",
-            dir="runs/bert-large-data",
-            sequence_length=128,
-            validation_fraction=0.005,
-            tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=30522),
-            masking=MaskingConfig(max_predictions=20),
-        ),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-4,
-            warmup_steps=10_000,
-            end_learning_rate=1.01e-5,  # 1e-4 x 100,000 / 990,000: where a decay over a million steps is now
-        ),
-        train=TrainConfig(steps=900_000, global_batch_size=256, eval_every=10_000, eval_batches=200),
-        checkpoint=CheckpointConfig(every=5_000),
+    return delta(
+        load_recipe(Path(__file__).with_name("bert_base.py")),
+        model={
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "scan_unroll": 24,
+        },
+        data={"dir": "runs/bert-large-data"},
     )

@@ -26,37 +26,16 @@ chips of v5e; compiled for them, not run by us, the first phase takes 14.0 of 16
         --train.steps 1563 --optimizer.warmup-steps 200
 """
 
-from bert_jax.config import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    MaskingConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TokenizerConfig,
-    TrainConfig,
-)
+from pathlib import Path
+
+from bert_jax.config import Config, OptimizerConfig, delta, load_recipe
 
 
 def get_config() -> Config:
-    return Config(
-        model=ModelConfig(
-            vocab_size=30522,
-            hidden_size=1024,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            intermediate_size=4096,
-            dtype="bfloat16",
-            scan_unroll=1,  # less memory than unrolled
-        ),
-        data=DataConfig(
-            source="files:corpus/*.txt.gz",
-            dir="runs/lamb-data",
-            sequence_length=128,
-            validation_fraction=0.005,
-            tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=30522),
-            masking=MaskingConfig(max_predictions=20),
-        ),
+    return delta(
+        load_recipe(Path(__file__).with_name("bert_large.py")),
+        model={"scan_unroll": 1},  # less memory than unrolled
+        data={"dir": "runs/lamb-data"},
         optimizer=OptimizerConfig(
             name="lamb",
             learning_rate=6e-3,
@@ -64,13 +43,13 @@ def get_config() -> Config:
             schedule="polynomial",
             polynomial_power=0.5,
         ),
-        train=TrainConfig(
-            steps=7_038,
-            global_batch_size=65_536,
-            microbatches=8,
-            log_every=10,
-            eval_every=500,
-            eval_batches=4,
-        ),
-        checkpoint=CheckpointConfig(every=200),
+        train={
+            "steps": 7_038,
+            "global_batch_size": 65_536,
+            "microbatches": 8,
+            "log_every": 10,
+            "eval_every": 500,
+            "eval_batches": 4,
+        },
+        checkpoint={"every": 200},
     )

@@ -15,53 +15,21 @@ with gated units, without biases and head, sinusoidal positions, the rate's star
 filters and order of the text.
 """
 
-from bert_jax.config import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    MaskingConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TokenizerConfig,
-    TrainConfig,
-)
+from pathlib import Path
+
+from bert_jax.config import Config, delta, load_recipe
 
 
 def get_config() -> Config:
-    return Config(
-        model=ModelConfig(
-            vocab_size=32768,
-            max_position_embeddings=128,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            dtype="bfloat16",
-            scan_unroll=12,
-        ),
-        data=DataConfig(
-            source="files:corpus/*.txt.gz",
-            dir="runs/cramming-data",
-            sequence_length=128,
-            objective="full_sentences",
-            validation_fraction=0.005,
-            tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=32768),
-            masking=MaskingConfig(max_predictions=20),
-        ),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-3,
-            warmup_steps=22_500,  # three quarters of the time
-            b2=0.98,
-            eps=1e-12,
-            clip_norm=0.5,
-        ),
-        train=TrainConfig(
-            steps=30_000,  # the scale of warmup_steps
-            budget="24 hours",
-            global_batch_size=4096,
-            microbatches=16,
-            batch_ramp=(1024, 2048, 3072),
-            batch_ramp_steps=20_000,  # half of the rows
-            eval_every=5_000,
-            eval_batches=25,
-        ),
-        checkpoint=CheckpointConfig(every=1_000),
+    return delta(
+        load_recipe(Path(__file__).with_name("academic_budget.py")),
+        model={"vocab_size": 32768, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        data={"dir": "runs/cramming-data", "tokenizer": {"vocab_size": 32768}},
+        optimizer={"warmup_steps": 22_500, "eps": 1e-12, "clip_norm": 0.5},  # three quarters of the time
+        train={
+            "steps": 30_000,  # the scale of warmup_steps
+            "microbatches": 16,
+            "batch_ramp": (1024, 2048, 3072),
+            "batch_ramp_steps": 20_000,  # half of the rows
+        },
     )

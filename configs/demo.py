@@ -12,11 +12,11 @@ With Python 3.11.7 the held-out MLM loss came down to 4.77 nats, where word freq
 """
 
 from bert_jax.config import (
+    BertConfig,
     CheckpointConfig,
     Config,
     DataConfig,
     MaskingConfig,
-    ModelConfig,
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
@@ -25,7 +25,7 @@ from bert_jax.config import (
 
 def get_config() -> Config:
     return Config(
-        model=ModelConfig(
+        model=BertConfig(
             vocab_size=4096,
             hidden_size=128,
             num_hidden_layers=2,

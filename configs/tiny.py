@@ -8,11 +8,11 @@ al. (2023) found best. What came out, and what it is worth for a task: docs/resu
 """
 
 from bert_jax.config import (
+    BertConfig,
     CheckpointConfig,
     Config,
     DataConfig,
     MaskingConfig,
-    ModelConfig,
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
@@ -21,7 +21,7 @@ from bert_jax.config import (
 
 def get_config() -> Config:
     return Config(
-        model=ModelConfig(
+        model=BertConfig(
             vocab_size=8192,
             hidden_size=128,
             num_hidden_layers=2,
@@ -37,7 +37,7 @@ def get_config() -> Config:
             source="files:corpus/*.txt.gz",
             dir="runs/tiny-data",
             sequence_length=64,
-            objective="full_sentences",
+            input_format="full_sentences",
             max_sequences_per_row=2,
             validation_fraction=0.02,
             tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=8192),

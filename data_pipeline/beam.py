@@ -39,7 +39,7 @@ RUNNERS = {
 
 
 def prepare_on_beam(config: DataConfig, *, runner: str, options: Sequence[str] = ()) -> Manifest:
-    """As `data_pipeline.prepare.prepare`, on a Beam runner.
+    """Prepares a dataset as `data_pipeline.prepare.prepare` does, on a Beam runner.
 
     Args:
       config: `config.dir` must be in reach of all workers, like the files of `config.source`: a bucket.

@@ -38,13 +38,13 @@ class Block(NamedTuple):
     source: int
     split: str
     number: int
-    """From 0, in its part."""
+    """Its number in its part, from 0."""
     total: int
     """Blocks of the part."""
 
     @property
     def keys(self) -> range:
-        """Of its documents."""
+        """The keys of its documents."""
         first, last = (-(-(n << KEY_BITS) // self.total) for n in (self.number, self.number + 1))
         return range(first, last)
 
@@ -178,7 +178,7 @@ def _sequences(
 ) -> Iterator[instances.Sequence]:
     _, _, cls, sep, _ = words.special_ids
     size, short = config.sequence_length, config.short_sequence_probability
-    match config.objective:
+    match config.input_format:
         case "next_sentence":
             return instances.next_sentence_pairs(
                 documents, sequence_length=size, short_sequence_probability=short, cls=cls, sep=sep, rng=rng

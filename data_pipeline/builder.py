@@ -26,7 +26,7 @@ class Shard(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """As TFDS names it."""
+        """The name of its file, as TFDS has it."""
         return f"{NAME}-{self.split}.array_record-{self.number:05d}-of-{self.total:05d}"
 
 

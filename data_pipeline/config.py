@@ -29,7 +29,7 @@ class Section:
     """A part of a config. Refuses values of another type than its fields have."""
 
     path: ClassVar[str]
-    """Of the section in the config, for messages."""
+    """Name of the section in the config, for messages."""
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
@@ -73,8 +73,8 @@ class TokenizerConfig(Section):
     vocab_size: int = 30522
     """Pieces to train, special ones included. A small corpus may give fewer."""
     vocab_file: str | None = None
-    """To use in place of training: an existing vocab.txt, or tokenizer.json of Hugging Face (wordpiece); a
-    SentencePiece model (unigram, bpe)."""
+    """A vocabulary to use in place of training one: an existing vocab.txt, or tokenizer.json of Hugging
+    Face (wordpiece); a SentencePiece model (unigram, bpe)."""
     lowercase: bool = True
 
     def __post_init__(self) -> None:
@@ -172,9 +172,10 @@ class DataConfig(Section):
     """The prepared dataset: `bert-jax prepare` writes it, everything else reads it."""
     sequence_length: int = 128
     """S: tokens in a row."""
-    objective: Literal["next_sentence", "sentence_order", "full_sentences", "documents"] = "next_sentence"
+    input_format: Literal["next_sentence", "sentence_order", "full_sentences", "documents"] = "next_sentence"
     """Pairs with a label: next_sentence (BERT), sentence_order (ALBERT). Single texts without one:
-    full_sentences (RoBERTa: up to S tokens, across documents), documents (never across)."""
+    full_sentences (RoBERTa: up to S tokens, across documents), documents (never across). See Liu et al.
+    2019, section 4.2."""
     short_sequence_probability: float = 0.1
     """Share of documents cut into pairs of random shorter length (next_sentence, sentence_order)."""
     max_sequences_per_row: int = 1
@@ -182,7 +183,7 @@ class DataConfig(Section):
     validation_fraction: float = 0.05
     """Share of the documents held out from the tokenizer and from training."""
     seed: int = 0
-    """Of the pairs and the validation split. Order and masks of training come from train.seed."""
+    """Decides the pairs and the validation split. Order and masks of training come from train.seed."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
@@ -231,60 +232,8 @@ class DataConfig(Section):
     @property
     def has_pairs(self) -> bool:
         """Whether sequences are sentence pairs, with a label to predict."""
-        return self.objective in ("next_sentence", "sentence_order")
+        return self.input_format in ("next_sentence", "sentence_order")
 
     def masking_of(self, split: str) -> MaskingConfig:
         """How the rows of a split are masked."""
         return self.masking if split == "train" else evaluation_masking(self.sequence_length)
-
-
-Head = Literal["classification", "regression", "tokens", "qa"]
-"""What a fine-tuned model says of a text: one of several labels; a number; a label for each word; which part
-of it answers a question."""
-
-
-@dataclass(frozen=True)
-class TaskConfig(Section):
-    """A downstream task: where its examples are, and how long to train on them."""
-
-    path: ClassVar[str] = "task"
-
-    train: str = ""
-    """FILE.tsv, .csv or .jsonl; for tokens also .conll, for qa SQuAD's .json; each also .gz. Or
-    tfds:NAME:SPLIT, such as tfds:glue/sst2:train."""
-    validation: str = ""
-    """As `train`: scored after each part of the training; the checkpoint with the best score stays."""
-    text: str = "sentence"
-    """Column of the text; for tokens, of the words. For qa this, `pair` and `label` mean nothing: its columns
-    are SQuAD's (id, question, context, answers)."""
-    pair: str | None = None
-    """Column of a second text; None: there is none."""
-    label: str = "label"
-    """Column of the label, the number, or the labels of the words."""
-    sequence_length: int = 128
-    """Tokens of a row at most; longer texts are cut, contexts of questions read in windows."""
-    stride: int = 64
-    """Of qa: tokens that neighbouring windows of a long context share."""
-    longest_answer: int = 30
-    """Of qa, in tokens."""
-    epochs: float = 3.0
-    """Passes over the training examples: train.steps follows from it."""
-    warmup: float = 0.1
-    """Share of the steps: optimizer.warmup_steps follows from it."""
-    evaluations: int = 1
-    """An epoch: train.eval_every and checkpoint.every follow from it."""
-    patience: int | None = None
-    """Evaluations in a row without a better score before the training ends; None: it never does."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.sequence_length >= 8,
-            f"task.sequence_length is {self.sequence_length}; it must be at least 8",
-        )
-        require(self.stride >= 0, f"task.stride is {self.stride}; it must be at least 0")
-        require(self.epochs > 0, f"task.epochs is {self.epochs}; it must be positive")
-        require(0 <= self.warmup < 1, f"task.warmup is {self.warmup}; it must be at least 0 and less than 1")
-        for name in ("longest_answer", "evaluations", "patience"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"task.{name} is {value}; it must be at least 1")

@@ -189,7 +189,7 @@ def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
     while raw := file.readline(MAX_LINE):
         ends = raw.endswith(b"\n")
         raw, carried = (carried + raw, b"") if ends else _split_at_character(carried + raw)
-        line = mended(_decode(raw, path, number)).strip()
+        line = sanitize(_decode(raw, path, number)).strip()
         if line or (ends and not is_piece):
             yield line
         is_piece = not ends
@@ -234,7 +234,7 @@ def _json_lines(path: str, file: IO[bytes]) -> Iterator[str]:
         yield from _lines_of_text(record["text"])
 
 
-def mended(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` without what breaks tools on the way, and otherwise as it is.
 
     Byte order marks go, NULs become spaces, and half a surrogate pair, which JSON can hold and UTF-8 cannot,
@@ -253,7 +253,7 @@ def mended(text: str) -> str:
 
 def _lines_of_text(text: str) -> Iterator[str]:
     """The non-empty lines of one document, then the empty line that ends it."""
-    for line in mended(text).split("\n"):  # as in text files: not at form feeds and the like
+    for line in sanitize(text).split("\n"):  # as in text files: not at form feeds and the like
         line = line.strip()
         for start in range(0, len(line), MAX_LINE):
             yield line[start : start + MAX_LINE]
@@ -300,7 +300,7 @@ def _read_tfds(name: str, dataset: str, split: Any, feature: str) -> Iterator[Do
 
 
 def _read_python_docs() -> Iterator[Document]:
-    yield from _group(map(mended, _lines_of_python_docs()))
+    yield from _group(map(sanitize, _lines_of_python_docs()))
 
 
 def _lines_of_python_docs() -> Iterator[str]:

@@ -33,8 +33,8 @@ class Token:
     """A piece of a row as the model sees it."""
 
     text: str
-    """With a space in front where a word begins."""
-    fate: str = ""
+    """The piece, with a space in front where a word begins."""
+    replacement: str = ""
     """"masked", "random", "kept", or "" for a token that is not predicted."""
     shown: str = ""
     """What the model sees in place of `text`."""
@@ -46,7 +46,7 @@ class Inspection:
     manifest: Manifest
     words: Tokenizer
     parts: dict[tuple[str, str], Statistics]
-    """By source and split."""
+    """Counts by source and split."""
     rows: list[list[Token]]
     """A few training rows, masked."""
     rows_read: int
@@ -109,12 +109,12 @@ def _tokens(batch: dict[str, np.ndarray], row: int, words: Tokenizer) -> list[To
         seen = batch["token_ids"][row, column]
         true = predicted.get(column, seen)
         if column not in predicted:
-            fate = ""
+            replacement = ""
         elif seen == words.ids[tokenizer.MASK]:
-            fate = "masked"
+            replacement = "masked"
         else:
-            fate = "kept" if seen == true else "random"
-        found.append(Token(_text(words, true), fate, _text(words, seen).strip()))
+            replacement = "kept" if seen == true else "random"
+        found.append(Token(_text(words, true), replacement, _text(words, seen).strip()))
     return found
 
 
@@ -159,7 +159,7 @@ def report(inspection: Inspection) -> Iterator[str]:
 def _marked(token: Token) -> str:
     space = " " * token.text.startswith(" ")
     text = token.text.strip()
-    match token.fate:
+    match token.replacement:
         case "masked":
             return f"{space}[{text}]"
         case "random":

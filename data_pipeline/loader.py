@@ -1,11 +1,11 @@
-"""Prepared dataset to batches: a pure function of the step, run ahead by tf.data.
+"""Prepared dataset to batches: a pure function of the position in the stream of rows, run ahead by tf.data.
 
-    position = first + step * batch_size + row  (first is 0, unless batches grew on the way)
+    position = first + batch * batch_size + row
     epoch = position // N;   record = permute(position % N, seed, epoch)
 
 Where sources have weights, each has a permutation of its own, and `mix` says whose turn a position is. The
-data state of a run is its step. A seek costs nothing, and any number of processes, each reading its own rows,
-build the same global batch.
+data state of a run is one integer, the position. A seek costs nothing, and any number of processes, each
+reading its own rows, build the same global batch.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Loader:
       batch_size: rows in the global batch.
       rows: the rows of the global batch that this process wants, all of them if None.
       seed: of order and masks; not used for validation.
-      start: the first step.
-      rows_before: rows in the batches before that step, where they were not all of this size.
+      step: steps done before the first batch; a masking rate may follow it.
+      position: where in the stream of rows the first batch begins; None: after `step` batches of this size.
 
     Raises:
       FileNotFoundError, UserError: there is no such dataset, or `config` does not fit it.
@@ -60,8 +60,8 @@ class Loader:
         batch_size: int,
         rows: Sequence[int] | None = None,
         seed: int = 0,
-        start: int = 0,
-        rows_before: int | None = None,
+        step: int = 0,
+        position: int | None = None,
     ):
         self.manifest = Manifest.load(Path(config.dir))
         self.manifest.check(config)
@@ -69,10 +69,10 @@ class Loader:
             raise UserError(f"data.dir {config.dir} has no {split} split; prepare it with one")
         self._config = config
         rows = range(batch_size) if rows is None else rows
-        first = 0 if rows_before is None else rows_before - start * batch_size
+        first = step * batch_size if position is None else position
         self._failures: list[Exception] = []
         self._iterator: Iterator[Batch] | None = _dataset(
-            config, self.manifest, split, batch_size, rows, seed, start, first, self._failures
+            config, self.manifest, split, batch_size, rows, seed, step, first, self._failures
         )
 
     def __enter__(self) -> Loader:
@@ -107,7 +107,7 @@ def _dataset(
     batch_size: int,
     rows: Sequence[int],
     seed: int,
-    start: int,
+    step: int,
     first: int,
     failures: list[Exception],
 ) -> Iterator[Batch]:
@@ -122,7 +122,7 @@ def _dataset(
     continues_word = None if masks.strategy == "token" else _continues_word(config)
     training = split == "train"
     seed = seed if training else EVALUATION_SEED
-    steps = tf.int64.max if training else -(-count // batch_size)
+    batches = tf.int64.max if training else -(-count // batch_size)
 
     def read(indices: np.ndarray) -> np.ndarray:
         try:
@@ -131,8 +131,8 @@ def _dataset(
             failures.append(error)
             return np.array([EMPTY] * len(indices), dtype=object)
 
-    def batch(step: Any) -> dict[str, Any]:
-        positions = first + step * batch_size + tf.constant(list(rows), tf.int64)
+    def make(batch: Any) -> dict[str, Any]:
+        positions = first + batch * batch_size + tf.constant(list(rows), tf.int64)
         indices = _record_at(positions, config, manifest, seed) if training else positions % count
         raw = tf.numpy_function(read, [indices], tf.string, stateful=False)
         tokens, lengths, labels = _parse(tf.ensure_shape(raw, [len(rows)]), config, manifest)
@@ -143,7 +143,7 @@ def _dataset(
         return masking.mask(
             masking.unpack(tokens, lengths, labels),
             positions,
-            step=step,
+            step=step + batch,
             config=masks,
             seed=seed,
             vocab_size=manifest.vocab_size,
@@ -151,8 +151,8 @@ def _dataset(
             continues_word=continues_word,
         )
 
-    dataset = tf.data.Dataset.range(start, steps)
-    graph = tf.autograph.experimental.do_not_convert(batch)  # it has no Python control flow on tensors
+    dataset = tf.data.Dataset.range(batches)
+    graph = tf.autograph.experimental.do_not_convert(make)  # it has no Python control flow on tensors
     dataset = dataset.map(graph, num_parallel_calls=AHEAD, deterministic=True)
     # An iterator that tunes itself can take a minute to end, with Python's lock in its hand: its thread
     # sleeps longer and longer, and on a busy machine may miss that it was told to end (OptimizeLoop in
@@ -165,7 +165,7 @@ def _dataset(
 def record_numbers(
     config: DataConfig, manifest: Manifest, positions: Sequence[int], *, seed: int
 ) -> list[int]:
-    """Which records of the training split are at these places of the stream."""
+    """The records of the training split at these positions of the stream."""
     tf = _tensorflow()
     return _record_at(tf.constant(list(positions), tf.int64), config, manifest, seed).numpy().tolist()
 
@@ -192,7 +192,7 @@ def permute(indices: Any, *, seed: int, epoch: Any, count: Any, stream: Any = 0)
 
 
 SLOTS = 10_000
-"""Of a cycle of a mixture. Over each cycle the shares of the sources are exact."""
+"""Rows of a cycle of a mixture. Over each cycle the shares of the sources are exact."""
 
 
 def mix(positions: Any, *, seed: int, rows: Sequence[int], weights: Sequence[float]) -> Any:
@@ -207,7 +207,7 @@ def mix(positions: Any, *, seed: int, rows: Sequence[int], weights: Sequence[flo
     cycle = positions // SLOTS
     slot = permute(positions % SLOTS, seed=seed, epoch=cycle, count=SLOTS, stream=1)
     source = tf.searchsorted(ends, slot, side="right")
-    # The how-manieth row of its source: those of earlier cycles, and the slots before it in this one.
+    # Index of the row within its source: those of earlier cycles, and the slots before it in this one.
     place = cycle * tf.gather(shares, source) + slot - tf.gather(ends - shares, source)
     count = tf.gather(tf.constant(rows, tf.int64), source)
     first = tf.gather(tf.cumsum(tf.constant(rows, tf.int64), exclusive=True), source)

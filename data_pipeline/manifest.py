@@ -68,7 +68,7 @@ class Manifest:
     def of(
         cls, config: DataConfig, words: Tokenizer, statistics: Mapping[tuple[int, str], Statistics]
     ) -> Manifest:
-        """Of a dataset with these counts, by source and split."""
+        """The manifest of a dataset with these counts, by source and split."""
         splits = sorted({split for _, split in statistics})
         parts = {
             split: [counted for part, counted in sorted(statistics.items()) if part[1] == split]

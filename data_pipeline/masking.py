@@ -101,7 +101,8 @@ def mask(
     wanted = tf.cast(tf.round(length * tf.cast(rate_at(step, config=config), tf.float32)), tf.int32)
     wanted = tf.clip_by_value(wanted, 1, size)
     # Of words of one token the first K always fit.
-    chosen, valid = _fill(words, score, wanted, size=size, tries=size if by_token else tf.shape(tokens)[1])
+    tries = size if by_token else tf.shape(tokens)[1]
+    chosen, valid = _select_words(words, score, wanted, size=size, tries=tries)
     targets = tf.gather(tokens, chosen, batch_dims=1)
 
     own = shared = _hash(seed, positions, chosen)
@@ -193,8 +194,8 @@ def _span_scores(score: tf.Tensor, length: tf.Tensor, *, reach: tf.Tensor) -> tf
         anchors = score * tf.cast(best == score, tf.int32)  # a better span covers the others
         return functools.reduce(tf.maximum, map(tf.multiply, back(anchors), covered), score)
 
-    # What is best for a word depends on the words before it only, so each round settles at least one more.
-    return _settle(cover, score)
+    # What is best for a word depends on the words before it only, so each round decides at least one more.
+    return _fixed_point(cover, score)
 
 
 def _span_reach(hashed: tf.Tensor) -> tf.Tensor:
@@ -206,7 +207,7 @@ def _span_reach(hashed: tf.Tensor) -> tf.Tensor:
     return 1 + tf.reshape(passed, tf.shape(hashed))
 
 
-def _fill(
+def _select_words(
     words: _Words, score: tf.Tensor, wanted: tf.Tensor, *, size: int, tries: int | tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Takes words, the best score first, each that still fits, as create_masked_lm_predictions does.
@@ -230,7 +231,7 @@ def _fill(
         left = wanted - tf.reduce_max(tf.where(taken, total, 0), axis=1, keepdims=True)
         return tf.where(taken | (length <= left), length, 0)
 
-    length = _settle(leave_out, tf.gather(words.length, order, batch_dims=1))
+    length = _fixed_point(leave_out, tf.gather(words.length, order, batch_dims=1))
     end = tf.cumsum(length, axis=1)
     # With the words taken laid end to end, slot k is in the first one that ends behind it.
     slot = tf.broadcast_to(tf.range(size), [tf.shape(score)[0], size])
@@ -246,7 +247,7 @@ def _replacement(
     hashed: tf.Tensor, kept: tf.Tensor, random: tf.Tensor, mask_id: int, *, config: MaskingConfig
 ) -> tf.Tensor:
     """[B, K] int32: `mask_id`, a token of `random` or one of `kept`, in the shares of `config`."""
-    uniform = _high_31_bits(_rehash(hashed, _FATE))
+    uniform = _high_31_bits(_rehash(hashed, _REPLACEMENT))
     mask_limit = int(config.mask_fraction * 2**31)
     random_limit = int((config.mask_fraction + config.random_fraction) * 2**31)
     replacement = tf.where(uniform < min(random_limit, 2**31 - 1), random, kept)
@@ -255,19 +256,19 @@ def _replacement(
 
 def _random_tokens(hashed: tf.Tensor, tokens: np.ndarray) -> tf.Tensor:
     """[B, K] int32, from `tokens`. Other bits of the hash than those that `_replacement` looks at."""
-    low = tf.bitwise.bitwise_and(_rehash(hashed, _FATE), np.uint64(2**31 - 1))
+    low = tf.bitwise.bitwise_and(_rehash(hashed, _REPLACEMENT), np.uint64(2**31 - 1))
     return tf.gather(tf.constant(tokens.astype(np.int32)), tf.cast(low, tf.int32) % len(tokens))
 
 
-def _settle(change: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-    """`change` of `x`, again and again until nothing changes."""
+def _fixed_point(change: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    """`change`, applied to `x` again and again until nothing changes."""
     return tf.while_loop(
         lambda new, old: tf.reduce_any(new != old), lambda new, _: (change(new), new), (change(x), x)
     )[0]
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FATE, _REACH = _GOLDEN, np.uint64(0x3C6EF372FE94F82A)  # once and twice, modulo 2^64
+_REPLACEMENT, _REACH = _GOLDEN, np.uint64(0x3C6EF372FE94F82A)  # once and twice, modulo 2^64
 
 
 def _hash(seed: int, positions: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
@@ -283,7 +284,7 @@ def _hash(seed: int, positions: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
 
 
 def _rehash(x: tf.Tensor, purpose: np.uint64) -> tf.Tensor:
-    """Another hash of what `x` is the hash of, so that the choice of a token says nothing on its fate."""
+    """Another hash of what `x` is the hash of: the choice of a token says nothing about its replacement."""
     return _mix(x + purpose)
 
 

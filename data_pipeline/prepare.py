@@ -184,7 +184,7 @@ def train_tokenizer(config: DataConfig, lines: tokenizer.Lines) -> Tokenizer:
 
 
 def sampled_keys(characters: Mapping[Part, int]) -> range:
-    """Of the training documents that the tokenizer is trained on: all, or a random part of a large corpus."""
+    """The training documents that the tokenizer is trained on: all, or a random part of a large corpus."""
     total = sum(size for (_, split), size in characters.items() if split == "train")
     return range(min(1 << KEY_BITS, (tokenizer.TRAINING_CHARACTERS << KEY_BITS) // total))
 
@@ -199,7 +199,7 @@ def _sample(folder: Path, characters: dict[Part, int]) -> Iterator[str]:
 def finish(
     config: DataConfig, folder: epath.Path, words: Tokenizer, statistics: Mapping[Part, Statistics]
 ) -> Manifest:
-    """Writes what tells of a dataset: the manifest, and the counts that `bert-jax inspect-data` shows.
+    """Writes what describes a dataset: the manifest, and the counts that `bert-jax inspect-data` shows.
 
     Raises:
       UserError: a part of the corpus gives no row.
@@ -267,7 +267,7 @@ Result = TypeVar("Result")
 
 
 def _run(task: Callable[[], Result]) -> Result | UserError:
-    """In a worker. A complaint about what was given is returned, for the parent to raise as its own."""
+    """Works in a worker. A UserError is returned, for the parent to raise as its own."""
     try:
         return task()
     except UserError as error:

@@ -103,7 +103,7 @@ class Tokenizer:
 
     @property
     def continues_word(self) -> np.ndarray:
-        """[V] bool: the pieces that go on with the word of the piece before them.
+        """[V] bool: the pieces that continue the word of the piece before them.
 
         A SentencePiece piece does, punctuation too, if it has no mark of a space. But if it starts with a
         Chinese character it does not: a text without spaces is more than one word.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -27,19 +28,21 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from bert_jax.config import (
+    BertConfig,
     CheckpointConfig,
     Config,
     DataConfig,
     MaskingConfig,
-    ModelConfig,
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
 )
 from bert_jax.interop import huggingface
-from bert_jax.models import bert as model
+from bert_jax.objectives import OBJECTIVES
+from bert_jax.tasks import TASKS
+from bert_jax.training.network import Network, init_params
 from data_pipeline.prepare import prepare
-from tests.helpers.configs import recipe_of, replace
+from tests.helpers.configs import recipe_of
 from tests.helpers.data import read_batches, real_documents
 
 
@@ -66,7 +69,7 @@ def config(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
     )
     prepare(data)
     return Config(
-        model=ModelConfig(
+        model=BertConfig(
             vocab_size=700,
             hidden_size=32,
             num_hidden_layers=2,
@@ -83,21 +86,41 @@ def config(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
 
 @pytest.fixture(scope="session")
 def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """folder_of(head): a model with lively weights, as Hugging Face has it."""
+    """folder_of(kind): a model for an objective or a task, with lively weights, as Hugging Face has it."""
 
-    def make(head: str, labels: tuple[str, ...] = ("O", "<b>", "B-PER")) -> Path:
-        labels = labels if head in ("classification", "tokens") else ()
-        ours = replace(config, model__head=head, model__labels=labels).model
-        params = model.init_params(ours, jax.random.key(3))
+    def make(kind: str, labels: tuple[str, ...] = ("O", "<b>", "B-PER")) -> Path:
+        objective = next(found for found in (*OBJECTIVES, *TASKS) if found.Config.kind == kind)
+        fields = {field.name for field in dataclasses.fields(objective.Config)}
+        settings = objective.Config(**({"labels": labels} if "labels" in fields else {}))
+        network = Network(config.model, objective, settings)
+        params = init_params(network, jax.random.key(3))
         params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-        folder = tmp_path_factory.mktemp(head)
-        tensors = huggingface.to_tensors(ours, params)
+        folder = tmp_path_factory.mktemp(kind)
+        tensors = huggingface.to_tensors(network, params)
         safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(huggingface.to_config(ours)))
+        (folder / "config.json").write_text(json.dumps(huggingface.to_config(network)))
         shutil.copytree(Path(config.data.dir) / "tokenizer", folder, dirs_exist_ok=True)
         return folder
 
     return functools.cache(make)
+
+
+OPTIMIZED = {"ops", "parity", "test_step", "test_collectives", "test_network"}
+"""Folders and files that compare numbers, gradients or programs with a reference."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def normal_passes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """There XLA compiles as it does for users, though `make test` has its costly passes off."""
+    places = {request.path.stem, *request.path.parts}
+    if not jax.config.read("jax_disable_most_optimizations") or not OPTIMIZED & places:
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture
@@ -125,7 +148,7 @@ def batches(config: Config) -> Callable[..., list[dict[str, np.ndarray]]]:
     return read
 
 
-SLOWEST = ("test_step", "test_loop", "test_finetune", "faults", "test_loader", "test_cli", "test_optimizer")
+SLOWEST = ("test_step", "test_loop", "test_finetune", "faults", "test_extensions", "test_loader", "test_cli")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

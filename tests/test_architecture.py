@@ -19,11 +19,12 @@ FLOORS = (
     "bert_jax/models",
     "bert_jax/objectives",
     "bert_jax/training",
+    "bert_jax/tasks",
     "bert_jax/planning",
     "bert_jax/workdir",
     "bert_jax/interop",
     "bert_jax/run",
-    "bert_jax/tasks",
+    "bert_jax/finetuning",
     "bert_jax/inference",
     "bert_jax/analysis",
     "bert_jax/cli",
@@ -44,22 +45,27 @@ def folder(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module imported anywhere in a file, functions included."""
+    """Every module imported anywhere in a file, functions included; the modules of a package, not itself."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {member if file_of(member) else node.module for member in members}
     return found
+
+
+def file_of(module: str) -> Path | None:
+    """Its file, if it is of this project."""
+    place = ROOT / module.replace(".", "/")
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 def imported_files(path: Path) -> set[Path]:
     """Those of this project."""
-    places = (ROOT / name.replace(".", "/") for name in imports(path))
-    files = {file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")}
-    return {file for file in files if file.is_file() and file != path}
+    return {file for name in imports(path) if (file := file_of(name))} - {path}
 
 
 def packages(path: Path) -> set[str]:

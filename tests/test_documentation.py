@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bert_jax.cli.commands import VERBS
 from data_pipeline.config import MaskingConfig
 from tests.helpers.paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, language: str = "") -> list[str]:
@@ -31,8 +32,8 @@ class Enough(Exception):
 
 
 def test_the_pipeline_feeds_a_pytorch_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The example of the README, stopped after three batches."""
-    (program,) = [block for block in blocks(PAGES[0], "python") if "import torch" in block]
+    """The example of docs/data.md, stopped after three batches."""
+    (program,) = [block for block in blocks(ROOT / "docs/data.md", "python") if "import torch" in block]
     assert len(program.strip().splitlines()) <= 12
     seen: list[tuple[int, ...]] = []
 
@@ -103,7 +104,7 @@ def test_what_is_to_be_made_is_in_the_makefile():
 
 def test_commands_are_found_wherever_they_are_shown():
     found = matching(r"(?:^|\s)(bert-jax [a-z-]+ .+)")
-    assert "bert-jax predict runs/labels" in found, "behind a pipe"
+    assert "bert-jax predict runs/sentiment" in found, "behind a pipe"
     assert "bert-jax pretrain configs/bert_base.py --workdir runs/my-bert" in found, "behind a variable"
     assert "bert-jax plan configs/bert_large.py --topology v5e:16x16" in found, "in the text, over two lines"
     assert "tests.benchmarks.step --repeats 5" in matching(r"python -m (tests\.benchmarks\.\w+.*)")
@@ -116,3 +117,16 @@ def test_links_and_fields_are_real(page: Path):
         assert (page.parent / link).exists(), link
     for field in re.findall(r"`data\.masking\.(\w+)`", text):
         assert field in MaskingConfig.__dataclass_fields__
+
+
+def test_each_term_is_found_by_its_grep():
+    """The table of CONTRIBUTING.md: who greps for the field's term finds the file that owns it."""
+    rows = re.findall(
+        r"^\| .+ \| `(\S+)` \| `(grep .+)` \|$", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.M
+    )
+    assert len(rows) == 10
+    for file, command in rows:
+        found = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True).stdout
+        files = [line.partition(":")[0] for line in found.splitlines()]
+        assert file in files, command
+        assert len(set(files)) <= 8, f"{command} finds {len(set(files))} files"

@@ -9,8 +9,8 @@ import numpy as np
 
 from bert_jax.workdir.metrics_file import Lines
 
-FEWEST = 20
-"""Train losses that both runs must have logged before their noise can be told."""
+MIN_STEPS = 20
+"""Train losses that both runs must have logged before their noise can be estimated."""
 STANDARD_ERRORS = 5
 """That a mean difference must be from zero. All windows of a run are looked at: of two runs that differ by
 noise alone, one is beyond 3 in every third comparison, and beyond 5 in less than one of a hundred."""
@@ -46,7 +46,7 @@ def curve(lines: Lines, split: str, name: str, *, by: str = "step") -> Curve:
     return Curve(*points[np.isfinite(points).all(axis=1)].T)
 
 
-def place(lines: Lines, step: int, *, by: str) -> float:
+def interpolate_x(lines: Lines, step: int, *, by: str) -> float:
     """Tokens or hours at a step, between those of the lines around it."""
     if by == "step":
         return step
@@ -54,7 +54,7 @@ def place(lines: Lines, step: int, *, by: str) -> float:
     return float(np.interp(step, [0, *(at for at, _ in known)], [0.0, *(value for _, value in known)]))
 
 
-def reach(count: int) -> int:
+def half_window(count: int) -> int:
     """Values on either side that are averaged with each of `count` ones: a twentieth of them in all."""
     return max(2, count // 40)
 
@@ -62,18 +62,18 @@ def reach(count: int) -> int:
 def smoothed(values: np.ndarray) -> np.ndarray:
     """Means over windows around each value, which shrink towards both ends."""
     at = np.arange(len(values))
-    sides = np.minimum(reach(len(values)), np.minimum(at, at[::-1]))
+    sides = np.minimum(half_window(len(values)), np.minimum(at, at[::-1]))
     total = np.concatenate([[0.0], np.cumsum(values)])
     return (total[at + sides + 1] - total[at - sides]) / (2 * sides + 1)
 
 
 def divergence(one: Lines, other: Lines) -> Divergence | None:
-    """Of the train losses; None where fewer than FEWEST steps are in both."""
+    """The noise of the train losses; None where fewer than MIN_STEPS steps are in both."""
     a, b = curve(one, "train", "loss"), curve(other, "train", "loss")
     steps, in_a, in_b = np.intersect1d(a.x, b.x, return_indices=True)
-    if len(steps) < FEWEST:
+    if len(steps) < MIN_STEPS:
         return None
-    sides = reach(len(steps))
+    sides = half_window(len(steps))
     whole = slice(sides, len(steps) - sides)
     difference = b.y[in_b] - a.y[in_a]  # what they share, the fall and the luck of each batch, is gone
     apart = smoothed(difference)

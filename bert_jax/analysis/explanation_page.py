@@ -34,8 +34,8 @@ td.bar div { height: .8rem; border-radius: .2rem }
 
 STRONGEST = 12
 """Tokens in the list."""
-MOST_NUMBERS = 3_000_000
-"""Of the attention maps: as many as of 144 tokens in BERT-base. Browsers take long for more."""
+MAX_NUMBERS = 3_000_000
+"""Most cells of all attention maps: those of 144 tokens in BERT-base. Browsers take long for more."""
 
 SCRIPT = """
 const {tokens, maps} = JSON.parse(document.getElementById("data").textContent);
@@ -85,19 +85,20 @@ show(0, 0, grid.firstChild);
 
 
 def explanation_page(explanation: Explanation) -> str:
-    """The whole page. Blue is for the answer and orange against it, also to colour-blind eyes."""
+    """The whole page. Blue is for the prediction and orange against it, also to colour-blind eyes."""
     strongest = max(map(abs, explanation.attributions)) or 1.0
     pairs = list(zip(explanation.tokens, explanation.attributions, strict=True))
     text = " ".join(_coloured(token, value, strongest) for token, value in pairs)
     ranked = sorted(pairs, key=lambda pair: -abs(pair[1]))[:STRONGEST]
     bars = "".join(_bar(token, value, strongest) for token, value in ranked)
-    quantity = html.escape(explanation.quantity)
-    body = f"""<h1>{html.escape(explanation.answer)}</h1>
+    target = html.escape(explanation.target)
+    body = f"""<h1>{html.escape(explanation.prediction)}</h1>
 <p class=text>{text}</p>
 <p class=legend>{_ramp(-1)} against &nbsp; {_ramp(1)} for</p>
-<h2>What the answer rests on</h2>
-<p>The {quantity} is {explanation.output:.4f}; with every word empty it is {explanation.baseline:.4f}.
-Integrated gradients share the difference among the tokens, but for {explanation.gap:.2g}.</p>
+<h2>What the prediction rests on</h2>
+<p>The {target} is {explanation.output:.4f}; with every word empty it is {explanation.baseline:.4f}.
+Integrated gradients share the difference among the tokens; the convergence delta is
+{explanation.convergence_delta:.2g}.</p>
 <table>{bars}</table>
 <h2>Where each head looks</h2>
 {_maps(explanation)}"""
@@ -106,7 +107,7 @@ Integrated gradients share the difference among the tokens, but for {explanation
 
 def _maps(explanation: Explanation) -> str:
     found = explanation.attentions
-    if found.size > MOST_NUMBERS:
+    if found.size > MAX_NUMBERS:
         return (
             f"<p>The attention maps are {found.size:,} numbers, too many for a page: --json FILE writes them."
         )
@@ -123,7 +124,7 @@ def _coloured(token: str, value: float, strongest: float) -> str:
 
 
 def _colour(share: float) -> str:
-    """Of -1..1."""
+    """The colour of an attribution from -1 to 1."""
     red, green, blue = (37, 99, 235) if share > 0 else (234, 118, 0)
     return f"rgba({red},{green},{blue},{0.55 * min(1.0, abs(share)):.3f})"
 

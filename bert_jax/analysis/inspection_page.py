@@ -53,7 +53,7 @@ def inspection_page(inspection: Inspection) -> str:
         "Dataset",
         [
             f"<h1>{html.escape(inspection.config.dir)}</h1>",
-            f"<p>{sources}<p>{html.escape(manifest.settings['objective'])}, "
+            f"<p>{sources}<p>{html.escape(manifest.settings['input_format'])}, "
             f"{manifest.vocab_size:,} {html.escape(inspection.words.kind)} pieces, fingerprint "
             f"<code>{manifest.fingerprint[:16]}</code>; {inspection.rows_read:,} rows were read, in order.",
             table(head, lines),
@@ -78,9 +78,9 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def token(token: Token) -> str:
     space, text = " " * token.text.startswith(" "), html.escape(token.text.strip())
-    if token.fate:
-        text += f" → {html.escape(token.shown)}" * (token.fate == "random")
-        return f"{space}<mark class={token.fate}>{text}</mark>"
+    if token.replacement:
+        text += f" → {html.escape(token.shown)}" * (token.replacement == "random")
+        return f"{space}<mark class={token.replacement}>{text}</mark>"
     if token.shown in ("[CLS]", "[SEP]", "[UNK]"):
         text = f"<span class=special>{text}</span>"
     return space + text

@@ -1,4 +1,4 @@
-"""What a workdir tells of its run: curves, what happened, how it compares with others. Text, no pictures."""
+"""A report on a run: its curves, what happened, how it compares with others. Text, no pictures."""
 
 from __future__ import annotations
 
@@ -7,41 +7,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from bert_jax.analysis.compare import first_parting
-from bert_jax.analysis.curves import FEWEST, STANDARD_ERRORS, Divergence, curve, divergence
-from bert_jax.config import Config, ModelConfig
-from bert_jax.config.files import differences, load_json
-from bert_jax.models.bert import definition, init_params
+from bert_jax.analysis.compare import first_difference
+from bert_jax.analysis.curves import MIN_STEPS, STANDARD_ERRORS, Divergence, curve, divergence
+from bert_jax.config.as_json import differences
+from bert_jax.objectives.objective import Metric
+from bert_jax.training.network import count_parameters
+from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.history import History
 from bert_jax.workdir.metrics_file import Lines, read_metrics
+from bert_jax.workdir.run_files import CONFIG_FILE, load_spec
 from data_pipeline.errors import UserError
 
 EVENTS = ("start", "end", "rollback", "skipped", "damaged")
+LOSS = Metric("loss", "Loss", higher_is_better=False)
 PHASES = ("step", "compile", "input", "evaluation", "save", "start")
-"""Of `Clock`, in the order in which they are shown."""
+"""The phases of `Clock`, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class Run:
     name: str
-    config: Config
-    parameters: int
+    spec: RunSpec
     lines: Lines
     events: dict[str, list[dict[str, Any]]]
-    """Of history.jsonl, by kind."""
+    """The entries of history.jsonl, by kind."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What its objective reports, loss first."""
+        found = self.spec.network.objective.metrics(self.spec.network.settings)
+        return found if found[0].name == LOSS.name else (LOSS, *found)
 
     @property
     def baselines(self) -> dict[str, float]:
-        """What knowing no context reaches; of the last start that tells."""
-        told = [start["baselines"] for start in self.events["start"] if "baselines" in start]
-        return told[-1] if told else {}
+        """What a model reaches that knows no context, as the last start has it."""
+        found = [start["baselines"] for start in self.events["start"] if "baselines" in start]
+        return found[-1] if found else {}
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By phase, of all processes that came to an end of their own."""
+        """Seconds by phase, of all processes that came to an end of their own."""
         total: dict[str, float] = {}
         for end in self.events["end"]:
             for phase, spent in end["seconds"].items():
@@ -70,10 +77,11 @@ def read(workdir: Path, *, compare: Sequence[Path] = (), reference: Path | None 
         names = list(map(str, workdirs))
     runs = tuple(_read_run(folder, name) for folder, name in zip(workdirs, names, strict=True))
     for folder, run in zip(workdirs, runs, strict=True):
-        if run.config.model.head != runs[0].config.model.head:
+        kinds = [one.spec.config.task and one.spec.config.task.kind for one in (run, runs[0])]
+        if kinds[0] != kinds[1]:
+            ours, theirs = (kind or "pretraining alone" for kind in kinds)
             raise UserError(
-                f"{folder} is a run for {run.config.model.head} and {workdir} for "
-                f"{runs[0].config.model.head}: they have no metrics to compare"
+                f"{folder} is a run for {ours} and {workdir} for {theirs}: they have no metrics to compare"
             )
     if reference is None:
         return Report(runs, {})
@@ -89,41 +97,29 @@ def read(workdir: Path, *, compare: Sequence[Path] = (), reference: Path | None 
 
 def _read_run(workdir: Path, name: str) -> Run:
     metrics = workdir / "metrics.jsonl"
-    if not (workdir / "config.json").is_file():
-        raise FileNotFoundError(f"{workdir} holds no run: it has no config.json; give the --workdir of one")
-    config = load_json(workdir / "config.json")
+    if not (workdir / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{workdir} holds no run: it has no {CONFIG_FILE}; give the --workdir of one")
+    spec = load_spec(workdir)
     lines = read_metrics(metrics) if metrics.is_file() else {}
     if not lines:
         raise UserError(
-            f"{metrics} has no metrics yet; a run writes the first at step {config.train.log_every}"
+            f"{metrics} has no metrics yet; a run writes the first at step {spec.config.train.log_every}"
         )
     history = History(workdir)
     events = {event: history.events(event) for event in EVENTS}
-    return Run(name, config, count_parameters(config.model), lines, events)
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Without the rows that pad the vocabulary."""
-    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    _, axes = definition(config)
-
-    def size(array: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> int:
-        rows = config.vocab_size / config.padded_vocab_size if "vocab" in names else 1
-        return round(array.size * rows)
-
-    return sum(jax.tree.leaves(jax.tree.map(size, shapes, axes)))
+    return Run(name, spec, lines, events)
 
 
 def facts(run: Run) -> dict[str, str]:
     """What a person asks of a run, by name."""
-    model, config = run.config.model, run.config
-    pretraining = model.head == "pretraining"
+    config, network = run.spec.config, run.spec.network
+    model = network.model
     found = {
         "model": f"{model.num_hidden_layers} layers, hidden size {model.hidden_size}, "
         f"{model.num_attention_heads} heads, {model.vocab_size:,} pieces",
-        "parameters": f"{run.parameters:,}",
-        "data": f"{config.data.source} in {config.data.dir}" if pretraining else config.task.train,
-        "trained for": model.head,
+        "parameters": f"{count_parameters(network):,}",
+        "data": config.task.train if config.task else f"{config.data.source} in {config.data.dir}",
+        "trained for": network.settings.kind,
         "steps": f"{max(step for step, _ in run.lines):,}",
     }
     for name, form in ("tokens", ",.0f"), ("hours", ",.2f"):
@@ -145,15 +141,17 @@ def _losses(run: Run) -> dict[str, str]:
         values = curve(run.lines, "validation", name).y
         if name != "loss" and len(values):
             found[f"validation {name}"] = f"{values[-1]:.4f}"
-    for baseline, name in ("unigram_loss", "mlm_loss"), ("majority_nsp_accuracy", "nsp_accuracy"):
-        if baseline not in run.baselines:
+    for metric in run.metrics:
+        if metric.baseline is None or metric.baseline not in run.baselines:
             continue
-        known = run.baselines[baseline]
-        found[baseline] = f"{known:.4f}"
-        values = curve(run.lines, "validation", name).y
+        known = run.baselines[metric.baseline]
+        found[metric.baseline] = f"{known:.4f}"
+        values = curve(run.lines, "validation", metric.name).y
         if len(values):
             side = "above" if values[-1] > known else "below"
-            found[baseline] += f"; the validation {name} is {abs(values[-1] - known):.4f} {side}"
+            found[metric.baseline] += (
+                f"; the validation {metric.name} is {abs(values[-1] - known):.4f} {side}"
+            )
     return found
 
 
@@ -168,7 +166,7 @@ def _speed(run: Run) -> dict[str, str]:
         ended, started = len(run.events["end"]), len(run.events["start"])
         found["goodput"] = f"{run.seconds.get('step', 0.0) / total:.1%} of {total:,.0f} s"
         if ended < started:
-            found["goodput"] += f", in the {ended} of {started} processes that left word of it"
+            found["goodput"] += f", in the {ended} of {started} processes that logged their end"
     elif len(shares := curve(run.lines, "train", "goodput").y):
         found["goodput"] = f"{shares[-1]:.1%} of the last process"
     return found
@@ -195,7 +193,7 @@ def _places(before: str, places: list[str], most: int = 5) -> str:
 
 
 def _origin(run: Run) -> dict[str, str]:
-    """Of the last start."""
+    """What the last start ran, and on what."""
     if not run.events["start"]:
         return {}
     start = run.events["start"][-1]
@@ -207,40 +205,45 @@ def _origin(run: Run) -> dict[str, str]:
 
 
 RATES = ("learning_rate", "grad_norm", "tokens_per_second", "mfu", "goodput")
-ORDER = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "accuracy")
 
 
-def shown_metrics(runs: Sequence[Run]) -> list[str]:
-    """What is to be learnt, not how: known metrics first. Without pairs the loss is that of the words."""
+def shown_metrics(runs: Sequence[Run]) -> dict[str, Metric]:
+    """The metrics that say what was learned, by name: those of the objectives first, in their order.
+
+    A loss that is the only one is shown once, as `loss`.
+    """
     named = {name for run in runs for metrics in run.lines.values() for name in metrics}
     named -= {"tokens", "hours", "skipped_steps", *RATES}
-    if not any(run.config.data.has_pairs for run in runs):
-        named -= {"mlm_loss", "nsp_loss", "nsp_accuracy"}
-    return [name for name in ORDER if name in named] + sorted(named - set(ORDER))
+    known = {metric.name: metric for run in runs for metric in run.metrics}
+    known = {name: metric for name, metric in known.items() if name in named}
+    further = {name for name in named - known.keys() if not name.endswith("_loss")}
+    return known | {name: Metric(name, name.replace("_", " ").capitalize()) for name in sorted(further)}
 
 
 def compared(one: Run, other: Run) -> list[str]:
     """How two runs differ: their configs, the first number, the first loss that is not noise."""
-    found = differences(one.config, other.config) or ["the configs are the same"]
+    found = differences(one.spec.config, other.spec.config) or ["the configs are the same"]
     common = len(one.lines.keys() & other.lines.keys())
-    parting = first_parting(one.lines, other.lines)
+    difference = first_difference(one.lines, other.lines)
     if not common:
         found.append("no step was logged by both")
-    elif parting is None:
+    elif difference is None:
         found.append(f"no number differs in the {common:,} lines that both have")
     else:
         found.append(
-            f"the first number that differs: {parting.split} {parting.name} at step {parting.step:,}, "
-            f"{parting.one!r} and {parting.other!r}"
+            f"the first number that differs: {difference.split} {difference.name} at step "
+            f"{difference.step:,}, {difference.one!r} and {difference.other!r}"
         )
     if common:
-        found.append(_said(divergence(one.lines, other.lines)))
+        found.append(_describe(divergence(one.lines, other.lines)))
     return found
 
 
-def _said(apart: Divergence | None) -> str:
+def _describe(apart: Divergence | None) -> str:
     if apart is None:
-        return f"fewer than {FEWEST} train losses are of steps that both have logged: too few to tell noise"
+        return (
+            f"fewer than {MIN_STEPS} train losses are of steps that both have logged: too few to tell noise"
+        )
     first = "nowhere" if apart.first is None else f"first at step {apart.first:,}"
     side = "higher" if apart.difference > 0 else "lower"
     return (

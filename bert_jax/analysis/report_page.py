@@ -62,11 +62,11 @@ def _headline(run: Run) -> str:
 
 
 def _how_to_read(report: Report) -> str:
-    said = "Thin lines are single training steps, thick ones their running mean; points are held-out data."
+    legend = "Thin lines are single training steps, thick ones their running mean; points are held-out data."
     first = report.runs[0]
     if first.events["start"][1:] or first.events["rollback"]:
-        said += f" Vertical lines are restarts and rollbacks of {html.escape(first.name)}."
-    return said
+        legend += f" Vertical lines are restarts and rollbacks of {html.escape(first.name)}."
+    return legend
 
 
 def _accessible(picture: Picture) -> str:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.analysis.curves import Curve, curve, place, smoothed
+from bert_jax.analysis.curves import Curve, curve, interpolate_x, smoothed
 from bert_jax.analysis.page import plot
 from bert_jax.analysis.report import RATES, Report, Run, shown_metrics
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Of Okabe and Ito (2008), for the colour-blind; each run has its marker and its dashes too, for print."""
+"""Okabe and Ito (2008), for the colour-blind; each run has its marker and its dashes too, for print."""
 MARKERS = "os^Dv*X"
 DASHES = ("-", (0, (6, 1)), (0, (2, 1)), (0, (6, 1, 1, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
 GREY, RESTART, ROLLBACK = "#7b8794", "#9aa5b1", "#AA3377"
@@ -23,22 +23,24 @@ BY_COST = ("loss", "mlm_loss", "mlm_accuracy", "accuracy")
 """Drawn by tokens and hours too."""
 AS_IS = ("learning_rate", "grad_norm", "mfu", "goodput")
 """Not smoothed: of a gradient it is the single large one that matters."""
-MOST = 1500
+MAX_POINTS = 1500
 """Points of a curve in a picture: more would not be seen, only make it large."""
 
 PICTURES = {
-    "loss": ("loss", "Loss"),
-    "mlm_loss": ("mlm_loss", "Loss of masked tokens"),
-    "nsp_loss": ("nsp_loss", "Loss of sentence pairs"),
-    "mlm_accuracy": ("accuracy", "Accuracy on masked tokens"),
-    "nsp_accuracy": ("pair_accuracy", "Accuracy on sentence pairs"),
     "learning_rate": ("learning_rate", "Learning rate"),
     "grad_norm": ("gradient_norm", "Gradient norm, before clipping"),
     "tokens_per_second": ("throughput", "Tokens a second"),
     "mfu": ("mfu", "Model FLOPs utilization"),
     "goodput": ("goodput", "Goodput since the last start"),
 }
-"""File and title of a metric. Of all others both are its name."""
+"""File and title of what is not a metric of an objective."""
+
+
+BASELINES = {
+    "unigram_loss": "unigram baseline",
+    "majority_nsp_accuracy": "always the same answer",
+}
+"""What the legend calls a baseline."""
 
 
 class Picture(NamedTuple):
@@ -69,14 +71,15 @@ def _of_metric(report: Report, name: str, *, by: str = "step") -> Iterator[Pictu
     found = [curve(run.lines, split, name, by=by) for run in report.runs for split in ("train", "validation")]
     if not any(len(points.y) for points in found):
         return
-    file, title = PICTURES.get(name, (name.replace("/", "_"), name.replace("_", " ").capitalize()))
+    known = shown_metrics(report.runs)
+    file, title = PICTURES[name] if name in PICTURES else (name.replace("/", "_"), known[name].title)
     if by != "step":
         file, title = f"{file}_by_{by}", f"{title}, by {by}"
 
     def draw(axes: Any) -> None:
         _marks(axes, report.runs[0], by=by)
         _baseline(axes, report, name)
-        if name in shown_metrics(report.runs):
+        if name in known:
             _reference(axes, report, name, by=by)
         for at, run in enumerate(report.runs):
             _run(axes, run, name, by=by, at=at, alone=len(report.runs) == 1)
@@ -118,14 +121,10 @@ def _reference(axes: Any, report: Report, name: str, *, by: str) -> None:
 
 
 def _baseline(axes: Any, report: Report, name: str) -> None:
-    pairs = any(run.config.data.has_pairs for run in report.runs)
-    known = {
-        "mlm_loss" if pairs else "loss": ("unigram_loss", "unigram baseline"),
-        "nsp_accuracy": ("majority_nsp_accuracy", "always the same answer"),
-    }
-    if name in known and known[name][0] in report.runs[0].baselines:
-        field, label = known[name]
-        axes.axhline(report.runs[0].baselines[field], color="black", lw=1, ls=(0, (5, 3)), label=label)
+    metric = shown_metrics(report.runs).get(name)
+    if metric is not None and metric.baseline in report.runs[0].baselines:
+        value, label = report.runs[0].baselines[metric.baseline], BASELINES[metric.baseline]
+        axes.axhline(value, color="black", lw=1, ls=(0, (5, 3)), label=label)
 
 
 def _marks(axes: Any, run: Run, *, by: str) -> None:
@@ -135,7 +134,9 @@ def _marks(axes: Any, run: Run, *, by: str) -> None:
         ("rollback", ROLLBACK, "-.", [rollback["at"] for rollback in run.events["rollback"]]),
     ):
         for step in steps:
-            axes.axvline(place(run.lines, step, by=by), color=colour, lw=0.9, ls=style, label=label, zorder=1)
+            axes.axvline(
+                interpolate_x(run.lines, step, by=by), color=colour, lw=0.9, ls=style, label=label, zorder=1
+            )
 
 
 def _axes(axes: Any, name: str, found: list[Curve], *, by: str) -> None:
@@ -184,10 +185,10 @@ def _time(axes: Any, runs: tuple[Run, ...]) -> None:
 
 
 def thinned(points: Curve) -> Curve:
-    """At most MOST of the points, the highest and the lowest of each stretch: no spike gets lost."""
-    if len(points.y) <= MOST:
+    """MAX_POINTS of the points at most, the highest and the lowest of each stretch: no spike gets lost."""
+    if len(points.y) <= MAX_POINTS:
         return points
-    stretches = np.array_split(np.arange(len(points.y)), MOST // 2)
+    stretches = np.array_split(np.arange(len(points.y)), MAX_POINTS // 2)
     ends = [(part[points.y[part].argmin()], part[points.y[part].argmax()]) for part in stretches]
     kept = np.unique(np.array(ends))
     return Curve(points.x[kept], points.y[kept])

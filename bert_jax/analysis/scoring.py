@@ -22,12 +22,13 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from bert_jax.config import Config
-from bert_jax.models import bert as model
-from bert_jax.models.bert import Params
-from bert_jax.objectives import losses
+from bert_jax.models.encoder import Batch as DeviceBatch
+from bert_jax.objectives import mlm
+from bert_jax.ops.precision import precision
 from bert_jax.parallel import sharding
-from bert_jax.run.evaluate import compile_eval_step, latest
+from bert_jax.run.evaluate import compile_eval_step, open_checkpoint
+from bert_jax.training.network import Params, modules
+from bert_jax.training.run_spec import RunSpec
 from data_pipeline.batch import Batch
 from data_pipeline.inspection import table, token_counts
 from data_pipeline.loader import Loader
@@ -52,23 +53,25 @@ class Bucket(NamedTuple):
 class Scores(NamedTuple):
     buckets: list[Bucket]
     majority_mlm_accuracy: float
-    """On all held-out tokens, of always saying the piece that is most frequent in training."""
+    """Accuracy on all held-out tokens of always giving the piece that is most frequent in training."""
     log_likelihood: float
     """Sum of pseudo-log-likelihoods, nats."""
     tokens: int
-    """In that sum."""
+    """Tokens in that sum."""
 
 
-def score_workdir(config: Config, *, workdir: Path, step: int, rows: int) -> Scores:
-    """Of the checkpoint of `step`; the pseudo-perplexity on `rows` held-out rows at most."""
-    with latest(config, workdir=workdir, step=step) as (state, mesh, loader):
+def score_workdir(spec: RunSpec, *, workdir: Path, step: int, rows: int) -> Scores:
+    """Scores the checkpoint of `step`; the pseudo-perplexity on `rows` held-out rows at most."""
+    with open_checkpoint(spec, workdir=workdir, step=step) as (state, mesh, loader):
         special_ids = loader.manifest.special_ids
-        train, held_out = (token_counts(Path(config.data.dir), split) for split in ("train", "validation"))
+        train, held_out = (
+            token_counts(Path(spec.config.data.dir), split) for split in ("train", "validation")
+        )
         train[special_ids] = held_out[special_ids] = 0
         buckets_V = bucket_of_piece(train, special_ids=special_ids)
-        buckets = by_frequency(config, state.params, buckets_V, mesh=mesh, loader=loader)
-        unmasked = read_unmasked(config, loader.manifest, rows=rows)
-        pseudo = pseudo_log_likelihood(config, state.params, unmasked, special_ids=special_ids, mesh=mesh)
+        buckets = by_frequency(spec, state.params, buckets_V, mesh=mesh, loader=loader)
+        unmasked = read_unmasked(spec, loader.manifest, rows=rows)
+        pseudo = pseudo_log_likelihood(spec, state.params, unmasked, special_ids=special_ids, mesh=mesh)
     return Scores(buckets, float(held_out[train.argmax()] / held_out.sum()), *pseudo)
 
 
@@ -88,13 +91,14 @@ def bucket_of_piece(counts_V: np.ndarray, *, special_ids: Sequence[int]) -> np.n
 
 
 def by_frequency(
-    config: Config, params: Params, buckets_V: np.ndarray, *, mesh: Mesh, loader: Iterable[Batch]
+    spec: RunSpec, params: Params, buckets_V: np.ndarray, *, mesh: Mesh, loader: Iterable[Batch]
 ) -> list[Bucket]:
     """Accuracy and loss of the masked tokens that `evaluate` predicts, by the bucket of the true piece."""
-    step = jax.jit(functools.partial(bucket_sums, config), out_shardings=sharding.replicated(mesh))
+    step = jax.jit(functools.partial(bucket_sums, spec), out_shardings=sharding.replicated(mesh))
     totals = np.zeros((len(BUCKETS), 3))
-    for batch in islice(loader, config.train.eval_batches):
-        on_devices = sharding.global_batch(batch, mesh, batch_size=config.train.global_batch_size)
+    train = spec.config.train
+    for batch in islice(loader, train.eval_batches):
+        on_devices = sharding.global_batch(batch, mesh, batch_size=train.global_batch_size)
         totals += jax.device_get(step(params, on_devices, buckets_V))
     return [
         Bucket(name, int((buckets_V == place).sum()), int(weight), *(np.array(sums) / (weight or np.nan)))
@@ -102,21 +106,24 @@ def by_frequency(
     ]
 
 
-def bucket_sums(config: Config, params: Params, batch: model.Batch, buckets_V: jax.Array) -> jax.Array:
+def bucket_sums(spec: RunSpec, params: Params, batch: DeviceBatch, buckets_V: jax.Array) -> jax.Array:
     """[buckets, 3] float32 of a held-out batch: predictions, hits and nats.
 
     The sums of `eval_step` once for each bucket; the compiler makes their logits once.
     """
-    outputs = model.apply(config.model, params, batch)
-    found = []
-    for place in range(len(BUCKETS)):
-        weights_BxK = jnp.where(buckets_V[batch["mlm_targets"]] == place, batch["mlm_weights"], 0)
-        sums = losses.sums(outputs, batch | {"mlm_weights": weights_BxK})
-        found.append(jnp.stack([weights_BxK.sum(), sums["mlm_accuracy"][0], sums["mlm_loss"][0]]))
+    with precision(spec.network.model.dtype):
+        both = modules(spec.network, params)
+        hidden_BxSxD = both.encoder.encode(batch, kernel=spec.kernel)
+        inputs = mlm.decoder_inputs(both.objective, both.encoder, hidden_BxSxD, batch["mlm_positions"])
+        found = []
+        for place in range(len(BUCKETS)):
+            weights_BxK = jnp.where(buckets_V[batch["mlm_targets"]] == place, batch["mlm_weights"], 0)
+            sums = mlm.token_sums(inputs, {**batch, "mlm_weights": weights_BxK})
+            found.append(jnp.stack([weights_BxK.sum(), sums["mlm_accuracy"][0], sums["mlm_loss"][0]]))
     return jnp.stack(found)
 
 
-def read_unmasked(config: Config, manifest: Manifest, *, rows: int) -> Batch:
+def read_unmasked(spec: RunSpec, manifest: Manifest, *, rows: int) -> Batch:
     """Held-out rows as they were before masking, all in one batch.
 
     They are spread evenly over the split: neighbours come from one document, and then from one source.
@@ -124,7 +131,7 @@ def read_unmasked(config: Config, manifest: Manifest, *, rows: int) -> Batch:
     count = manifest.rows["validation"]
     rows = min(rows, count)
     spread = [row * count // rows for row in range(rows)]
-    with Loader(config.data, split="validation", batch_size=count, rows=spread) as loader:
+    with Loader(spec.config.data, split="validation", batch_size=count, rows=spread) as loader:
         batch = next(loader)
     token_ids_BxS = batch["token_ids"].copy()
     row_N, slot_N = np.nonzero(batch["mlm_weights"])
@@ -133,14 +140,14 @@ def read_unmasked(config: Config, manifest: Manifest, *, rows: int) -> Batch:
 
 
 def pseudo_log_likelihood(
-    config: Config, params: Params, rows: Batch, *, special_ids: Sequence[int], mesh: Mesh
+    spec: RunSpec, params: Params, rows: Batch, *, special_ids: Sequence[int], mesh: Mesh
 ) -> tuple[float, int]:
-    """Of unmasked rows: the sum in nats (Salazar et al., equation 1), and over how many tokens.
+    """The sum in nats over unmasked rows (Salazar et al., equation 1), and over how many tokens.
 
     Special tokens are neither masked nor counted; [UNK] is one of them, as in training.
     """
-    step = compile_eval_step(config, mesh)
-    batch_size = config.train.global_batch_size
+    step = compile_eval_step(spec, mesh)
+    batch_size = spec.config.train.global_batch_size
     local = list(sharding.local_rows(mesh, batch_size))
     total, tokens = 0.0, int(_ordinary(rows, special_ids).sum())
     with tqdm(total=tokens, unit="token", desc="pseudo-perplexity", dynamic_ncols=True, disable=None) as bar:
@@ -163,7 +170,7 @@ def masked_in_turn(rows: Batch, *, special_ids: Sequence[int], batch_size: int) 
     row_N, column_N = np.nonzero(ordinary_BxS)
     slot_N = rows["segment_ids"][ordinary_BxS] - 1
     _, first, sequence_N = np.unique(row_N * P + slot_N, return_index=True, return_inverse=True)
-    turn_N = np.arange(len(row_N)) - first[sequence_N]  # the how-manieth of its sequence
+    turn_N = np.arange(len(row_N)) - first[sequence_N]  # its index within its sequence
     copies_J, copy_N = np.unique(row_N * S + turn_N, return_inverse=True)
     positions_JxP = np.zeros((len(copies_J), P), np.int32)
     weights_JxP = np.zeros((len(copies_J), P), np.float32)

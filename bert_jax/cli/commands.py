@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from bert_jax.config import Config
-from bert_jax.config.files import to_json
+from bert_jax.config.as_json import to_json
 from bert_jax.parallel.exit_status import DIFFERENT, INTERRUPTED, OK, USER_ERROR
 from data_pipeline.errors import UserError
 
@@ -34,7 +34,7 @@ class Prepare:
     runner: Literal["local", "direct", "dataflow", "flink", "spark"] = "local"
     """local: every core of this machine. The others are Apache Beam's; direct is to try it out here."""
     runner_options: tuple[str, ...] = ()
-    """Of Beam, without dashes: project=my-project region=europe-west1 temp_location=gs://my-bucket/tmp"""
+    """Options of Beam, without dashes: project=my-project region=europe-west1 temp_location=gs://my-bucket/tmp"""
 
     def __call__(self) -> int:
         manifest = self._prepare()
@@ -76,7 +76,7 @@ class InspectData:
     html: Path | None = None
     """Write a page with plots to this file."""
     rows: int = 3
-    """To show."""
+    """Rows to show."""
 
     def __call__(self) -> int:
         from data_pipeline.inspection import inspect, report
@@ -94,17 +94,17 @@ class InspectData:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Train, or go on training, in a workdir."""
+    """Train in a workdir, or resume the run that is there."""
 
     config: FromFile
     workdir: Path
-    """Checkpoints and metrics of the run. One that holds a run goes on with it."""
+    """Checkpoints and metrics of the run. The same command resumes the run that it holds."""
 
     def __call__(self) -> int:
         from bert_jax.parallel import runtime
 
         runtime.configure(cache=_compiled(self.workdir))
-        from bert_jax.run.loop import pretrain
+        from bert_jax.run.pretrain import pretrain
 
         return OK if pretrain(self.config, workdir=self.workdir) else INTERRUPTED
 
@@ -115,11 +115,11 @@ class Benchmark:
 
     config: FromFile
     steps: int = 20
-    """To time."""
+    """Steps to time."""
     profile: Path | None = None
     """A folder for a trace of five steps: `pip install xprof`, then `xprof --logdir DIR`."""
     cache: Path = Path("runs/compiled")
-    """Of compiled programs."""
+    """A folder for compiled programs."""
 
     def __call__(self) -> int:
         from bert_jax.parallel import runtime
@@ -127,9 +127,10 @@ class Benchmark:
         if self.steps < 1:
             raise UserError(f"--steps is {self.steps}; it must be at least 1")
         runtime.configure(cache=self.cache)
+        from bert_jax.interop.initialize import resolve
         from bert_jax.planning.benchmark import benchmark, report
 
-        result = benchmark(self.config, steps=self.steps, profile=self.profile)
+        result = benchmark(resolve(self.config), steps=self.steps, profile=self.profile)
         print("\n".join(report(result)))
         return OK
 
@@ -146,20 +147,21 @@ class Plan:
     find_batch: bool = False
     """Compile for 1, 2, 4 ... rows a chip, to the largest microbatch that fits."""
     cache: Path = Path("runs/compiled")
-    """What the compiler said is kept here: a question asked again is answered at once."""
+    """The compiler's answers are kept here: a question asked again is answered at once."""
 
     def __call__(self) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the pod is not here, and need not be looked for
+        from bert_jax.interop.initialize import resolve
+        from bert_jax.parallel.platform import Platform
         from bert_jax.planning.plan import plan, plan_largest_batch, report
 
+        spec = resolve(self.config, platform=Platform("tpu"))
         if not self.find_batch:
-            found = plan(self.config, topology=self.topology, slices=self.slices, cache=self.cache)
+            found = plan(spec, topology=self.topology, slices=self.slices, cache=self.cache)
             print("\n".join(report(found)))
             return OK
         largest = 0
-        for found in plan_largest_batch(
-            self.config, topology=self.topology, slices=self.slices, cache=self.cache
-        ):
+        for found in plan_largest_batch(spec, topology=self.topology, slices=self.slices, cache=self.cache):
             verdict = "fits" if found.compiled.fits else "does not fit"
             print(
                 f"{found.rows:5d} rows a chip: {found.compiled.memory / 2**30:8.3f} GiB, {verdict}",
@@ -179,7 +181,7 @@ class Evaluate:
     detailed: bool = False
     """Also by the frequency of the tokens, and the pseudo-perplexity: every token masked by itself."""
     rows: int = 64
-    """Of the pseudo-perplexity, at most; each takes up to as many passes as it has tokens."""
+    """Rows for the pseudo-perplexity, at most; each takes up to as many passes as it has tokens."""
 
     def __call__(self) -> int:
         from bert_jax.parallel import runtime
@@ -187,9 +189,11 @@ class Evaluate:
         if self.rows < 1:
             raise UserError(f"--rows is {self.rows}; it must be at least 1")
         runtime.configure(cache=_compiled(self.workdir))
+        from bert_jax.interop.initialize import resolve
         from bert_jax.run.evaluate import evaluate_workdir
 
-        metrics = evaluate_workdir(self.config, workdir=self.workdir)
+        spec = resolve(self.config)
+        metrics = evaluate_workdir(spec, workdir=self.workdir)
         for name, value in metrics.items():
             print(f"{name:22s} {value:.4f}" if isinstance(value, float) else f"{name:22s} {value}")
         if self.detailed:
@@ -197,7 +201,7 @@ class Evaluate:
 
             print(flush=True)
             step = int(metrics["step"])
-            scores = score_workdir(self.config, workdir=self.workdir, step=step, rows=self.rows)
+            scores = score_workdir(spec, workdir=self.workdir, step=step, rows=self.rows)
             print("\n".join(report(scores)))
         return OK
 
@@ -233,7 +237,7 @@ class ListCheckpoints:
     workdir: Path
 
     def __call__(self) -> int:
-        from bert_jax.workdir.checkpoint import listing
+        from bert_jax.workdir.inventory import listing
 
         sound = True
         for line, wrong in listing(self.workdir):
@@ -244,7 +248,7 @@ class ListCheckpoints:
 
 @dataclass(frozen=True)
 class Compare:
-    """Whether two runs are the same, bit for bit, or where they part. Exit status 1 if they do."""
+    """Whether two runs are the same, bit for bit, or where they differ. Exit status 1 if they do."""
 
     one: tyro.conf.Positional[Path]
     """A workdir."""
@@ -275,7 +279,7 @@ class Finetune:
 
     config: FromFile
     workdir: Path
-    """Checkpoints and metrics of the run. One that holds a run goes on with it."""
+    """Checkpoints and metrics of the run. The same command resumes the run that it holds."""
     seeds: tuple[int, ...] = ()
     """A run for each, in workdir/seed-0 ..., and their mean and spread."""
 
@@ -283,7 +287,7 @@ class Finetune:
         from bert_jax.parallel import runtime
 
         runtime.configure(cache=_compiled(self.workdir))
-        from bert_jax.tasks.finetune import finetune, report
+        from bert_jax.finetuning.finetune import finetune, report
 
         results = finetune(self.config, workdir=self.workdir, seeds=self.seeds)
         if results is None:
@@ -308,7 +312,7 @@ class Glue:
         from bert_jax.parallel import runtime
 
         runtime.configure(cache=_compiled(self.workdir))
-        from bert_jax.tasks.glue import glue
+        from bert_jax.finetuning.glue import glue
 
         table = glue(self.config, workdir=self.workdir, tasks=self.tasks, seeds=self.seeds, files=self.files)
         if table is None:
@@ -325,14 +329,14 @@ class Export:
     out: Path
     """A new folder."""
     step: int | None = None
-    """Of the checkpoint. Not given: the latest one of a pretraining, the best one of a fine-tuning."""
+    """Step of the checkpoint. Not given: the latest of a pretraining, the best of a fine-tuning."""
     every_checkpoint: bool = False
-    """All of them, each to OUT/step-N."""
+    """Export all checkpoints, each to OUT/step-N."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     masked_lm: bool = False
-    """As BertForMaskedLM, without the next-sentence head of BertForPreTraining."""
+    """Export the masked-LM head alone, such as BertForMaskedLM in place of BertForPreTraining."""
     license: str | None = None
-    """For the model card, as the Hub names it: apache-2.0."""
+    """License for the model card, as the Hub names it: apache-2.0."""
 
     def __call__(self) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the devices may be busy with the run
@@ -354,27 +358,27 @@ class Export:
 
 @dataclass(frozen=True)
 class Predict:
-    """What a trained model says of each text: a line of JSON for each."""
+    """What a trained model predicts for each text: a line of JSON for each."""
 
     directory: tyro.conf.Positional[Path]
     """An exported folder, or a workdir."""
     input: str | None = None
     """A file as --task.train takes it, labels or not, or tfds:NAME:SPLIT; for a model that was only
-    pretrained, texts with [MASK], one a line, .gz or not. Not given: standard input, a text a line; for qa
-    and for pairs a JSON object a line, with question and context or with the two columns."""
+    pretrained, texts with [MASK], one a line, .gz or not. Not given: standard input, a text a line; for
+    questions and for pairs a JSON object a line, with question and context or with the two columns."""
     batch_size: int = 32
     top: int = 5
-    """Words for each [MASK], of a model that was only pretrained."""
+    """Words for each [MASK], for a model that was only pretrained."""
 
     def __call__(self) -> int:
         from bert_jax.inference.predict import predictions
 
         if self.batch_size < 1:
             raise UserError(f"--batch-size is {self.batch_size}; it must be at least 1")
-        for said in predictions(
+        for prediction in predictions(
             self.directory, file=self.input, lines=sys.stdin.buffer, batch_size=self.batch_size, top=self.top
         ):
-            print(json.dumps(said, ensure_ascii=False), flush=True)
+            print(json.dumps(prediction, ensure_ascii=False), flush=True)
         return OK
 
 
@@ -397,16 +401,16 @@ class FillMask:
 
 @dataclass(frozen=True)
 class Explain:
-    """Why a trained model says what it says: what each token adds, and where each head looks."""
+    """Why a trained model predicts what it predicts: what each token adds, and where each head looks."""
 
     directory: tyro.conf.Positional[Path]
     """An exported folder, or a workdir."""
     text: tyro.conf.Positional[str]
-    """To be explained; the question, for qa; with a [MASK], for a model that was only pretrained."""
+    """The text; for question answering the question; with a [MASK], for a model that was only pretrained."""
     pair: str | None = None
-    """A second text; the context, for qa."""
+    """A second text; for question answering the context."""
     label: str | None = None
-    """To explain in place of the answer."""
+    """What to explain in place of the prediction."""
     html: Path | None = None
     """Write a page with colours and attention maps to this file."""
     json: Path | None = None
@@ -427,7 +431,7 @@ class Explain:
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Print the resolved config as JSON."""
+    """Print the config with all its fields as JSON."""
 
     config: FromFile
 

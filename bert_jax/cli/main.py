@@ -1,7 +1,7 @@
 """The command line: which verb, with which config and flags; errors in one line. The only argument parsing.
 
-Exit status: 0 done; 1 `compare` found a difference; 2 something the person can mend, said in one line; 75
-stopped by a signal and saved, so that the same command goes on. Any other fault keeps its traceback and ends
+Exit status: 0 done; 1 `compare` found a difference; 2 something the person can mend, reported in one line; 75
+stopped by a signal and saved, so that the same command resumes. Any other fault keeps its traceback and ends
 with 1.
 """
 
@@ -14,15 +14,16 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import tyro
 
-from bert_jax.cli.commands import VERBS, Finetune, Glue, Prepare, ShowConfig
+from bert_jax.cli.commands import VERBS, Finetune, Glue, ShowConfig
 from bert_jax.config import Config
-from bert_jax.config.files import load
+from bert_jax.config.recipe import load_recipe
+from bert_jax.config.sections import FOLLOWS_IN_FINETUNING
 from bert_jax.parallel.exit_status import BROKEN_PIPE, KEYBOARD_INTERRUPT, OK, USER_ERROR
-from bert_jax.training.budget import in_steps
 from data_pipeline.errors import UserError
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     # Half of TensorFlow's import is Keras 3, which nothing here uses; the older one is not even there.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    # Of a write that fails Orbax prints the traceback in each of its threads; it comes as an exception too.
+    # Orbax prints the traceback of a failed write in each of its threads; it comes as an exception too.
     for package in ("absl", "asyncio"):
         logging.getLogger(package).setLevel(logging.CRITICAL)
     sys.unraisablehook = _print_unless_late
@@ -65,7 +66,7 @@ def run(arguments: list[str]) -> int:
     if _takes_config(kind):
         prog += " CONFIG"
         if rest and not rest[0].startswith("-"):
-            config = load(rest.pop(0))
+            config = load_recipe(rest.pop(0))
         elif {"-h", "--help"} & set(rest):
             config = Config()
         else:
@@ -76,18 +77,34 @@ def run(arguments: list[str]) -> int:
     if command is None:
         return OK
     if _takes_config(kind):
-        command = dataclasses.replace(command, config=in_steps(command.config))
-    if _takes_config(kind) and kind not in (Prepare, ShowConfig):
-        _check_head(verb, command.config, tunes=kind in (Finetune, Glue))
+        check_flags(command.config, rest)
+    if _takes_config(kind) and kind is not ShowConfig:
+        _check_task(verb, command.config, tunes=kind in (Finetune, Glue))
     return command()
 
 
-def _check_head(verb: str, config: Config, *, tunes: bool) -> None:
-    head = config.model.head
-    if tunes and head == "pretraining":
+def check_flags(config: Config, arguments: Sequence[str]) -> None:
+    """Raises UserError for a flag that something else decides, even where its value is the default."""
+    decided = FOLLOWS_IN_FINETUNING if config.task is not None else {}
+    if config.train.steps_from_budget and any(
+        argument.startswith("--train.budget") for argument in arguments
+    ):
+        decided = {"train.steps": "train.budget"}
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        field = flag.removeprefix("--").replace("-", "_")
+        for name, source in decided.items():
+            if field == name or field.startswith(f"{name}."):
+                raise UserError(f"{flag} cannot be given: {field} follows from {source}")
+
+
+def _check_task(verb: str, config: Config, *, tunes: bool) -> None:
+    if tunes and config.task is None:
         raise UserError(f"{verb} wants a config for a task, such as configs/finetune_classification.py")
-    if not tunes and head != "pretraining":
-        raise UserError(f"{verb} is for pretraining; this config is for {head}: use bert-jax finetune")
+    if not tunes and config.task is not None:
+        raise UserError(
+            f"{verb} is for pretraining; this config is for {config.task.kind}: use bert-jax finetune"
+        )
 
 
 def _takes_config(kind: type) -> bool:
@@ -103,6 +120,10 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
+_FLAGS = (tyro.conf.AvoidSubcommands,)
+"""A section that may be absent, as `task`, has the fields of the one that the config file has."""
+
+
 def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
     """The command that the arguments ask for, or None where they asked for help, which is then printed.
 
@@ -111,14 +132,14 @@ def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(kind, default=default, args=arguments, prog=prog)
+            return tyro.cli(kind, default=default, args=arguments, prog=prog, config=_FLAGS)
     except SystemExit as error:
         if not error.code:
             return None
         complaint = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
         os.environ["COLUMNS"] = "10000"  # once more, so wide that no word is broken over lines
         with contextlib.redirect_stderr(complaint), contextlib.suppress(SystemExit):
-            tyro.cli(kind, default=default, args=arguments, prog=prog)
+            tyro.cli(kind, default=default, args=arguments, prog=prog, config=_FLAGS)
         complaint.seek(0)
         lines = [line.strip("│| \n") for line in complaint]
         rules = [i for i, line in enumerate(lines) if set(line) == {"─"} or set(line) == {"-"}]
@@ -133,9 +154,9 @@ def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
 
 
 def _print_unless_late(unraisable: sys.UnraisableHookArgs) -> None:
-    """As Python does, but for a write that fails.
+    """Prints what cannot be raised as Python does, but for one complaint.
 
-    TensorStore's threads tell the event loop that asked for it, which may be gone by then.
+    Where a write fails, TensorStore's threads tell the event loop that asked, which may be gone by then.
     """
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

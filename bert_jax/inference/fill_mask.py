@@ -9,12 +9,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 
-from bert_jax.config import ModelConfig
-from bert_jax.interop.load import Trained, open_trained
-from bert_jax.models import bert as model
-from bert_jax.models.bert import Params
-from data_pipeline.corpus import mended
+from bert_jax.interop.load import LoadedModel, load_model
+from bert_jax.models.encoder import Batch
+from bert_jax.objectives import mlm
+from bert_jax.ops.attention import xla
+from bert_jax.ops.precision import precision
+from bert_jax.training.network import Network, Params, modules
+from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
 
 
@@ -33,32 +36,20 @@ def fill_mask(directory: Path, text: str, *, top: int = 5) -> list[list[Guess]]:
     Raises:
       FileNotFoundError, UserError: there is no model, no [MASK], or too much text.
     """
-    return fill(open_trained(directory), mended(text), top=top)
+    return fill(load_model(directory), sanitize(text), top=top)
 
 
-def fill(trained: Trained, text: str, *, top: int) -> list[list[Guess]]:
-    """`fill_mask` of a model that is open."""
-    config, params, tokenizer, *_ = trained
-    if config.head != "pretraining":
-        raise UserError(f"the model is fine-tuned for {config.head}: use bert-jax predict")
+def fill(loaded: LoadedModel, text: str, *, top: int) -> list[list[Guess]]:
+    """`fill_mask` with a model that is loaded."""
+    network, params, tokenizer = loaded
+    if not network.objective.PREDICTS_TOKENS:
+        raise UserError(f"the model is fine-tuned for {network.settings.kind}: use bert-jax predict")
     encoding = tokenizer.encode(text)
-    positions = [i for i, id in enumerate(encoding.ids) if id == tokenizer.token_to_id("[MASK]")]
-    if not positions:
+    columns = [i for i, id in enumerate(encoding.ids) if id == tokenizer.token_to_id("[MASK]")]
+    if not columns:
         raise UserError(f"the text has no [MASK]: {text!r}")
-    if len(encoding.ids) > config.max_position_embeddings:
-        raise UserError(
-            f"the text has {len(encoding.ids)} tokens, the model takes {config.max_position_embeddings}"
-        )
-    row = np.asarray(encoding.ids, np.int32)[None]
-    batch = {
-        "token_ids": row,
-        "segment_ids": np.ones_like(row),
-        "position_ids": np.arange(row.size, dtype=np.int32)[None],
-        "token_type_ids": np.asarray(encoding.type_ids, np.int32)[None],
-        "mlm_positions": np.asarray(positions, np.int32)[None],
-        "cls_positions": np.zeros((1, 1), np.int32),
-    }
-    probabilities = np.asarray(_probabilities(config, params, jax.tree.map(jnp.asarray, batch)))[
+    batch = masked_batch(encoding, columns, longest=network.model.max_position_embeddings)
+    probabilities = np.asarray(_probabilities(network, params, jax.tree.map(jnp.asarray, batch)))[
         :, : tokenizer.get_vocab_size()
     ]
     best = np.argsort(-probabilities, axis=-1)[:, :top]
@@ -72,7 +63,29 @@ def fill(trained: Trained, text: str, *, top: int) -> list[list[Guess]]:
     ]
 
 
+def masked_batch(encoding: tokenizers.Encoding, columns: list[int], *, longest: int) -> dict[str, np.ndarray]:
+    """A batch of one row, to predict the tokens at these columns; raises UserError if it is too long."""
+    S = len(encoding.ids)
+    if longest < S:
+        raise UserError(f"the text has {S} tokens, the model takes {longest}")
+    return {
+        "token_ids": np.array([encoding.ids], np.int32),
+        "segment_ids": np.ones((1, S), np.int32),
+        "position_ids": np.arange(S, dtype=np.int32)[None],
+        "token_type_ids": np.array([encoding.type_ids], np.int32),
+        "mlm_positions": np.array([columns], np.int32),
+    }
+
+
+def token_logits(network: Network, params: Params, batch: Batch) -> jax.Array:
+    """[K, V] float32 of the one row in the batch."""
+    with precision(network.model.dtype):
+        both = modules(network, params)
+        hidden_BxSxD = both.encoder.encode(batch, kernel=xla)
+        inputs = mlm.decoder_inputs(both.objective, both.encoder, hidden_BxSxD, batch["mlm_positions"])
+        return inputs.logits_BxKxV[0]
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _probabilities(config: ModelConfig, params: Params, batch: model.Batch) -> jax.Array:
-    """[K, V] of the one row in the batch."""
-    return jax.nn.softmax(model.apply(config, params, batch).mlm_BxKxV[0], axis=-1)
+def _probabilities(network: Network, params: Params, batch: Batch) -> jax.Array:
+    return jax.nn.softmax(token_logits(network, params, batch), axis=-1)

@@ -1,4 +1,4 @@
-"""What a trained model says of new texts: a JSON-able object for each."""
+"""What a trained model predicts for new texts: a JSON-able object for each."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 
 import jax
 
-from bert_jax.config import Config, MeshConfig
+from bert_jax.config import MeshConfig, TaskConfig
+from bert_jax.finetuning.data import compile_apply, logits_of, make_splits
 from bert_jax.inference.fill_mask import fill
-from bert_jax.interop.load import Trained, open_trained
+from bert_jax.interop.load import LoadedModel, load_model
+from bert_jax.ops.attention import xla
 from bert_jax.parallel import sharding
-from bert_jax.tasks.data import compile_apply, data_section, logits_of, make_splits
-from bert_jax.tasks.examples import Example, read, read_typed
-from bert_jax.tasks.predictions import predict
-from bert_jax.tasks.records import TYPED, decoded, lines_of
-from data_pipeline.corpus import mended
+from bert_jax.tasks import task_of
+from bert_jax.tasks.records import STDIN, decoded, lines_of
+from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
 CHUNK = 512
-"""Examples that are read before the first answer is written."""
+"""Examples that are read before the first prediction is written."""
 
 
 def predictions(
     directory: Path, *, file: str | None, lines: Iterable[bytes], batch_size: int, top: int
 ) -> Iterator[dict[str, Any]]:
-    """Of each example in order: of a file that `read` reads, or of `lines`, see `read_typed`.
+    """Predictions in the order of the examples: a file, as the task reads it, or `lines` of standard input.
 
-    A pretrained model takes a text a line, also of a file, and says the `top` likeliest words for each
+    A pretrained model takes a text a line, also of a file, and gives the `top` likeliest words for each
     [MASK]: fewer where two pieces of its vocabulary are one word, of which the likelier stays.
 
     Args:
@@ -41,39 +41,40 @@ def predictions(
     Raises:
       FileNotFoundError, UserError: there is no model, or an example cannot be used; names its place.
     """
-    trained = open_trained(directory)
-    head = trained.config.head
-    if head == "pretraining":
-        source, found = (file, lines_of(file)) if file else (TYPED, decoded(lines, TYPED))
+    loaded = load_model(directory)
+    settings = loaded.network.settings
+    if not isinstance(settings, TaskConfig):
+        source, found = (file, lines_of(file)) if file else (STDIN, decoded(lines, STDIN))
         for number, line in enumerate(found, 1):
-            yield _filled(trained, mended(line).rstrip("\r\n"), where=f"{source} line {number}", top=top)
+            yield _filled(loaded, sanitize(line).rstrip("\r\n"), where=f"{source} line {number}", top=top)
         return
-    task = trained.task
-    examples = iter(read(head, file, task, labelled=False)) if file else read_typed(head, lines, task)
-    yield from _predicted(trained, examples, batch_size=batch_size)
+    task = task_of(settings)
+    examples = iter(task.read(file, settings, labelled=False)) if file else task.read_stdin(lines, settings)
+    yield from _predicted(loaded, settings, examples, batch_size=batch_size)
 
 
-def _predicted(trained: Trained, examples: Iterator[Example], *, batch_size: int) -> Iterator[dict[str, Any]]:
-    config = Config(model=trained.config, data=data_section(trained.task.sequence_length), task=trained.task)
+def _predicted(
+    loaded: LoadedModel, settings: TaskConfig, examples: Iterator[Any], *, batch_size: int
+) -> Iterator[dict[str, Any]]:
+    network, params, tokenizer = loaded
+    task = task_of(settings)
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
-    apply = compile_apply(config.model, mesh)
-    head = trained.config.head
-    assert head != "pretraining"
+    apply = compile_apply(network, xla, mesh)
     cut: list[str] = []
     with jax.set_mesh(mesh):
         while chunk := list(islice(examples, CHUNK)):
-            ((_, features),) = make_splits(config, [chunk], trained.tokenizer)
+            ((_, features),) = make_splits(settings, [chunk], tokenizer)
             cut += features.cut
-            found = logits_of(features.arrays, trained.params, apply=apply, mesh=mesh, batch_size=batch_size)
+            found = logits_of(features.arrays, params, apply=apply, mesh=mesh, batch_size=batch_size)
             assert found is not None, "nothing stops it"
-            yield from predict(head, chunk, features, found[0], labels=config.model.labels, task=config.task)
+            yield from task.predict(chunk, features, found[0], settings)
     if cut:
         log.warning("%s examples are too long and were cut, the first is %s", f"{len(cut):,}", cut[0])
 
 
-def _filled(trained: Trained, text: str, *, where: str, top: int) -> dict[str, Any]:
+def _filled(loaded: LoadedModel, text: str, *, where: str, top: int) -> dict[str, Any]:
     try:
-        guesses = fill(trained, text, top=top)
+        guesses = fill(loaded, text, top=top)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     by_word: list[dict[str, float]] = [{} for _ in guesses]

@@ -10,18 +10,16 @@ from typing import Literal
 import ml_dtypes
 import safetensors.numpy
 
-from bert_jax.config import Config
+from bert_jax.config import TaskConfig
 from bert_jax.interop import huggingface
-from bert_jax.interop.load import TASK, load_workdir
+from bert_jax.interop.load import TASK_FIELDS, load_workdir
 from bert_jax.interop.model_card import model_card
-from bert_jax.workdir.checkpoint import check_has_run, steps_of
+from bert_jax.training.run_spec import RunSpec
+from bert_jax.workdir.inventory import check_has_run, steps_of
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import settings
 
 Dtype = Literal["float32", "bfloat16"]
-
-OF_A_TASK = ("text", "pair", "label", "sequence_length", "stride", "longest_answer")
-"""What `predict` must know of a fine-tuning, to read and cut texts as it did."""
 
 
 def export(
@@ -37,7 +35,7 @@ def export(
 
     Args:
       step: of the checkpoint; None: the latest one of a pretraining, the best one of a fine-tuning.
-      masked_lm: as BertForMaskedLM, without the next-sentence head.
+      masked_lm: with a masked-LM head and no other.
       license: for the model card.
 
     Returns:
@@ -49,16 +47,17 @@ def export(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; delete it, or give another --out")
-    config, params, step = load_workdir(workdir, step=step)
-    if masked_lm and config.model.head != "pretraining":
-        raise UserError(f"{workdir} holds a model for {config.model.head}, without a head for words")
-    fields = huggingface.to_config(config.model, dtype=dtype)
-    if config.model.head != "pretraining":
-        fields[TASK] = {"bert-jax": {name: getattr(config.task, name) for name in OF_A_TASK}}
-    tensors = huggingface.to_tensors(config.model, params)
+    spec, params, step = load_workdir(workdir, step=step)
+    network = spec.network
     if masked_lm:
-        fields["architectures"] = ["BertForMaskedLM"]
-        tensors = {name: a for name, a in tensors.items() if not name.startswith(huggingface.NOT_FOR_WORDS)}
+        if not network.objective.PREDICTS_TOKENS:
+            raise UserError(f"{workdir} holds a model for {network.settings.kind}, without a masked-LM head")
+        network, params = huggingface.only_masked_lm(network, params)
+    fields = huggingface.to_config(network, dtype=dtype)
+    if isinstance(network.settings, TaskConfig):
+        noted = {name: getattr(network.settings, name) for name in network.settings.noted}
+        fields[TASK_FIELDS] = {"bert-jax": noted}
+    tensors = huggingface.to_tensors(network, params)
     if dtype == "bfloat16":
         tensors = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
     unfinished = out.with_name(f"{out.name}.unfinished")
@@ -66,13 +65,11 @@ def export(
     unfinished.mkdir(parents=True)
     try:
         shutil.copytree(workdir / "tokenizer", unfinished, dirs_exist_ok=True)
-        _note_length(unfinished / "tokenizer_config.json", config)
+        _note_length(unfinished / "tokenizer_config.json", spec)
         weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
         (unfinished / huggingface.WEIGHTS_FILE).write_bytes(weights)  # save_file would hide it from others
         (unfinished / huggingface.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
-        card = model_card(
-            workdir, config, step=step, architecture=fields["architectures"][0], license=license
-        )
+        card = model_card(workdir, spec, step=step, network=network, license=license)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         unfinished.rename(out)
     finally:
@@ -80,11 +77,11 @@ def export(
     return step
 
 
-def _note_length(file: Path, config: Config) -> None:
+def _note_length(file: Path, spec: RunSpec) -> None:
     """`model_max_length`, to which Transformers cuts where it is asked to: the rows of the fine-tuning."""
-    length = config.model.max_position_embeddings
-    if config.model.head != "pretraining":
-        length = config.task.sequence_length
+    length = spec.network.model.max_position_embeddings
+    if spec.config.task is not None:
+        length = spec.config.task.sequence_length
     fields = settings(file.parent) | {"model_max_length": length}
     file.write_text(json.dumps(fields, indent=2) + "\n")
 
@@ -92,7 +89,7 @@ def _note_length(file: Path, config: Config) -> None:
 def export_every(
     workdir: Path, *, out: Path, dtype: Dtype = "float32", masked_lm: bool = False, license: str | None = None
 ) -> list[Path]:
-    """`export` of each checkpoint that is there, oldest first, to `out/step-N`. Returns the new folders.
+    """Exports each checkpoint that is there, oldest first, to `out/step-N`. Returns the new folders.
 
     Those of an earlier call stay as they are, so that a series can grow.
     """

@@ -1,10 +1,11 @@
-"""Weights to start from: of Hugging Face, of google-research/bert, or of another run.
+"""Where weights come from: Hugging Face, google-research/bert, or another run; and what they fit.
 
 Safetensors, TensorFlow's checkpoints and Orbax's: numbers and JSON, nothing that could run code.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -16,29 +17,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.config import Config, ModelConfig
-from bert_jax.config.files import load_json
+from bert_jax.config import Config, EncoderConfig, ModelConfig
 from bert_jax.interop import huggingface, tensorflow_v1
-from bert_jax.models.bert import Params
+from bert_jax.parallel.platform import Platform, local_platform
+from bert_jax.training.network import Network, Params, parameters
+from bert_jax.training.run_spec import RunSpec, pretraining_spec
 from bert_jax.training.step import TrainState
-from bert_jax.workdir.checkpoint import Checkpoints, step_to_use, steps_of
+from bert_jax.workdir.checkpoint import Checkpoints
+from bert_jax.workdir.inventory import step_to_use, steps_of
+from bert_jax.workdir.run_files import load_spec
 from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SAME = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "type_vocab_size",
-    "layer_norm_eps",
-)
-"""Fields of the model that its weights were made for. Dropout may differ, and so may the positions: of more
-than there are, the first ones are taken; those beyond are the first ones again (Beltagy et al., 2020, 5)."""
-
+TRAINING_FIELDS = ("max_position_embeddings", "initializer_range")
+"""Fields of an encoder that another one with the same weights may have otherwise, beside how it is run and
+its dropout. Where there are more positions than needed, the first ones are taken; where there are fewer, they
+are repeated (Beltagy et al. 2020, section 5)."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -49,61 +44,76 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 
-
-CASES = "The Café of PARIS"
+CASE_PROBE = "The Café of PARIS"
 """Is cut otherwise by a tokenizer that keeps the case than by one that lowers it."""
 
 
-def start_from(source: Path, config: Config, mesh: Mesh, state: TrainState) -> TrainState:
-    """A fresh `state` with the weights of `source`. Heads that it lacks stay as they are, which is said.
+def resolve(config: Config, *, platform: Platform | None = None) -> RunSpec:
+    """What follows from the config of a pretraining, on a platform; None: this process's.
+
+    Raises:
+      FileNotFoundError, UserError: something that it names is missing or cannot be had.
+    """
+    model = config.model if isinstance(config.model, EncoderConfig) else source_model(config)
+    return pretraining_spec(config, model, platform or local_platform())
+
+
+def source_model(config: Config) -> EncoderConfig:
+    """The encoder of init.source, to be run as config.model says.
+
+    Raises:
+      FileNotFoundError, UserError: there is none, or it cannot be read.
+    """
+    if config.init.source is None:
+        raise UserError("init.source is not given: a pretrained model, as a workdir or an exported folder")
+    model = source_network(Path(config.init.source)).model
+    run = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(ModelConfig)}
+    return dataclasses.replace(model, **run)
+
+
+def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> TrainState:
+    """A fresh `state` with the weights of `source`. Parts that it lacks stay as they are, which is logged.
 
     Raises:
       FileNotFoundError, UserError: there are no weights, or they are of another model or tokenizer.
     """
-    made_for, params = model_of(source), _read(source, mesh)
-    for name in SAME:
-        theirs, ours = getattr(made_for, name), getattr(config.model, name)
-        if theirs != ours:
-            flag = f"--model.{name.replace('_', '-')} {theirs}"
-            raise UserError(
-                f"the weights of init.source {source} have {name} {theirs}, not {ours}: use {flag}"
-            )
-    if config.model.head == "pretraining":  # a task takes the tokenizer of the source
-        _check_tokenizer(source, config)
-    if (made_for.head, made_for.labels) != (config.model.head, config.model.labels):
-        params = {name: part for name, part in params.items() if name != "classifier"}
-    found = dict(jax.tree.leaves_with_path(params))
+    network = spec.network
+    _check_architecture(source, source_network(source).model, network.model)
+    if spec.config.task is None:  # a task takes the tokenizer of the source
+        _check_tokenizer(source, spec.config)
+    weights = _read(source, network, mesh)
     fresh = []
 
-    def chosen(path: Any, leaf: jax.Array) -> jax.Array:
-        if path not in found:
-            fresh.append(jax.tree_util.keystr(path[:1], simple=True))
+    def chosen(path: Any, parameter: Any, leaf: jax.Array) -> jax.Array:
+        if parameter.huggingface not in weights:
+            fresh.append(path[1].key)
             return leaf
-        array = found[path]
+        array = weights[parameter.huggingface]
         if isinstance(array, jax.Array):
-            return jax.jit(_cut_or_repeated, static_argnums=1, out_shardings=leaf.sharding)(array, len(leaf))
-        array = np.asarray(_cut_or_repeated(array, len(leaf)))
+            resize = jax.jit(_resize_positions, static_argnums=1, out_shardings=leaf.sharding)
+            return resize(array, len(leaf))
+        array = np.asarray(_resize_positions(array, len(leaf)))
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
 
-    params = jax.tree.map_with_path(chosen, state.params)
+    params = jax.tree.map_with_path(chosen, parameters(network), state.params)
     lacking = f"; it lacks {', '.join(dict.fromkeys(fresh))}, which stay random" if fresh else ""
     log.info("starting from the weights of %s%s", source, lacking)
     return state._replace(params=params)
 
 
-def model_of(source: Path) -> ModelConfig:
-    """The model that the weights of a source are of. Raises as `start_from` does."""
+def source_network(source: Path) -> Network:
+    """The network that the weights of a source are of. Raises as `start_from` does."""
     if steps_of(source):
-        return load_json(source / "config.json").model
+        return load_spec(source).network
     if (source / "checkpoints").is_dir():
         raise FileNotFoundError(f"init.source {source} is a run that has no checkpoint yet")
     try:
-        return _format(source).load_config(source)
+        return _format(source).load_network(source)
     except UserError as error:
         raise UserError(f"init.source {source}: {error}") from error
 
 
-def tokenizer_of(source: Path) -> Path:
+def source_tokenizer(source: Path) -> Path:
     """The folder of its tokenizer."""
     return source / "tokenizer" if steps_of(source) else source
 
@@ -112,7 +122,7 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
     """Into a folder that may be there already, for Hugging Face's AutoTokenizer."""
     from data_pipeline.tokenizer import load_vocabulary
 
-    here = tokenizer_of(source)
+    here = source_tokenizer(source)
     if not (here / "tokenizer.json").is_file():
         shutil.rmtree(directory, ignore_errors=True)
         load_vocabulary(here).save(directory)
@@ -123,24 +133,66 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
             shutil.copy(here / name, directory / name)
 
 
-def _read(source: Path, mesh: Mesh) -> Params:
+def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig) -> None:
+    """Raises UserError, naming the flag, unless weights that were made for one encoder fit the other."""
+    if type(theirs) is not type(ours):
+        raise UserError(f"the weights of init.source {source} are of a {theirs.kind}, not of a {ours.kind}")
+    free = {*TRAINING_FIELDS, *(field.name for field in dataclasses.fields(ModelConfig))}
+    for field in dataclasses.fields(ours):
+        one, other = getattr(theirs, field.name), getattr(ours, field.name)
+        if one != other and field.name not in free and "dropout" not in field.name:
+            flag = f"--model.{field.name.replace('_', '-')} {one}"
+            raise UserError(
+                f"the weights of init.source {source} have {field.name} {one}, not {other}: use {flag}"
+            )
+
+
+def _read(source: Path, network: Network, mesh: Mesh) -> dict[str, Any]:
+    """What there is for the parameters of `network`, in our layout, by name in Transformers.
+
+    What depends on the labels of a task is left out unless the source is for the same task and labels.
+    """
+    theirs = source_network(source)
+    declared = jax.tree.leaves(parameters(network))
+    is_same_task = (type(theirs.settings), _labels(theirs)) == (type(network.settings), _labels(network))
+    left_out = {p.huggingface for p in declared if "labels" in p.logical_axes and not is_same_task}
     if steps_of(source):
-        config = load_json(source / "config.json")
-        with Checkpoints(source, config, read_only=True) as checkpoints:
-            return checkpoints.restore(mesh, step=step_to_use(source, config))[0].params
-    try:
-        tensors = _format(source).load_tensors(source)
-        return huggingface.from_tensors(model_of(source), tensors, may_lack=huggingface.PARTS)
-    except UserError as error:
-        raise UserError(f"init.source {source}: {error}") from error
+        spec = load_spec(source)
+        with Checkpoints(source, spec, read_only=True) as checkpoints:
+            params = checkpoints.restore(mesh, step=step_to_use(source, spec.config))[0].params
+        names = [parameter.huggingface for parameter in jax.tree.leaves(parameters(theirs))]
+        weights = dict(zip(names, jax.tree.leaves(params), strict=True))
+    else:
+        reading = network._replace(model=theirs.model)  # their number of positions
+        ignored = [name for p in jax.tree.leaves(parameters(theirs)) for name in huggingface.tensor_names(p)]
+        try:
+            tensors = _format(source).load_tensors(source)
+            tensors = {name: array for name, array in tensors.items() if name not in left_out}
+            params = huggingface.from_tensors(reading, tensors, head_may_lack=True, ignored=ignored)
+        except UserError as error:
+            raise UserError(f"init.source {source}: {error}") from error
+        weights = _by_name(reading, params)
+    return {name: array for name, array in weights.items() if name not in left_out}
+
+
+def _by_name(network: Network, params: Params) -> dict[str, Any]:
+    """The parameters that are there, by name in Transformers."""
+    names = {
+        path: parameter.huggingface for path, parameter in jax.tree.leaves_with_path(parameters(network))
+    }
+    return {names[path]: array for path, array in jax.tree.leaves_with_path(params)}
+
+
+def _labels(network: Network) -> tuple[str, ...]:
+    return getattr(network.settings, "labels", ())
 
 
 def _format(source: Path) -> ModuleType:
     return tensorflow_v1 if tensorflow_v1.is_checkpoint(source) else huggingface
 
 
-def _cut_or_repeated(array: Any, length: int) -> Any:
-    """Along the first axis, to `length`."""
+def _resize_positions(array: Any, length: int) -> Any:
+    """Cut or repeated along the first axis, to `length`. Only the positions can have another one."""
     repeats = -(-length // len(array))
     return array if len(array) == length else jnp.concatenate([array] * repeats)[:length]
 
@@ -150,7 +202,7 @@ def _check_tokenizer(source: Path, config: Config) -> None:
     from data_pipeline.tokenizer import load_fast
 
     try:
-        theirs = load_fast(tokenizer_of(source))
+        theirs = load_fast(source_tokenizer(source))
     except FileNotFoundError:
         log.warning("init.source %s has no tokenizer to compare with that of the dataset", source)
         return
@@ -165,8 +217,9 @@ def _check_tokenizer(source: Path, config: Config) -> None:
             f"the tokenizer of data.dir {config.data.dir} has {what} as init.source {source} has: prepare "
             "the data with the tokenizer of the source (data.tokenizer.vocab_file)"
         )
-    if (x := ours.encode(CASES).tokens) != (y := theirs.encode(CASES).tokens):
+    if (x := ours.encode(CASE_PROBE).tokens) != (y := theirs.encode(CASE_PROBE).tokens):
         raise UserError(
-            f"the tokenizer of data.dir {config.data.dir} makes {x} of {CASES!r}, where that of init.source "
-            f"{source} makes {y}: prepare the data as the source has it (data.tokenizer.lowercase)"
+            f"the tokenizer of data.dir {config.data.dir} makes {x} of {CASE_PROBE!r}, where that of "
+            f"init.source {source} makes {y}: prepare the data as the source has it "
+            "(data.tokenizer.lowercase)"
         )

@@ -1,80 +1,87 @@
-"""A trained model, to use: of a folder that Hugging Face reads, or of a workdir."""
+"""A trained model, loaded to be used: from a folder that Hugging Face reads, or from a workdir."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
 
-from bert_jax.config import Config, ModelConfig, TaskConfig
-from bert_jax.config.files import load_json
+from bert_jax.config import TaskConfig
 from bert_jax.interop import huggingface
-from bert_jax.models.bert import Params
-from bert_jax.workdir.checkpoint import check_has_run, read_state, step_to_use, steps_of
+from bert_jax.training.network import Network, Params
+from bert_jax.training.run_spec import RunSpec
+from bert_jax.workdir.checkpoint import read_state
+from bert_jax.workdir.inventory import check_has_run, step_to_use, steps_of
+from bert_jax.workdir.run_files import load_spec
 from data_pipeline.config import read_object
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import load_fast, settings
 
-TASK = "task_specific_params"
+TASK_FIELDS = "task_specific_params"
 """Where Hugging Face's config.json keeps what a program wants to know of a task."""
 
-LONGEST = 512
+DEFAULT_LENGTH = 512
 """Tokens of a row at most, where it is not known how long those of the training were."""
 
 
-class Trained(NamedTuple):
-    config: ModelConfig
+class LoadedModel(NamedTuple):
+    network: Network
+    """The settings of a task say how its texts are read and cut, as in the training."""
     params: Params
     tokenizer: tokenizers.Tokenizer
-    task: TaskConfig
-    """How long the rows are that it was trained on, among others."""
 
 
-def open_trained(directory: Path) -> Trained:
+def load_model(directory: Path) -> LoadedModel:
     """The model of an exported folder, or of a workdir's checkpoint: the best one of a fine-tuned model.
 
     Raises:
       FileNotFoundError, UserError: there is none, or it is damaged.
     """
     if steps_of(directory):
-        config, params, _ = load_workdir(directory)
-        return Trained(config.model, params, load_fast(directory / "tokenizer"), config.task)
+        spec, params, _ = load_workdir(directory)
+        return LoadedModel(spec.network, params, load_fast(directory / "tokenizer"))
     if (directory / huggingface.CONFIG_FILE).is_file() and not (directory / "checkpoints").is_dir():
-        model, params = huggingface.load(directory)
-        return Trained(model, params, load_fast(directory), _task(directory, model))
+        network, params = huggingface.load(directory)
+        return LoadedModel(_with_task_fields(directory, network), params, load_fast(directory))
     raise FileNotFoundError(f"{directory} is neither an exported directory nor a workdir with a checkpoint")
 
 
-def _task(directory: Path, model: ModelConfig) -> TaskConfig:
-    """Of an exported folder: what `export` noted, and else rows as long as the tokenizer says, in Hugging
-    Face's `model_max_length`. It says a number beyond reason where it does not know.
+def _with_task_fields(directory: Path, network: Network) -> Network:
+    """The network with what `export` noted of a task.
+
+    Without a note rows are as long as the tokenizer's `model_max_length`, which is a number beyond reason
+    where the tokenizer does not know.
     """
-    told = settings(directory).get("model_max_length")
-    most = model.max_position_embeddings
-    length = int(told) if isinstance(told, int | float) and told <= most else min(LONGEST, most)
-    noted = (read_object(directory / huggingface.CONFIG_FILE).get(TASK) or {}).get("bert-jax", {})
+    if not isinstance(network.settings, TaskConfig):
+        return network
+    stated = settings(directory).get("model_max_length")
+    most = network.model.max_position_embeddings
+    length = int(stated) if isinstance(stated, int | float) and stated <= most else min(DEFAULT_LENGTH, most)
+    fields: dict[str, Any] = {"sequence_length": length}
+    if "stride" in network.settings.noted:
+        fields["stride"] = length // 4
+    noted = read_object(directory / huggingface.CONFIG_FILE).get(TASK_FIELDS) or {}
     try:
-        return TaskConfig(**{"sequence_length": length, "stride": length // 4} | noted)
-    except (TypeError, UserError) as error:
+        fields |= noted.get("bert-jax", {})
+        return network._replace(settings=dataclasses.replace(network.settings, **fields))
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{directory / huggingface.CONFIG_FILE} has {TASK} that do not fit: {error}"
+            f"{directory / huggingface.CONFIG_FILE} has {TASK_FIELDS} that do not fit: {error}"
         ) from error
 
 
-def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[Config, Params, int]:
-    """Config, parameters (on one device) and step of a run's checkpoint. If `step` is None: of a pretraining
-    the latest one, of a fine-tuning the best.
+def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[RunSpec, Params, int]:
+    """Spec, parameters (on one device) and step of a run's checkpoint. If `step` is None, the latest one of a
+    pretraining and the best one of a fine-tuning.
 
     Raises:
       FileNotFoundError: there is no run or no such checkpoint.
     """
     check_has_run(workdir)
-    config = load_json(workdir / "config.json")
-    # A kernel for a chip that may not be here, and for rows as the training had them.
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="auto"))
+    spec = load_spec(workdir)
     if step is None:
-        step = step_to_use(workdir, config)
-    state = read_state(workdir, config, step=step)
-    return config, state.params, int(state.step)
+        step = step_to_use(workdir, spec.config)
+    state = read_state(workdir, spec, step=step)
+    return spec, state.params, int(state.step)

@@ -6,66 +6,61 @@ import math
 from importlib.metadata import version
 from pathlib import Path
 
-from bert_jax.config import Config
+from bert_jax.training.network import Network
+from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.metrics_file import read_metrics
 
-LOADERS = {
-    "BertForPreTraining": "AutoModelForPreTraining",
-    "BertForMaskedLM": "AutoModelForMaskedLM",
-    "BertForSequenceClassification": "AutoModelForSequenceClassification",
-    "BertForTokenClassification": "AutoModelForTokenClassification",
-    "BertForQuestionAnswering": "AutoModelForQuestionAnswering",
-}
 PIPELINES = {
-    "BertForPreTraining": "fill-mask",
-    "BertForMaskedLM": "fill-mask",
-    "BertForSequenceClassification": "text-classification",
-    "BertForTokenClassification": "token-classification",
-    "BertForQuestionAnswering": "question-answering",
+    "Model": "feature-extraction",
+    "ForPreTraining": "fill-mask",
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
 }
-"""Hugging Face's names, by Transformers' class."""
+"""The Hub's pipelines, by the end of Transformers' class."""
 
 
-def model_card(workdir: Path, config: Config, *, step: int, architecture: str, license: str | None) -> str:
+def model_card(workdir: Path, spec: RunSpec, *, step: int, network: Network, license: str | None) -> str:
     """Markdown with the front matter that the Hub reads. All figures are the workdir's."""
-    model, train = config.model, config.train
-    front = [f"pipeline_tag: {PIPELINES[architecture]}", "library_name: transformers", "tags:", "- bert"]
+    config, model, train = spec.config, network.model, spec.config.train
+    suffix, task = network.objective.HUGGINGFACE_SUFFIX, spec.config.task
+    front = [f"pipeline_tag: {PIPELINES[suffix]}"] if suffix in PIPELINES else []
+    front += ["library_name: transformers", "tags:", f"- {model.kind}"]
     if license is not None:
         front.append(f"license: {license}")
-    pretraining = model.head == "pretraining"
     facts = {
-        "Architecture": f"{architecture}: {model.num_hidden_layers} layers, hidden size {model.hidden_size}, "
-        f"{model.num_attention_heads} heads, {model.vocab_size:,} pieces",
-        "Trained on": f"`{config.data.source}`" if pretraining else f"`{config.task.train}`",
-        "Validated on": "held-out documents of it" if pretraining else f"`{config.task.validation}`",
+        "Architecture": f"{network.huggingface_class}: {model.num_hidden_layers} layers, "
+        f"hidden size {model.hidden_size}, {model.num_attention_heads} heads, {model.vocab_size:,} pieces",
+        "Trained on": f"`{config.data.source}`" if task is None else f"`{task.train}`",
+        "Validated on": "held-out documents of it" if task is None else f"`{task.validation}`",
         "Started from": f"`{config.init.source}`" if config.init.source else "random weights",
-        "Steps": f"{step:,} {train.length}, {train.global_batch_size} rows of "
-        f"{config.data.sequence_length} tokens each",
+        "Steps": f"{step:,} {spec.length_description}, {train.global_batch_size} rows of "
+        f"{spec.rows.sequence_length} tokens each",
         "Optimizer": f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, "
         f"seed {train.seed}",
         "Made with": f"bert-jax {version('bert-jax')}",
         "License": license or "not stated",
     }
-    if model.labels:
-        facts["Labels"] = ", ".join(model.labels)
+    if labels := getattr(network.settings, "labels", ()):
+        facts["Labels"] = ", ".join(labels)
     lines = ["---", *front, "---", "", f"# {workdir.name}", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     metrics = _validation_metrics(workdir, step)
     if metrics:
         lines += ["", "| validation | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
-    return "\n".join([*lines, "", *_how_to_load(architecture)]) + "\n"
+    return "\n".join([*lines, "", *_how_to_load("AutoModel" + suffix.removeprefix("Model"))]) + "\n"
 
 
 def _validation_metrics(workdir: Path, step: int) -> dict[str, float]:
-    """Of the exported step, if it was evaluated."""
+    """Those of the exported step, if it was evaluated."""
     file = workdir / "metrics.jsonl"
     found = read_metrics(file).get((step, "validation"), {}) if file.exists() else {}
     return {name: v for name, v in found.items() if name not in ("tokens", "hours") and math.isfinite(v)}
 
 
-def _how_to_load(architecture: str) -> list[str]:
-    loader = LOADERS[architecture]
+def _how_to_load(loader: str) -> list[str]:
     return [
         "```python",
         f"from transformers import AutoTokenizer, {loader}",

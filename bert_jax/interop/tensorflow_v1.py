@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax.config import ModelConfig
-from bert_jax.interop.huggingface import CONFIG_FIELDS, WEIGHTS_FILE, Tensors
+from bert_jax.interop.huggingface import WEIGHTS_FILE, Tensors
+from bert_jax.models import bert
+from bert_jax.objectives import mlm_nsp
+from bert_jax.training.network import Network
 from data_pipeline.config import read_object
 from data_pipeline.errors import UserError
 
@@ -35,20 +37,20 @@ def is_checkpoint(directory: Path) -> bool:
     return (directory / CONFIG_FILE).is_file() and not (directory / WEIGHTS_FILE).is_file()
 
 
-def load_config(directory: Path) -> ModelConfig:
-    """Raises UserError if bert_config.json is none."""
+def load_network(directory: Path) -> Network:
+    """A BERT with its pretraining heads; raises UserError if bert_config.json is not of one."""
     try:
         fields = read_object(directory / CONFIG_FILE)
-        known = {name: fields[name] for name in CONFIG_FIELDS if name in fields}
+        known = {name: fields[name] for name in bert.HUGGINGFACE.fields if name in fields}
         # Their gelu is the approximation with tanh (modeling.py: gelu).
         known["hidden_act"] = {"gelu": "gelu_new"}.get(known["hidden_act"], known["hidden_act"])
-        return ModelConfig(**known)
+        return Network(bert.Config(**known), mlm_nsp, mlm_nsp.Config())
     except KeyError as error:
         raise UserError(f"{directory / CONFIG_FILE} is no config of BERT ({error!r})") from error
 
 
 def load_tensors(directory: Path) -> Tensors:
-    """Of a folder with bert_config.json and bert_model.ckpt.
+    """The tensors of a folder with bert_config.json and bert_model.ckpt.
 
     Raises:
       FileNotFoundError, UserError: a file is missing or damaged, or TensorFlow is not installed.

@@ -1,1 +1,14 @@
 """Encoders, one a file."""
+
+from __future__ import annotations
+
+from bert_jax.config import EncoderConfig
+from bert_jax.models import bert
+from bert_jax.models.encoder import Encoder
+
+MODELS: tuple[Encoder, ...] = (bert,)
+
+
+def encoder_of(config: EncoderConfig) -> Encoder:
+    """The encoder that a config is for."""
+    return next(model for model in MODELS if type(config) is model.Config)

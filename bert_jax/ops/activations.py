@@ -9,18 +9,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import ModelConfig
-
-
-def activation(config: ModelConfig) -> Callable[[jax.Array], jax.Array]:
-    match config.hidden_act:
-        case "gelu":
-            return gelu
-        case "gelu_new":
-            return functools.partial(jax.nn.gelu, approximate=True)
-        case "relu":
-            return jax.nn.relu
-
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
@@ -43,3 +31,11 @@ def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
     return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": gelu,
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+"""Activations by their value of `hidden_act`."""

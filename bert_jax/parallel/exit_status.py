@@ -4,10 +4,10 @@ OK = 0
 DIFFERENT = 1
 """`compare` found a difference."""
 USER_ERROR = 2
-"""Something that the person can mend, said in one line."""
+"""Something that the person can mend, reported in one line."""
 HUNG = 70
 """A process that made no progress."""
 INTERRUPTED = 75
-"""Stopped by a signal and saved: the same command goes on."""
+"""Stopped by a signal and saved: the same command resumes."""
 KEYBOARD_INTERRUPT = 130
 BROKEN_PIPE = 141

@@ -1,4 +1,4 @@
-"""Being one process of several: they start together, agree on what they run, and stop at the same step."""
+"""Several processes of one run: they start together, agree on what they run, and stop at the same step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bert_jax.parallel.exit_status import HUNG
 from data_pipeline.errors import UserError
 
 START_SECONDS = 300
-"""For all processes to be there."""
+"""Time for all processes to connect."""
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -31,15 +31,15 @@ EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 def initialize() -> None:
     """Joins the other processes of the run, if there are any. Before JAX looks for devices.
 
-    The variables of `EXPLICIT` tell of them: host:port of process 0, how many there are, which one this is.
-    Without them it is what JAX detects: a TPU pod (VMs or GKE), Slurm, Open MPI 4. Where it detects nothing,
-    the process is alone. One that waits in vain for the others ends with status 70.
+    The variables of `EXPLICIT` say where they are: host:port of process 0, how many there are, which one this
+    is. Without them it is what JAX detects: a TPU pod (VMs or GKE), Slurm, Open MPI 4. Where it detects
+    nothing, the process is alone. One that waits in vain for the others ends with status 70.
 
     Raises:
       UserError: one of the variables is missing, or is no number.
     """
     explicit = _explicit()
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM; see Interruption
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM; see PreemptionSignal
     # JAX has such a limit too, and then aborts the process with a stack of C++.
     limit = threading.Timer(START_SECONDS, _give_up, [explicit])
     limit.daemon = True
@@ -87,21 +87,21 @@ def _explicit() -> dict[str, Any]:
 
 
 def _give_up(explicit: dict[str, Any]) -> None:
-    said = [f"{name}={os.environ[name]}" for name in EXPLICIT] if explicit else ["as JAX detected them"]
+    given = [f"{name}={os.environ[name]}" for name in EXPLICIT] if explicit else ["as JAX detected them"]
     print(
-        f"bert-jax: not all processes of the run have come within {START_SECONDS} s ({', '.join(said)}): are "
-        "all of them started, and can they reach that of number 0?",
+        f"bert-jax: timed out after {START_SECONDS} s waiting for the processes of the run to connect "
+        f"({', '.join(given)}): are all of them started, and can they reach process 0?",
         file=sys.stderr,
         flush=True,
     )
     os._exit(HUNG)
 
 
-def check_same(facts: dict[str, str]) -> None:
-    """Compares what the processes know. All call it.
+def assert_processes_agree(facts: dict[str, str]) -> None:
+    """Compares what the processes know; a barrier. All call it.
 
     Raises:
-      UserError: on all of them alike, if they differ; names one difference, and the odd processes.
+      UserError: on all of them alike, if they differ; names one difference, and the processes that differ.
     """
     if jax.process_count() == 1:
         return
@@ -110,9 +110,9 @@ def check_same(facts: dict[str, str]) -> None:
     padded = np.zeros(lengths.max(), np.uint8)
     padded[: len(mine)] = mine
     rows = multihost_utils.process_allgather(padded)
-    said = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
-    if odd := disagreement([host for host, _ in said], [known for _, known in said]):
-        raise UserError(odd)
+    known = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+    if reason := disagreement([host for host, _ in known], [facts for _, facts in known]):
+        raise UserError(reason)
 
 
 def disagreement(hosts: list[str], facts: list[dict[str, str]]) -> str | None:
@@ -120,33 +120,33 @@ def disagreement(hosts: list[str], facts: list[dict[str, str]]) -> str | None:
     for name in dict.fromkeys(name for known in facts for name in known):
         values = [known.get(name, "unknown") for known in facts]
         usual = max(values, key=values.count)  # of a tie the first, so that of process 0
-        odd = [index for index, value in enumerate(values) if value != usual]
-        if odd:
-            processes = ", ".join(f"process {index} (host {hosts[index]})" for index in odd[:5])
-            more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        differing = [index for index, value in enumerate(values) if value != usual]
+        if differing:
+            processes = ", ".join(f"process {index} (host {hosts[index]})" for index in differing[:5])
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
             return (
-                f"the processes of a run must agree: {name} is {values[odd[0]]} on {processes}{more}, and "
-                f"{usual} on {len(facts) - len(odd)} of {len(facts)}"
+                f"the processes of a run must agree: {name} is {values[differing[0]]} on {processes}{more}, "
+                f"and {usual} on {len(facts) - len(differing)} of {len(facts)}"
             )
     return None
 
 
-def same_everywhere(value: int) -> int:
-    """What process 0 says. All call it."""
+def broadcast_from_process_0(value: int) -> int:
+    """The value that process 0 has. All call it."""
     with jax.transfer_guard("allow"):
         return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def wait_for_all(what: str) -> None:
-    """Returns when every process is here."""
-    multihost_utils.sync_global_devices(what)
+def barrier(name: str) -> None:
+    """Returns when every process is here. All call it with the same name."""
+    multihost_utils.sync_global_devices(name)
 
 
-class Agreement:
-    """A number on which the processes agree, without waiting for each other: that of a call before.
+class DelayedMax:
+    """An all-reduce of a number that nobody waits for: each call returns the maximum of the call before.
 
     Args:
-      first: of the first call; the same on all processes.
+      first: what the first call returns; the same on all processes.
     """
 
     def __init__(self, mesh: Mesh, *, first: float = 0.0) -> None:
@@ -154,48 +154,49 @@ class Agreement:
         self._devices = mesh.size
         self._max = jax.jit(lambda values: values.max(), out_shardings=sharding.replicated(mesh))
         self._first = first
-        self._asked: jax.Array | None = None
+        self._pending: jax.Array | None = None
 
-    def largest(self, value: float) -> float:
-        """Of what the processes said at the previous call; with one process, `value`. All call it."""
+    def __call__(self, value: float) -> float:
+        """The largest value of the previous call; with one process, `value`. All call it."""
         if jax.process_count() == 1:
             return value
         here = np.full(1, value, np.float32)
         with jax.transfer_guard("allow"):  # the loop forbids copies; this is a number a device
             values = jax.make_array_from_callback((self._devices,), self._sharding, lambda _: here)
-        asked, self._asked = self._asked, self._max(values)  # runs behind the steps; read when done
-        return self._first if asked is None else float(jax.device_get(asked))
+        previous, self._pending = self._pending, self._max(values)  # runs behind the steps; read when done
+        return self._first if previous is None else float(jax.device_get(previous))
 
 
-class Interruption:
+class PreemptionSignal:
     """While entered, Ctrl-C and SIGTERM are only noted. A second Ctrl-C interrupts at once.
 
-    The processes of a run agree: a signal to one of them stops all at the same step.
+    The processes of a run agree (JAX calls it a preemption sync point): a signal to one of them stops all at
+    the same step.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self.signal_name = "a signal to another process"
-        self._here = False
+        self.name = "a signal to another process"
+        self._received = False
         self._previous: dict[int, Any] = {}
-        self._agreement = Agreement(mesh)
+        self._any = DelayedMax(mesh)
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> PreemptionSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._request)
+            self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _request(self, number: int, frame: types.FrameType | None) -> None:
-        if self._here and number == signal.SIGINT:
+    def _receive(self, number: int, frame: types.FrameType | None) -> None:
+        if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._here, self.signal_name = True, signal.Signals(number).name
+        self._received, self.name = True, signal.Signals(number).name
 
-    def agreed(self) -> bool:
-        """Whether a process was signalled before the previous call; all processes hear the same.
+    def reached(self) -> bool:
+        """Whether a process was signalled before the previous call; all processes get the same answer.
 
         All call it equally often. With one process it is whether that one was signalled.
         """
-        return bool(self._agreement.largest(self._here))
+        return bool(self._any(self._received))

@@ -23,7 +23,7 @@ def configure(*, cache: Path) -> None:
     """Applies the settings and joins the other processes of the run. To be called before JAX is imported.
 
     Args:
-      cache: folder for compiled programs, so that a run that goes on does not compile again. The variable
+      cache: folder for compiled programs, so that a resumed run does not compile again. The variable
         JAX_COMPILATION_CACHE_DIR comes first.
     """
     keep_freed_memory(True)  # a thread that is older has a heap of its own, and NumPy and JAX start some

@@ -22,6 +22,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
     "heads": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
+    "labels": (),
     None: (),
 }
 """Mesh axes of each logical axis. A name that is not here is an error."""
@@ -73,11 +74,9 @@ def spec(*logical_axes: str | None, only: Collection[str] = ("data", "fsdp", "te
     return P(*(names[0] if len(names) == 1 else names or None for names in partition))
 
 
-def params_sharding(mesh: Mesh, axes: Any) -> Any:
-    """A NamedSharding for each leaf of `axes`, a nested dict of tuples of logical axes."""
-    return jax.tree.map(
-        lambda names: NamedSharding(mesh, spec(*names)), axes, is_leaf=lambda node: isinstance(node, tuple)
-    )
+def named(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
+    """The sharding of an array whose dimensions have these logical axes; raises as `spec` does."""
+    return NamedSharding(mesh, spec(*logical_axes))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -86,7 +85,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over `data` and `fsdp`; every other dimension whole."""
-    return NamedSharding(mesh, spec("batch"))
+    return named(mesh, "batch")
 
 
 def abstract_batch(
@@ -109,7 +108,7 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
 
 
 def sum_over_data(
-    function: Callable[[Any, Any, Any], tuple[Any, Any]], *, dtype: str, has_kernel: bool
+    function: Callable[[Any, Any, Any], tuple[Any, Any]], *, dtype: str, manual_axes: bool
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """`function(params, batch, rows)` on each device's part of the batch, along the mesh axis `data`, and the
     sum of what they return, made once at the end.
@@ -122,12 +121,12 @@ def sum_over_data(
     Args:
       function: returns gradients and metrics; sums over rows, both.
       dtype: in which the gradients cross the network.
-      has_kernel: `function` calls a Pallas kernel.
+      manual_axes: `function` has a part of its own that cuts mesh axes by hand, such as a Pallas kernel.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape["data"] == 1:
         return function
-    if mesh.shape["tensor"] > 1 or (mesh.shape["fsdp"] > 1 and has_kernel):
+    if mesh.shape["tensor"] > 1 or (mesh.shape["fsdp"] > 1 and manual_axes):
         return function
 
     def local(params: Any, batch: Any, rows: Any) -> tuple[Any, Any]:

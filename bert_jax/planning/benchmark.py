@@ -17,12 +17,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.config import Config
-from bert_jax.ops.attention import choose
 from bert_jax.parallel import sharding
 from bert_jax.training.chips import chip
 from bert_jax.training.fits import check_fits
-from bert_jax.training.flops import train_step_flops
+from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import abstract_state, jit_init_state, jit_train_step
 from data_pipeline.batch import batch_spec
 from data_pipeline.errors import UserError
@@ -35,10 +33,10 @@ Batch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Timing:
-    """Of steps in a row."""
+    """How long steps in a row took."""
 
     seconds: list[float]
-    """Of each step, with its batch's way to the devices."""
+    """Seconds of each step, with its batch's way to the devices."""
     tokens: list[int]
     """Real ones in each step: no padding."""
     waited: list[float]
@@ -57,21 +55,21 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    config: Config
+    spec: RunSpec
     device: str
     devices: int
     compile_seconds: float
     from_cache: bool
     state_bytes: float
-    """A device."""
+    """Bytes a device."""
     temporary_bytes: float
-    """A device, as the compiler has planned it."""
+    """Bytes a device, as the compiler has planned it."""
     peak_bytes: float | None
-    """A device, as it says itself; None where it does not (CPUs)."""
+    """Bytes a device, as it says itself; None where it does not (CPUs)."""
     repeated: Timing
     """One batch again and again: the devices' own speed."""
     loaded: Timing | None
-    """With the loader, as `pretrain` does; None for synthetic batches."""
+    """The loader's timing, read as `pretrain` does; None for synthetic batches."""
     why_synthetic: str
     """Empty if the batches are the dataset's."""
 
@@ -81,11 +79,11 @@ class Result:
         known = chip(self.device)
         if known is None:
             return None
-        return train_step_flops(self.config) / self.repeated.step / (known.flops * self.devices)
+        return self.spec.step_flops / self.repeated.step / (known.flops * self.devices)
 
 
-def benchmark(config: Config, *, steps: int, profile: Path | None = None) -> Result:
-    """Compiles and times `steps` training steps on the devices of this process.
+def benchmark(spec: RunSpec, *, steps: int, profile: Path | None = None) -> Result:
+    """Compiles and times `steps` training steps with the whole batch on the devices of this process.
 
     Args:
       profile: a folder for a trace of five steps, for TensorBoard or xprof.
@@ -93,22 +91,22 @@ def benchmark(config: Config, *, steps: int, profile: Path | None = None) -> Res
     Raises:
       UserError: the config does not fit the devices.
     """
+    config = spec.config
     mesh = sharding.make_mesh(config.mesh)
-    check_fits(config, mesh)
-    config = choose(config, platform=jax.default_backend())
-    spec = batch_spec(config.data, rows=config.train.global_batch_size)
+    check_fits(spec, mesh)
+    arrays = batch_spec(config.data, rows=config.train.global_batch_size)
     hits: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
-    with jax.set_mesh(mesh), _batches(config, mesh) as (batches, why_synthetic):
+    with jax.set_mesh(mesh), _batches(spec, mesh) as (batches, why_synthetic):
         start = time.perf_counter()
-        lowered = jit_train_step(config, mesh).lower(
-            abstract_state(config, mesh), sharding.abstract_batch(spec, mesh)
+        lowered = jit_train_step(spec, mesh, spec.stages[-1]).lower(
+            abstract_state(spec, mesh), sharding.abstract_batch(arrays, mesh)
         )
         hits.clear()
         step = lowered.compile()
         compile_seconds = time.perf_counter() - start
         from_cache = "/jax/compilation_cache/cache_hits" in hits
-        timer = _Timer(config, mesh, step)
+        timer = _Timer(spec, mesh, step)
         first = next(batches)
         timer.run(lambda: first, WARM_UP)
         repeated = timer.run(lambda: first, steps)
@@ -122,7 +120,7 @@ def benchmark(config: Config, *, steps: int, profile: Path | None = None) -> Res
         statistics_of_device = jax.local_devices()[0].memory_stats()
         analysis = step.memory_analysis()
     return Result(
-        config=config,
+        spec=spec,
         device=jax.devices()[0].device_kind,
         devices=jax.device_count(),
         compile_seconds=compile_seconds,
@@ -138,12 +136,12 @@ def benchmark(config: Config, *, steps: int, profile: Path | None = None) -> Res
 
 def report(result: Result) -> Iterator[str]:
     """What was measured, line by line."""
-    config, timing = result.config, result.repeated
+    spec, config, timing = result.spec, result.spec.config, result.repeated
     rows = config.train.global_batch_size
     yield f"{result.devices} x {result.device}, jax {jax.__version__}"
     yield (
         f"{rows:,} rows of {config.data.sequence_length} a step, {config.model.dtype}, attention "
-        f"{config.model.attention}, remat {config.model.remat}, {config.train.microbatches} microbatch(es)"
+        f"{spec.kernel.NAME}, remat {config.model.remat}, {config.train.microbatches} microbatch(es)"
     )
     batches = f"synthetic: {result.why_synthetic}" if result.why_synthetic else f"of {config.data.dir}"
     yield f"batches are {batches}"
@@ -157,7 +155,7 @@ def report(result: Result) -> Iterator[str]:
     )
     yield f"tokens a second          {rows * config.data.sequence_length / timing.step:10,.0f}"
     yield f"real tokens a second     {timing.real_tokens_per_second:10,.0f}  without padding"
-    flops = train_step_flops(config) / timing.step
+    flops = spec.step_flops / timing.step
     yield f"products                 {flops / 1e12:10.3f} TFLOP/s, analytic"
     mfu = "not known: no peak for this device" if result.mfu is None else f"{result.mfu:10.1%} of the peak"
     yield f"MFU                      {mfu}"
@@ -177,10 +175,10 @@ def report(result: Result) -> Iterator[str]:
 class _Timer:
     """Runs steps on a state of its own."""
 
-    def __init__(self, config: Config, mesh: Mesh, step: Any):
+    def __init__(self, spec: RunSpec, mesh: Mesh, step: Any):
         self._mesh, self._step = mesh, step
-        self._batch_size = config.train.global_batch_size
-        self._state = jit_init_state(config, mesh)()
+        self._batch_size = spec.config.train.global_batch_size
+        self._state = jit_init_state(spec, mesh)()
 
     def run(self, next_batch: Callable[[], Batch], steps: int) -> Timing:
         timing = Timing([], [], [], [])
@@ -200,12 +198,13 @@ class _Timer:
 
 
 @contextlib.contextmanager
-def _batches(config: Config, mesh: Mesh) -> Iterator[tuple[Iterator[Batch], str]]:
+def _batches(spec: RunSpec, mesh: Mesh) -> Iterator[tuple[Iterator[Batch], str]]:
     """Batches of the prepared dataset; or synthetic ones, and why."""
+    config = spec.config
     batch_size = config.train.global_batch_size
     rows = sharding.local_rows(mesh, batch_size)
     with contextlib.ExitStack() as stack:
-        batches, why = _synthetic(config, rows=len(rows)), ""
+        batches, why = _synthetic(spec, rows=len(rows)), ""
         try:
             from data_pipeline.loader import Loader
             from data_pipeline.manifest import Manifest
@@ -218,14 +217,14 @@ def _batches(config: Config, mesh: Mesh) -> Iterator[tuple[Iterator[Batch], str]
         yield batches, why
 
 
-def _synthetic(config: Config, *, rows: int) -> Iterator[Batch]:
+def _synthetic(spec: RunSpec, *, rows: int) -> Iterator[Batch]:
     """One batch of full rows with every prediction used, again and again."""
-    spec = batch_spec(config.data, rows=rows)
+    arrays = batch_spec(spec.config.data, rows=rows)
     draw = np.random.default_rng(0)
-    S = config.data.sequence_length
+    S, vocab_size = spec.rows.sequence_length, spec.network.model.vocab_size
     values: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
-        "token_ids": lambda shape: draw.integers(0, config.model.vocab_size, shape),
-        "mlm_targets": lambda shape: draw.integers(0, config.model.vocab_size, shape),
+        "token_ids": lambda shape: draw.integers(0, vocab_size, shape),
+        "mlm_targets": lambda shape: draw.integers(0, vocab_size, shape),
         "segment_ids": np.ones,
         "position_ids": lambda shape: np.broadcast_to(np.arange(S), shape),
         "token_type_ids": np.zeros,
@@ -235,6 +234,6 @@ def _synthetic(config: Config, *, rows: int) -> Iterator[Batch]:
         "nsp_labels": lambda shape: draw.integers(0, 2, shape),
         "nsp_weights": np.ones,
     }
-    batch = {name: values[name](shape).astype(dtype) for name, (shape, dtype) in spec.items()}
+    batch = {name: values[name](shape).astype(dtype) for name, (shape, dtype) in arrays.items()}
     while True:
         yield batch

@@ -20,7 +20,7 @@ class Collective(NamedTuple):
     kind: str
     """One of KINDS."""
     bytes: int
-    """Of its result on one device."""
+    """Bytes of its result on one device."""
     times: int
     """It runs in the program: more than once in a loop."""
 
@@ -28,7 +28,7 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
     """Every collective of `compiled.as_text()`, in the order of the text.
 
-    A loop whose number of turns the compiler does not tell counts as one turn.
+    A loop whose trip count the compiler does not give counts as one turn.
     """
     found: list[tuple[str, str, int]] = []
     called_from: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -56,7 +56,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _bytes(shape: str, *, result_only: bool) -> int:
-    """Of an array or a tuple of arrays; of the second half of it, where the first is what went in."""
+    """Bytes of an array or a tuple of arrays; of the second half of it, where the first is what went in."""
     sizes = [
         math.prod(int(n) for n in dimensions.split(",") if n) * _bits(dtype) // 8
         for dtype, dimensions in ARRAY.findall(shape)

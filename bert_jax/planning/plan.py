@@ -21,13 +21,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bert_jax.config import Config
-from bert_jax.ops.attention import choose
 from bert_jax.parallel import sharding
 from bert_jax.planning.collectives import Collective, collectives
 from bert_jax.training.chips import GIB, Chip, chip
 from bert_jax.training.fits import check_fits
-from bert_jax.training.flops import kept_bytes, train_step_flops
+from bert_jax.training.network import kept_bytes
+from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import abstract_state, jit_train_step
 from data_pipeline.batch import batch_spec
 from data_pipeline.errors import UserError
@@ -57,7 +56,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Plan:
-    config: Config
+    spec: RunSpec
     topology: str
     slices: int
     devices: int
@@ -70,28 +69,31 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Of a microbatch, on one device."""
-        ways = self.devices // self.config.mesh.tensor
-        return self.config.train.global_batch_size // ways // self.config.train.microbatches
+        """Rows of a microbatch, on one device."""
+        config = self.spec.config
+        ways = self.devices // config.mesh.tensor
+        return config.train.global_batch_size // ways // config.train.microbatches
 
     @property
     def floor(self) -> float:
         """Bytes a device: state, gradients, those of a microbatch beside their sum, what backward must keep.
 
-        Of a step without rematerialization.
+        For a step without rematerialization.
         """
-        copies = 2 if self.config.train.microbatches > 1 else 1
-        kept = kept_bytes(self.config, rows=self.rows, tensor=self.config.mesh.tensor)
+        spec = self.spec
+        copies = 2 if spec.config.train.microbatches > 1 else 1
+        a_row = kept_bytes(spec.network, spec.rows, kernel=spec.kernel, tensor=spec.config.mesh.tensor)
+        kept = self.rows * a_row
         return self.parameters * (1 + copies) + self.optimizer + kept
 
     @property
     def seconds(self) -> dict[str, float]:
-        """At least, of one step: in products, in reading memory, on the network between the chips."""
+        """Lower bounds of one step: in products, in reading memory, on the network between the chips."""
         sent = sum(
             c.bytes * c.times * (2 if c.kind == "all-reduce" else 1) for c in self.compiled.collectives
         )
         return {
-            "compute": train_step_flops(self.config) / self.devices / self.chip.flops,
+            "compute": self.spec.step_flops / self.devices / self.chip.flops,
             "memory": self.compiled.bytes_accessed / self.chip.memory_bandwidth,
             "network": sent / self.chip.network_bandwidth if self.chip.network_bandwidth else 0.0,
         }
@@ -103,43 +105,53 @@ class Plan:
         return max(seconds["compute"], seconds["memory"]) + seconds["network"]
 
 
-def plan(config: Config, *, topology: str, slices: int = 1, cache: Path) -> Plan:
-    """Compiles the training step of `config` for a pod.
+def plan(spec: RunSpec, *, topology: str, slices: int = 1, cache: Path) -> Plan:
+    """Compiles the training step of a run for a pod.
 
     Args:
+      spec: resolved for the platform "tpu".
       topology: v5e:16x16, v4:8x8x8, v5p:8x8x8, v6e:16x16 and the like.
-      cache: a folder for what the compiler said; the same question is answered from there.
+      cache: a folder for the compiler's answers; the same question is answered from there.
 
     Raises:
       UserError: libtpu is missing, the topology does not exist, or the config does not fit its devices.
     """
     devices = _devices(topology, slices)
-    mesh = sharding.make_mesh(config.mesh, devices=devices)
-    check_fits(config, mesh)
-    config = choose(config, platform="tpu")
+    mesh = sharding.make_mesh(spec.config.mesh, devices=devices)
+    check_fits(spec, mesh)
     known = chip(devices[0].device_kind)
     if known is None:
-        raise UserError(f"nothing is known of the chip {devices[0].device_kind}; add it to bert_jax/chips.py")
-    state = abstract_state(config, mesh)
+        raise UserError(
+            f"nothing is known of the chip {devices[0].device_kind}; add it to bert_jax/training/chips.py"
+        )
+    state = abstract_state(spec, mesh)
     return Plan(
-        config=config,
+        spec=spec,
         topology=topology,
         slices=slices,
         devices=len(devices),
         chip=known,
         parameters=_bytes_a_device(state.params),
         optimizer=_bytes_a_device(state.opt_state),
-        compiled=_compile(config, mesh, cache=cache),
+        compiled=_compile(spec, mesh, cache=cache),
     )
 
 
-def plan_largest_batch(config: Config, *, topology: str, slices: int = 1, cache: Path) -> Iterator[Plan]:
+def plan_largest_batch(spec: RunSpec, *, topology: str, slices: int = 1, cache: Path) -> Iterator[Plan]:
     """Plans at 1, 2, 4 ... rows a chip without microbatches; the last one that fits has the most."""
+    config = spec.config
     devices = len(_devices(topology, slices)) // config.mesh.tensor
     rows = 1
     while rows <= LARGEST_ROWS:
-        train = dataclasses.replace(config.train, global_batch_size=rows * devices, microbatches=1)
-        found = plan(dataclasses.replace(config, train=train), topology=topology, slices=slices, cache=cache)
+        train = dataclasses.replace(
+            config.train,
+            global_batch_size=rows * devices,
+            microbatches=1,
+            batch_ramp=(),
+            batch_ramp_steps=0,
+        )
+        larger = dataclasses.replace(spec, config=dataclasses.replace(config, train=train))
+        found = plan(larger, topology=topology, slices=slices, cache=cache)
         yield found
         if not found.compiled.fits:
             break
@@ -148,14 +160,15 @@ def plan_largest_batch(config: Config, *, topology: str, slices: int = 1, cache:
 
 def report(plan: Plan) -> Iterator[str]:
     """The table, line by line."""
-    config, compiled = plan.config, plan.compiled
+    spec, config, compiled = plan.spec, plan.spec.config, plan.compiled
+    model = spec.network.model
     gradients = plan.parameters
     where = f"{plan.slices} x {plan.topology}" if plan.slices > 1 else plan.topology
     yield f"{where}: {plan.devices} chips; compiled in {compiled.seconds:.0f} s, not run"
     yield (
         f"{config.train.global_batch_size:,} rows of {config.data.sequence_length} a step, "
         f"{plan.rows} a chip in each of {config.train.microbatches} microbatch(es), "
-        f"attention {config.model.attention}, remat {config.model.remat}"
+        f"attention {spec.kernel.NAME}, remat {model.remat}"
     )
     yield ""
     yield f"memory of a chip                {_gib(plan.chip.memory)}"
@@ -166,20 +179,20 @@ def report(plan: Plan) -> Iterator[str]:
         yield f"  activations and other         {_gib(compiled.temporary - gradients)}"
     verdict = "fits" if compiled.fits else "DOES NOT FIT"
     yield f"  in all                        {_gib(compiled.memory)}  {verdict}"
-    if config.model.remat == "none":
+    if model.remat == "none":
         ratio = compiled.memory / plan.floor
         yield f"  analytic floor                {_gib(plan.floor)}  {ratio:.2f} of it are taken"
     if not compiled.fits:
         yield "try more --train.microbatches, --model.remat dots or full, or --mesh.fsdp"
         return
-    analytic = train_step_flops(config)
+    analytic = spec.step_flops
     yield ""
     yield f"products, analytic              {analytic / 1e12:,.1f} TFLOP a step"
-    if config.model.scan_unroll >= config.model.num_hidden_layers and config.train.microbatches == 1:
+    if model.scan_unroll >= model.num_hidden_layers and config.train.microbatches == 1:
         ratio = compiled.flops * plan.devices / analytic
         yield f"  compiled                      {ratio:.3f} of it (kernels are not counted)"
     else:
-        yield "  compiled                      not told: the compiler counts a loop once"
+        yield "  compiled                      unknown: the compiler counts a loop once"
     totals: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for kind, size, times in compiled.collectives:
         totals[kind] = totals[kind][0] + times, totals[kind][1] + size * times
@@ -190,8 +203,8 @@ def report(plan: Plan) -> Iterator[str]:
     yield "at best, by the chip's data sheet"
     for name, seconds in plan.seconds.items():
         yield f"  {name:29s} {seconds * 1e3:8.1f} ms"
-    hours = config.train.hours or plan.step_seconds * config.train.steps / 3600
-    steps = config.train.steps if config.train.hours is None else int(hours * 3600 / plan.step_seconds)
+    hours = config.train.hours or plan.step_seconds * spec.steps / 3600
+    steps = spec.steps if config.train.hours is None else int(hours * 3600 / plan.step_seconds)
     yield f"  a step                        {plan.step_seconds * 1e3:8.1f} ms"
     yield f"  {steps:,} steps".ljust(32) + f"{hours:8.1f} hours, {hours * plan.devices:,.0f} chip-hours"
 
@@ -231,13 +244,13 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _compile(config: Config, mesh: Mesh, *, cache: Path) -> Compiled:
+def _compile(spec: RunSpec, mesh: Mesh, *, cache: Path) -> Compiled:
     import libtpu
 
-    spec = batch_spec(config.data, rows=config.train.global_batch_size)
-    step, state = jit_train_step(config, mesh), abstract_state(config, mesh)
+    arrays = batch_spec(spec.config.data, rows=spec.config.train.global_batch_size)
+    step, state = jit_train_step(spec, mesh, spec.stages[-1]), abstract_state(spec, mesh)
     with jax.set_mesh(mesh):
-        lowered = step.lower(state, sharding.abstract_batch(spec, mesh))
+        lowered = step.lower(state, sharding.abstract_batch(arrays, mesh))
     devices = (
         f"{mesh.devices.flat[0].device_kind} {mesh.devices.shape} {jax.__version__} {libtpu.__version__}"
     )

@@ -1,1 +1,1 @@
-"""A run while it goes on: the loop, its data, evaluation, metrics, and what watches over it."""
+"""A pretraining while it runs: the loop, its data, evaluation, metrics, and what watches over it."""

@@ -15,20 +15,20 @@ class Clock:
         self.phase: Phase = "start"
         self.step = 0
         self.since = time.monotonic()
-        """Of the last sign of progress."""
+        """When `enter` was called last: the watchdog reads it."""
         self._spent: dict[Phase, float] = {}
         self.earlier = 0.0
         """Seconds of the processes that the run had before."""
 
     def enter(self, phase: Phase, *, step: int) -> None:
-        """From here on the time is that of `phase`, for `step`."""
+        """Begins a phase: from here on the time is that of `phase`, for `step`."""
         now = time.monotonic()
         self._spent[self.phase] = self._spent.get(self.phase, 0.0) + now - self.since
         self.phase, self.step, self.since = phase, step, now
 
     @property
     def seconds(self) -> dict[Phase, float]:
-        """By phase, the present one with its time until now."""
+        """Seconds by phase, the present one with its time until now."""
         now = self._spent.get(self.phase, 0.0) + time.monotonic() - self.since
         return self._spent | {self.phase: now}
 

@@ -1,4 +1,4 @@
-"""What a run is fed with: rows to train on, and held-out ones to judge it by."""
+"""The data of a run: rows to train on, and held-out ones to judge it by."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.config import Config
-from bert_jax.models.bert import Params
 from bert_jax.parallel import sharding
 from bert_jax.run.evaluate import compile_eval_step, evaluate
 from bert_jax.run.preflight import open_dataset
+from bert_jax.training.network import Params
+from bert_jax.training.run_spec import RunSpec
 from data_pipeline.loader import Loader, record_numbers
 
 Batches = AbstractContextManager[Iterator[dict[str, np.ndarray]]]
@@ -24,8 +24,8 @@ Evaluator = Callable[[Params, Callable[[], bool]], dict[str, float] | None]
 """Parameters -> held-out metrics; None once the second argument, asked before each batch, says stop."""
 
 
-class Feed(Protocol):
-    """Rows of a pretraining (here) or of a task (finetune.py); the same on all processes."""
+class TrainingData(Protocol):
+    """The rows of a pretraining (here) or of a task (finetuning/data.py); the same on all processes."""
 
     fingerprint: str
     """Hash of all that decides what is in the rows."""
@@ -33,51 +33,52 @@ class Feed(Protocol):
     baselines: dict[str, float]
     """What a model reaches that knows nothing of the context."""
 
-    def batches(self, *, batch_size: int, rows: Sequence[int], start: int, rows_before: int) -> Batches:
-        """Endless: of each global batch from step `start` on the given `rows`. `rows_before` came before."""
+    def batches(self, *, batch_size: int, rows: Sequence[int], step: int, position: int) -> Batches:
+        """Endless: of each global batch the given `rows`. The first batch is that of step `step` + 1, and its
+        first row is at `position` in the stream of rows."""
 
     def records(self, positions: Sequence[int]) -> list[int]:
-        """Which records of the data are at these positions of the stream of rows."""
+        """The records of the data at these positions of the stream of rows."""
 
-    def evaluator(self, config: Config, mesh: Mesh) -> Evaluator: ...
+    def evaluator(self, spec: RunSpec, mesh: Mesh) -> Evaluator: ...
 
     def write_tokenizer(self, directory: Path) -> None:
         """Into a folder, new or not, for Hugging Face's AutoTokenizer."""
 
 
-class PretrainingFeed:
+class PretrainingData:
     """The rows of a prepared dataset, masked as they are read."""
 
-    def __init__(self, config: Config):
+    def __init__(self, spec: RunSpec):
         """Raises FileNotFoundError or UserError if data.dir does not hold what the config says."""
-        self._data, self._seed = config.data, config.train.seed
-        self._manifest = open_dataset(config)
+        self._data, self._seed = spec.config.data, spec.config.train.seed
+        self._manifest = open_dataset(spec)
         self.fingerprint = self._manifest.fingerprint
         self.has_validation = "validation" in self._manifest.rows
         self.baselines = self._manifest.baselines
 
-    def batches(self, *, batch_size: int, rows: Sequence[int], start: int, rows_before: int) -> Batches:
+    def batches(self, *, batch_size: int, rows: Sequence[int], step: int, position: int) -> Batches:
         return Loader(
             self._data,
             split="train",
             batch_size=batch_size,
             rows=rows,
             seed=self._seed,
-            start=start,
-            rows_before=rows_before,
+            step=step,
+            position=position,
         )
 
     def records(self, positions: Sequence[int]) -> list[int]:
         return record_numbers(self._data, self._manifest, positions, seed=self._seed)
 
-    def evaluator(self, config: Config, mesh: Mesh) -> Evaluator:
-        step = compile_eval_step(config, mesh)
-        batch_size = config.train.global_batch_size
+    def evaluator(self, spec: RunSpec, mesh: Mesh) -> Evaluator:
+        step = compile_eval_step(spec, mesh)
+        batch_size = spec.config.train.global_batch_size
         rows = sharding.local_rows(mesh, batch_size)
 
         def run(params: Params, stop: Callable[[], bool]) -> dict[str, float] | None:
-            with Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader:
-                return evaluate(config, params, step=step, mesh=mesh, loader=loader, stop=stop)
+            with Loader(self._data, split="validation", batch_size=batch_size, rows=rows) as loader:
+                return evaluate(spec, params, step=step, mesh=mesh, loader=loader, stop=stop)
 
         return run
 

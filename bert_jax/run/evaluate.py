@@ -13,26 +13,27 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.config import Config
-from bert_jax.models.bert import Params
-from bert_jax.objectives import losses
+from bert_jax.objectives.objective import Sums
 from bert_jax.parallel import sharding
 from bert_jax.training.fits import check_fits
+from bert_jax.training.network import Params
+from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import TrainState, eval_step
-from bert_jax.workdir.checkpoint import Checkpoints, check_has_run
+from bert_jax.workdir.checkpoint import Checkpoints
+from bert_jax.workdir.inventory import check_has_run
 
 if TYPE_CHECKING:
     from data_pipeline.loader import Loader
 
-EvalStep = Callable[[Params, dict[str, jax.Array]], losses.Sums]
+EvalStep = Callable[[Params, dict[str, jax.Array]], Sums]
 
 
-def compile_eval_step(config: Config, mesh: Mesh) -> EvalStep:
-    return jax.jit(functools.partial(eval_step, config), out_shardings=sharding.replicated(mesh))
+def compile_eval_step(spec: RunSpec, mesh: Mesh) -> EvalStep:
+    return jax.jit(functools.partial(eval_step, spec), out_shardings=sharding.replicated(mesh))
 
 
 def evaluate(
-    config: Config,
+    spec: RunSpec,
     params: Params,
     *,
     step: EvalStep,
@@ -44,41 +45,46 @@ def evaluate(
 
     None if `stop`, asked before each batch, says so.
     """
+    train, objective = spec.config.train, spec.network.objective
     totals: Any = None
-    for batch in islice(loader, config.train.eval_batches):
+    losses: list[str] = []
+    for batch in islice(loader, train.eval_batches):
         if stop():
             return None
-        sums = step(params, sharding.global_batch(batch, mesh, batch_size=config.train.global_batch_size))
-        sums = jax.tree.map(np.float64, jax.device_get(sums))
+        on_devices = sharding.global_batch(batch, mesh, batch_size=train.global_batch_size)
+        losses = losses or list(jax.eval_shape(objective.weights, on_devices))
+        sums = jax.tree.map(np.float64, jax.device_get(step(params, on_devices)))
         totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
+    assert totals is not None, "a validation split has a row"
     metrics = {name: float(total / max(weight, 1)) for name, (total, weight) in totals.items()}
-    return {"loss": metrics["mlm_loss"] + metrics["nsp_loss"]} | metrics
+    return {"loss": sum(metrics[name] for name in losses)} | metrics
 
 
 @contextlib.contextmanager
-def latest(
-    config: Config, *, workdir: Path, step: int | None = None
+def open_checkpoint(
+    spec: RunSpec, *, workdir: Path, step: int | None = None
 ) -> Iterator[tuple[TrainState, Mesh, Loader]]:
     """The checkpoint of `step`, the latest one if None, on its mesh, and the validation rows for it."""
     from data_pipeline.loader import Loader
 
     check_has_run(workdir)
+    config = spec.config
     mesh = sharding.make_mesh(config.mesh)
-    check_fits(config, mesh)
+    check_fits(spec, mesh)
     batch_size = config.train.global_batch_size
     rows = sharding.local_rows(mesh, batch_size)
     with (
         jax.set_mesh(mesh),
         Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader,
-        Checkpoints(workdir, config, fingerprint=loader.manifest.fingerprint, read_only=True) as checkpoints,
+        Checkpoints(workdir, spec, fingerprint=loader.manifest.fingerprint, read_only=True) as checkpoints,
     ):
         yield checkpoints.restore(mesh, step=step)[0], mesh, loader
 
 
-def evaluate_workdir(config: Config, *, workdir: Path) -> dict[str, float]:
+def evaluate_workdir(spec: RunSpec, *, workdir: Path) -> dict[str, float]:
     """Held-out metrics of the latest checkpoint, with its step and the baselines to compare with."""
-    with latest(config, workdir=workdir) as (state, mesh, loader):
-        step = compile_eval_step(config, mesh)
-        metrics = evaluate(config, state.params, step=step, mesh=mesh, loader=loader)
+    with open_checkpoint(spec, workdir=workdir) as (state, mesh, loader):
+        step = compile_eval_step(spec, mesh)
+        metrics = evaluate(spec, state.params, step=step, mesh=mesh, loader=loader)
         assert metrics is not None, "nothing stops it"
         return {"step": int(state.step)} | metrics | loader.manifest.baselines

@@ -1,276 +1,329 @@
-"""The training loop: from a config, a feed of rows and a workdir to checkpoints."""
+"""The training loop: from a run's spec, its data and a workdir to checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Callable, Generator
-from itertools import pairwise
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.config import Config
-from bert_jax.config.files import to_json
 from bert_jax.interop.initialize import start_from
-from bert_jax.ops.attention import choose
 from bert_jax.parallel import sharding
-from bert_jax.parallel.processes import Agreement, Interruption, same_everywhere, wait_for_all
+from bert_jax.parallel.processes import DelayedMax, PreemptionSignal, barrier
 from bert_jax.run.clock import Clock
-from bert_jax.run.data import Feed, PretrainingFeed
-from bert_jax.run.loss_monitor import PATIENCE, LossSpike, Sentinel
-from bert_jax.run.metrics import Reporter
-from bert_jax.run.preflight import check_workdir, machines
+from bert_jax.run.data import TrainingData
+from bert_jax.run.early_stopping import patience_exhausted, record_evaluation
+from bert_jax.run.loss_monitor import SPIKE_LENGTH, Verdict, check
+from bert_jax.run.metrics import MetricsWriter, Throughput, describe_records
+from bert_jax.run.preflight import check_workdir, describe_devices
 from bert_jax.run.watchdog import Watchdog
-from bert_jax.training.batch_ramp import rows_before, stages
-from bert_jax.training.budget import in_steps
+from bert_jax.training.batch_ramp import Stage, stage_of
 from bert_jax.training.fits import check_fits
+from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import jit_init_state, jit_train_step
-from bert_jax.workdir.checkpoint import FRESH, Checkpoints, Progress, best_of
-from bert_jax.workdir.history import History, passed_over
+from bert_jax.workdir import run_files
+from bert_jax.workdir.checkpoint import Checkpoints
+from bert_jax.workdir.history import History
+from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.provenance import provenance
 from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-def pretrain(config: Config, *, workdir: Path) -> bool:
-    """`train` on the prepared dataset in `data.dir`."""
-    return train(config, PretrainingFeed, workdir=workdir)
-
-
-def train(config: Config, open_feed: Callable[[Config], Feed], *, workdir: Path) -> bool:
-    """Trains to `train.steps`, the end of `train.budget` or `train.stop_at`, from the workdir's latest
-    checkpoint on if it has one.
+def train(spec: RunSpec, make_data: Callable[[RunSpec], TrainingData], *, workdir: Path) -> bool:
+    """Trains to the last step, the end of the budget or `train.stop_at`; resumes from the latest checkpoint.
 
     Returns:
       True if the run came to its end, False if a signal stopped it; either way its state is saved.
 
     Raises:
-      FileNotFoundError, UserError: config, dataset or workdir cannot be used; nothing was written.
-      UserError: loss or gradient were not finite in too many steps in a row.
+      FileNotFoundError, UserError: config, dataset or workdir cannot be used, and nothing was written; or
+        loss or gradient were not finite in too many steps in a row.
       OSError: checkpoints cannot be written.
     """
     clock = Clock()
-    config = in_steps(config)
-    with Watchdog(clock, seconds=config.train.hang_seconds):
-        feed = open_feed(config)
-        mesh = sharding.make_mesh(config.mesh)
-        check_fits(config, mesh)
-        config = choose(config, platform=jax.default_backend())
-        check_workdir(config, workdir)
+    with Watchdog(clock, seconds=spec.config.train.watchdog_seconds):
+        data = make_data(spec)
+        mesh = sharding.make_mesh(spec.config.mesh)
+        check_fits(spec, mesh)
+        check_workdir(spec, workdir)
         with (
             jax.set_mesh(mesh),
-            Interruption(mesh) as interruption,
-            Checkpoints(workdir, config, fingerprint=feed.fingerprint) as checkpoints,
+            PreemptionSignal(mesh) as preemption,
+            Checkpoints(workdir, spec, fingerprint=data.fingerprint) as checkpoints,
         ):
-            run = _Run(config, mesh, workdir, feed, checkpoints, interruption, clock)
-            finished = run.train()
-            clock.enter("save", step=run.step)
+            run = _Run(spec, mesh, workdir, data, checkpoints, preemption, clock)
+            with MetricsWriter(spec, workdir, start=run.step, clock=clock) as run.writer:
+                finished = run.train()
+            clock.enter("save", step=run.step)  # which leaving the block waits for
     run.history.add("end", step=run.step, finished=finished, seconds=clock.seconds)
     log.info("%s", clock)
     if not finished:
-        log.warning("%s at step %d: saved; the same command goes on", interruption.signal_name, run.step)
+        log.warning("%s at step %d: saved; run the same command to resume", preemption.name, run.step)
     return finished
 
 
+class _Pending(NamedTuple):
+    """A step that was dispatched and whose metrics were not read yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    positions: range
+    """The positions of its rows in the stream."""
+    compiled: bool
+    """Its program was compiled only now: the time up to its end does not count as training."""
+
+
+class _Spike(NamedTuple):
+    """A spike of the loss that is to be answered by a rollback."""
+
+    step: int
+    """The step at which it was seen."""
+    position: int
+    """The position in the stream of rows behind that step."""
+
+
 class _Run:
-    """The loop and what it works with. `step` is how many are done, `state` what they made."""
+    """The loop and its variables: `state` and `progress`, after `step` steps."""
+
+    writer: MetricsWriter
 
     def __init__(
         self,
-        config: Config,
+        spec: RunSpec,
         mesh: Mesh,
         workdir: Path,
-        feed: Feed,
+        data: TrainingData,
         checkpoints: Checkpoints,
-        interruption: Interruption,
+        preemption: PreemptionSignal,
         clock: Clock,
     ):
-        self.config, self.mesh, self.workdir, self.feed = config, mesh, workdir, feed
-        self.checkpoints, self.interruption, self.clock = checkpoints, interruption, clock
+        self.spec, self.mesh, self.workdir, self.data = spec, mesh, workdir, data
+        self.checkpoints, self.preemption, self.clock = checkpoints, preemption, clock
         self.history = History(workdir)
-        self.last = config.train.stop_at or config.train.most_steps
-        self.jitted = [(stage, jit_train_step(stage.of(config), mesh)) for stage in stages(config.train)]
-        self.evaluator = feed.evaluator(config, mesh)
-        self._restore()
-        self.clock.earlier = self.progress.seconds
-        self.spent = self._part_of_budget(self.progress.seconds)
-        self.agreement = Agreement(mesh, first=self.spent)
-        facts = provenance(config, workdir=workdir)
-        self.history.add("start", step=self.step, **facts, baselines=feed.baselines)
+        self.throughput = Throughput(spec)
+        self.evaluator = data.evaluator(spec, mesh)
+        self.train_steps = {stage: jit_train_step(spec, mesh, stage) for stage in spec.stages}
+        self.compiled: set[Stage] = set()
+        self.last_step = spec.config.train.stop_at or spec.max_steps
+        self.pending: _Pending | None = None
+        self.spiked: _Spike | None = None
+        self.restore()
+        clock.earlier = self.progress.seconds
+        self.budget_fraction = self.fraction_of_budget(self.progress.seconds)
+        self.largest_fraction = DelayedMax(mesh, first=self.budget_fraction)
+        facts = provenance(spec, workdir=workdir)
+        self.history.add("start", step=self.step, **facts, baselines=data.baselines)
         if jax.process_index() == 0:  # config and tokenizer: with a checkpoint, all that an export needs
-            feed.write_tokenizer(workdir / "tokenizer")
-            _write_config(config, workdir)
-        log.info("%s", machines(config, mesh))
-        log.info("attention: %s", config.model.attention)
+            data.write_tokenizer(workdir / "tokenizer")
+            run_files.write(spec, workdir)
+        log.info("%s", describe_devices(spec, mesh))
+        log.info("%s steps; attention kernel %s", f"{spec.steps:,}", spec.kernel.NAME)
 
-    def train(self) -> bool:
-        """To the end, or until a signal; False if it was one."""
-        while True:
-            try:
-                return self._train()
-            except LossSpike as spike:
-                self._roll_back(at=spike.step)
+    def restore(self) -> None:
+        """Where the state comes from:
 
-    def _restore(self) -> None:
-        """The newest checkpoint, or the state before the first step."""
+        1. the newest good checkpoint of the workdir, or else
+        2. initial parameters, a function of train.seed, and over them
+        3. the weights of init.source, if there is one.
+        """
         self.clock.enter("start", step=0)
-        self.progress = FRESH
-        if self.checkpoints.latest_step() is None:
-            self.state = jit_init_state(self.config, self.mesh)()
-            init = self.config.init
-            if init.source is not None and init.weights:
-                self.state = start_from(Path(init.source), self.config, self.mesh, self.state)
-        else:
+        init = self.spec.config.init
+        if self.checkpoints.latest_step() is not None:
             self.state, self.progress = self.checkpoints.restore(self.mesh)
-            log.info("going on from step %d of %s", self.state.step, self.workdir)
+            log.info("resuming from step %d of %s", self.state.step, self.workdir)
+        else:
+            self.state, self.progress = jit_init_state(self.spec, self.mesh)(), Progress()
+            if init.source is not None and init.weights:
+                self.state = start_from(Path(init.source), self.spec, self.mesh, self.state)
         self.step = int(self.state.step)
 
-    def _train(self) -> bool:
-        config, clock, checkpoints = self.config, self.clock, self.checkpoints
-        losses, tokens = self.progress.losses, self.progress.tokens
-        sentinel = Sentinel(config, self.history, losses=losses, records_of=self._records_of)
-        with (
-            Reporter(
-                config, self.workdir, start=self.step, tokens=tokens, sentinel=sentinel, clock=clock
-            ) as report,
-            contextlib.closing(self._batches(report)) as batches,
-            jax.transfer_guard("disallow"),
-        ):
-            self.validation_values = report.validation_values
-            for known, value in self.validation_values.items():
-                checkpoints.note(known, value)
-            # A run that was stopped while it evaluated has saved, but lacks the metrics of that step.
-            missing = self._evaluates() and self.step not in self.validation_values
-            stopping = bool(same_everywhere(int(missing))) and not self._evaluate(report)
-            compiled = None
-            while not stopping and not self._is_at_end() and not self._has_waited_enough():
-                clock.enter("input", step=self.step + 1)
-                run_step, batch = next(batches)
-                new, compiled = run_step is not compiled, run_step
-                clock.enter("compile" if new else "step", step=self.step + 1)
-                self.state, metrics = run_step(self.state, batch, *self._place())
-                self.step += 1
-                clock.enter("step", step=self.step)
-                report.advance()
-                report.flush()  # an earlier step's metrics, while this one runs
-                stopping = self.interruption.agreed()
-                self.spent = self.agreement.largest(self._part_of_budget(clock.total))
-                saving = stopping or self._is_at_end() or self.step % config.checkpoint.every == 0
-                evaluating = self._evaluates() and not stopping
-                shown = saving or self.step % config.train.log_every == 0
-                report.train(self.step, metrics, shown=shown, compiled=new)
+    def train(self) -> bool:
+        """Trains to the end, or until a signal; False if it was one."""
+        stopping = False
+        if self.evaluation_is_due():  # a signal during the evaluation of this step has saved it without
+            value = self.evaluate()
+            stopping = value is None
+            if value is not None and self.checkpoints.latest_step() == self.step:
+                self.save(value)
+        with contextlib.ExitStack() as loader, jax.transfer_guard("disallow"):
+            stage: Stage | None = None
+            while not stopping and not self.finished():
+                self.clock.enter("input", step=self.step + 1)
+                if stage is not (stage := stage_of(self.spec.stages, self.step)):
+                    self.read_metrics()  # or the time of that step would be that of what follows
+                    loader.close()
+                    batches = loader.enter_context(self.open_loader(stage))
+                self.dispatch(stage, next(batches))
+                stopping = self.preemption.reached()
+                self.budget_fraction = self.largest_fraction(self.fraction_of_budget(self.clock.total))
+                evaluating = self.evaluation_is_due() and not stopping
+                saving = stopping or self.finished() or self.step % self.spec.checkpoint_every == 0
                 if saving or evaluating:
-                    report.flush()
-                clock.enter("save", step=self.step)
-                checkpoints.settle(wait=False)
-                if saving:
-                    self._save(report, sentinel)
-                if evaluating and not self._evaluate(report):
-                    stopping = True
-                    clock.enter("save", step=self.step)
-                    self._save(report, sentinel)
+                    self.read_metrics(write=saving)
+                if self.spiked is not None:
+                    self.roll_back(self.spiked)
+                    stage, stopping = None, False
+                    continue
+                value = self.evaluate() if evaluating else None
+                stopping = stopping or (evaluating and value is None)
+                self.clock.enter("save", step=self.step)
+                self.checkpoints.poll_save(wait=False)
+                if saving or stopping or self.finished():
+                    self.save(value)
         return not stopping
 
-    def _batches(self, report: Reporter) -> Generator[tuple[Any, dict[str, jax.Array]]]:
-        """For each step from the present one to the last: the jitted function of its stage, and its batch."""
-        train, start = self.config.train, self.step
-        jumps = {entry["to"] for entry in self.history.events("rollback")}
-        for stage, run_step in self.jitted:
-            first, stop = max(start, stage.start), min(self.last, stage.stop)
-            if first >= stop:
-                continue
-            if train.batch_ramp:
-                parts = stage.microbatches
-                log.info("from step %d on: %d rows, %d microbatch(es)", first + 1, stage.rows, parts)
-            for begin, end in pairwise(sorted({first, stop} | {to for to in jumps if first < to < stop})):
-                report.flush()  # an earlier step's time is not that of opening these, and of compiling
-                with self.feed.batches(
-                    batch_size=stage.rows,
-                    rows=sharding.local_rows(self.mesh, stage.rows),
-                    start=begin,
-                    rows_before=self._rows_before(begin),
-                ) as batches:
-                    for _ in range(begin, end):
-                        yield run_step, sharding.global_batch(next(batches), self.mesh, batch_size=stage.rows)
+    def dispatch(self, stage: Stage, rows: dict[str, np.ndarray]) -> None:
+        """Starts the next step, and reads the metrics of the one before while this one runs."""
+        train, clock = self.spec.config.train, self.clock
+        batch = sharding.global_batch(rows, self.mesh, batch_size=stage.rows)
+        compiled = stage not in self.compiled
+        self.compiled.add(stage)
+        clock.enter("compile" if compiled else "step", step=self.step + 1)
+        # With a budget of hours the place in the schedule is the clock's; otherwise it is the step.
+        place = () if train.hours is None else (sharding.scalar(self.budget_fraction, self.mesh),)
+        self.state, metrics = self.train_steps[stage](self.state, batch, *place)
+        self.step += 1
+        clock.enter("step", step=self.step)
+        self.writer.advance()
+        self.read_metrics()
+        start = self.progress.position
+        self.progress = self.progress._replace(position=start + stage.rows)
+        self.pending = _Pending(self.step, metrics, range(start, start + stage.rows), compiled)
 
-    def _rows_before(self, step: int) -> int:
-        """Rows of the stream before those of step `step` + 1, with those that rollbacks have passed over."""
-        return rows_before(self.config.train, step) + passed_over(self.history.events("rollback"), step=step)
+    def read_metrics(self, *, write: bool = False) -> None:
+        """Waits for the step that runs, if its metrics were not read; monitors its loss.
 
-    def _records_of(self, step: int) -> list[int]:
-        return self.feed.records(range(self._rows_before(step - 1), self._rows_before(step)))
+        Args:
+          write: also if its turn to be logged has not come.
+        """
+        if self.pending is None:
+            return
+        (step, on_device, positions, compiled), self.pending = self.pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
+        skipped, tokens = bool(metrics.pop("skipped")), metrics.pop("tokens")
+        train = self.spec.config.train
+        verdict, progress = check(train, self.progress, loss=metrics["loss"], skipped=skipped)
+        self.progress = progress._replace(tokens=progress.tokens + int(tokens))
+        if compiled:
+            self.throughput.restart(step)
+        if write or step % train.log_every == 0:
+            metrics["skipped_steps"] = self.progress.skipped_steps
+            metrics |= self.throughput.measure(step, tokens=tokens)
+            metrics["goodput"] = self.clock.goodput
+            self.writer.write(step, "train", metrics, tokens=self.progress.tokens)
+        if verdict is not Verdict.FINE:
+            self.respond(verdict, step, metrics, positions)
 
-    def _evaluates(self) -> bool:
-        train = self.config.train
-        due = (
-            self.step == train.most_steps
-            or self.spent >= 1
-            or (self.step > 0 and self.step % train.eval_every == 0)
-        )
-        return due and self.feed.has_validation
+    def respond(self, verdict: Verdict, step: int, metrics: dict[str, float], positions: range) -> None:
+        """Tells of a step that was skipped or a spike of the loss; asks for a rollback where one is left.
 
-    def _evaluate(self, report: Reporter) -> bool:
-        """Reports held-out metrics; False if a signal came before they were complete."""
-        self.clock.enter("evaluation", step=self.step)
-        metrics = self.evaluator(self.state.params, self._stop_evaluation)
-        if metrics is None:
-            return False
-        best = self.config.checkpoint.best
-        if best not in metrics:
+        Raises:
+          UserError: too many steps in a row had no update.
+        """
+        train, progress = self.spec.config.train, self.progress
+        records = self.data.records(positions)
+        if verdict is Verdict.SPIKE:
+            before = statistics.median(progress.losses)
+            log.warning(
+                "loss spike: %.4f at step %d, median before %.4f; records %s; %d of %d rollbacks used",
+                metrics["loss"], step, before, describe_records(records), progress.rollbacks,
+                train.max_rollbacks,
+            )  # fmt: skip
+            if progress.rollbacks < train.max_rollbacks:
+                self.spiked = _Spike(step, positions.stop)
+            return
+        values = {name: str(metrics[name]) for name in ("loss", "grad_norm")}  # JSON has no NaN
+        self.history.add("skipped", step=step, records=records, **values)
+        log.warning(
+            "step %d had no update: its loss is %s, its grad_norm %s; records %s",
+            step, *values.values(), describe_records(records),
+        )  # fmt: skip
+        if verdict is Verdict.LOST:
             raise UserError(
-                f"checkpoint.best {best!r} is no validation metric; there are {', '.join(metrics)}"
+                f"{progress.consecutive_skips} steps in a row, up to {step}, had no update: loss or "
+                "grad_norm was not finite (history.jsonl has their records). The checkpoints are good. In "
+                "a new --workdir, a lower optimizer.learning_rate, more optimizer.warmup_steps or "
+                "model.dtype float32 often help"
             )
-        report.validation(self.step, metrics)
-        self.validation_values[self.step] = metrics[best]
-        self.checkpoints.note(self.step, metrics[best])
-        return True
 
-    def _is_at_end(self) -> bool:
-        return self.step >= self.last or self.spent >= 1
+    def roll_back(self, spike: _Spike) -> None:
+        """Goes back to the newest checkpoint before a spike, and on with the rows behind it."""
+        self.pending = self.spiked = None
+        rollbacks = self.progress.rollbacks + 1
+        to = self.checkpoints.delete_after(spike.step - SPIKE_LENGTH)
+        barrier(f"rollback from step {spike.step}")
+        with jax.transfer_guard("allow"):
+            self.restore()
+        skipped_rows = spike.position - self.progress.position
+        self.history.add("rollback", at=spike.step, to=to, skipped_rows=skipped_rows)
+        log.warning("going back from step %d to step %d, and on with other rows", spike.step, to)
+        self.progress = self.progress._replace(position=spike.position, rollbacks=rollbacks)
+        self.writer.rewind(self.step)
 
-    def _part_of_budget(self, seconds: float) -> float:
-        """Of the hours, if there is a budget of hours: at 1 it is over. 0 without one."""
-        hours = self.config.train.hours
-        return 0.0 if hours is None else min(1.0, seconds / (3600 * hours))
+    def open_loader(self, stage: Stage) -> AbstractContextManager[Iterator[dict[str, np.ndarray]]]:
+        """The batches of a stage, from the present step and position on."""
+        if self.spec.config.train.batch_ramp:
+            first, rows, parts = self.step + 1, stage.rows, stage.microbatches
+            log.info("from step %d on: %d rows, %d microbatch(es)", first, rows, parts)
+        rows_here = sharding.local_rows(self.mesh, stage.rows)
+        return self.data.batches(
+            batch_size=stage.rows, rows=rows_here, step=self.step, position=self.progress.position
+        )
 
-    def _place(self) -> tuple[jax.Array, ...]:
-        """In the schedule of a budget of hours, as a step takes it; () where that is the step."""
-        if self.config.train.hours is None:
-            return ()
-        return (sharding.scalar(self.spent, self.mesh),)
+    def evaluation_is_due(self) -> bool:
+        due = (
+            self.step == self.spec.max_steps
+            or self.budget_fraction >= 1
+            or (self.step > 0 and self.step % self.spec.eval_every == 0)
+        )
+        return due and self.data.has_validation and self.progress.evaluated < self.step
 
-    def _save(self, report: Reporter, sentinel: Sentinel) -> None:
+    def evaluate(self) -> float | None:
+        """Evaluates: the value of the metric that says which checkpoint is best; None if a signal came."""
+
+        def stop() -> bool:
+            self.clock.enter("evaluation", step=self.step)  # a heartbeat, for the watchdog
+            return self.preemption.reached()
+
+        self.clock.enter("evaluation", step=self.step)
+        metrics = self.evaluator(self.state.params, stop)
+        if metrics is None:
+            return None
+        best = self.spec.best
+        value = metrics[best.name]
+        self.progress = record_evaluation(self.progress, step=self.step, value=value, metric=best)
+        self.writer.write(self.step, "validation", metrics, tokens=self.progress.tokens)
+        self.throughput.restart(self.step)
+        return value
+
+    def save(self, value: float | None) -> None:
+        """Starts a checkpoint; `value` is the validation metric of this step, if it was evaluated."""
         # Another process may be further in the budget than this one, and the schedule has followed that.
-        seconds = max(self.clock.total, self.spent * (3600 * (self.config.train.hours or 0.0)))
-        progress = Progress(tuple(sentinel.losses), report.tokens, seconds)
-        self.checkpoints.save(self.step, self.state, progress)
+        budget = 3600 * (self.spec.config.train.hours or 0.0)
+        seconds = max(self.clock.total, self.budget_fraction * budget)
+        self.clock.enter("save", step=self.step)
+        progress = self.progress._replace(seconds=seconds)
+        self.checkpoints.save(self.step, self.state, progress, value=value)
 
-    def _has_waited_enough(self) -> bool:
-        """Whether `task.patience` evaluations came after the best one."""
-        patience, best = self.config.task.patience, best_of(self.validation_values, self.config.checkpoint)
-        later = [step for step in self.validation_values if best is not None and step > best]
-        return patience is not None and len(later) >= patience
+    def finished(self) -> bool:
+        """Whether no step is left: the last one was done, the budget is over, or patience is exhausted."""
+        patience = self.spec.config.task.patience if self.spec.config.task else None
+        return (
+            self.step >= self.last_step
+            or self.budget_fraction >= 1
+            or patience_exhausted(self.progress, patience=patience)
+        )
 
-    def _stop_evaluation(self) -> bool:
-        self.clock.enter("evaluation", step=self.step)  # a sign of progress
-        return self.interruption.agreed()
-
-    def _roll_back(self, *, at: int) -> None:
-        """To the newest checkpoint from before a spike that was seen `at` a step, and past what led to it."""
-        to = self.checkpoints.forget_after(at - PATIENCE)
-        rows = self._rows_before(at) - rows_before(self.config.train, to)
-        self.history.add("rollback", at=at, to=to, passed_over=rows)
-        wait_for_all(f"rollback from step {at}")
-        log.warning("going back from step %d to step %d, and on with other rows", at, to)
-        self._restore()
-
-
-def _write_config(config: Config, workdir: Path) -> None:
-    unfinished = workdir / "config.json.unfinished"
-    unfinished.write_text(to_json(config))
-    os.replace(unfinished, workdir / "config.json")
+    def fraction_of_budget(self, seconds: float) -> float:
+        """The part of a budget of hours that is over, at most 1; 0 without one."""
+        hours = self.spec.config.train.hours
+        return 0.0 if hours is None else min(1.0, seconds / (3600 * hours))

@@ -1,1 +1,14 @@
-"""Downstream tasks: labelled examples -> rows of token ids -> predictions of the logits -> scores."""
+"""Downstream tasks, one a file."""
+
+from __future__ import annotations
+
+from bert_jax.config import ObjectiveConfig
+from bert_jax.tasks import classification, question_answering, regression, token_classification
+from bert_jax.tasks.task import Task
+
+TASKS: tuple[Task, ...] = (classification, regression, token_classification, question_answering)
+
+
+def task_of(settings: ObjectiveConfig) -> Task:
+    """The task that a config is for."""
+    return next(task for task in TASKS if type(settings) is task.Config)

@@ -10,7 +10,6 @@ import numpy as np
 import tokenizers
 
 from data_pipeline.errors import require
-from data_pipeline.tokenizer import CLS, SEP, SPECIAL_PIECES, UNK
 
 ENCODED_AT_ONCE = 10_000
 """Texts. An encoding takes some hundred bytes a token."""
@@ -30,6 +29,8 @@ class Pieces:
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):
+        from data_pipeline.tokenizer import CLS, SEP, SPECIAL_PIECES, UNK  # needs SentencePiece
+
         self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())  # the caller's stays as it is
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

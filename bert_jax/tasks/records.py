@@ -1,4 +1,4 @@
-"""Files and TFDS -> records: each example's columns as they are written, and where it is."""
+"""Files and TFDS -> records: the columns of each example as they are written, and where it is."""
 
 from __future__ import annotations
 
@@ -10,60 +10,111 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.config import Head, TaskConfig
 from data_pipeline.errors import UserError
 
 Record = tuple[str, dict[str, Any]]
 """Where an example is, and its columns."""
 
-TYPED = "standard input"
+Format = Callable[[str], Iterator[Record]]
+"""A path -> the records of the file."""
+
+STDIN = "standard input"
 """What messages call lines that come from no file."""
 
 
-def records(head: Head, source: str, task: TaskConfig, labelled: bool) -> Iterator[Record]:
-    """Of a source, in its order; see `examples.read`, which checks what is in the columns."""
-    if source.startswith("tfds:"):
-        return _tfds(head, source, task, labelled)
-    match Path(source.removesuffix(".gz")).suffix, head:
-        case ".tsv", "classification" | "regression":
-            return _table(source, csv.reader(lines_of(source), delimiter="\t", quoting=csv.QUOTE_NONE))
-        case ".csv", "classification" | "regression":
-            return _table(source, csv.reader(lines_of(source), strict=True))
-        case ".txt", "classification" | "regression" if not labelled:
-            return _texts(source, lines_of(source), task)
-        case ".conll", "tokens":
-            return _conll(source, task, labelled)
-        case ".json", "qa":
-            return _squad(source)
-        case ".jsonl", _:
-            return _json_lines(source, lines_of(source))
-    raise UserError(
-        f"{source!r} is no source of {head} examples; files are .tsv, .csv or .jsonl, to predict also .txt "
-        "(classification, regression), .conll or .jsonl (tokens), .json or .jsonl (qa), each also .gz; or "
-        "give tfds:NAME:SPLIT"
-    )
+def read(
+    source: str,
+    formats: Mapping[str, Format],
+    *,
+    kind: str,
+    columns: Sequence[str | None],
+    label: str | None = None,
+) -> list[Record]:
+    """All records of a source, in its order.
 
+    Args:
+      source: a file, .gz or not, or tfds:NAME:SPLIT.
+      formats: how the task reads each kind of file, by its ending.
+      kind: of the task, for messages.
+      columns: those that are wanted of TFDS.
+      label: the column of class labels in TFDS, which become their names; None: they are not looked at.
 
-def typed_records(head: Head, lines: Iterable[bytes], task: TaskConfig) -> Iterator[Record]:
-    """Of lines that are written to be predicted: a text, or words with spaces between them; for qa and for
-    pairs a JSON object with a column each.
+    Raises:
+      FileNotFoundError, UserError: one line, with file and row. Rows do not count the header; lines do.
     """
-    text = decoded(lines, TYPED)
-    columns = ("question", "context") if head == "qa" else (task.text, task.pair)
-    if head == "tokens" or None in columns:
-        return _texts(TYPED, text, task)
-    form = ", ".join(f'"{column}": "..."' for column in columns)
-    return _json_lines(TYPED, text, wanted=f"; the model wants an object a line, {{{form}}}")
+    if source.startswith("tfds:"):
+        found = list(_tfds(source, columns, label))
+    else:
+        suffix = Path(source.removesuffix(".gz")).suffix
+        if suffix not in formats:
+            raise UserError(
+                f"{source!r} is no source of {kind} examples; files are {', '.join(formats)}, each also .gz; "
+                "or give tfds:NAME:SPLIT"
+            )
+        found = list(formats[suffix](source))
+    if not found:
+        raise UserError(f"{source} has no examples")
+    return found
+
+
+def tsv(path: str) -> Iterator[Record]:
+    """A table with a header; a quote is a character like any other."""
+    return _table(path, csv.reader(lines_of(path), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def csv_table(path: str) -> Iterator[Record]:
+    """A table with a header."""
+    return _table(path, csv.reader(lines_of(path), strict=True))
+
+
+def json_lines(path: str) -> Iterator[Record]:
+    """A JSON object a line."""
+    return json_objects(path, lines_of(path))
+
+
+def text_lines(column: str) -> Format:
+    """A text a line, which is the column of that name."""
+    return lambda path: texts(path, lines_of(path), column)
+
+
+def texts(source: str, lines: Iterable[str], column: str) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        yield f"{source} line {number}", {column: line.rstrip("\r\n")}
+
+
+def json_objects(source: str, lines: Iterable[str], *, wanted: Sequence[str] = ()) -> Iterator[Record]:
+    """An object a line.
+
+    Args:
+      wanted: columns that a message about a line that is none should name.
+    """
+    form = ", ".join(f'"{column}": "..."' for column in wanted)
+    advice = f"; the model wants an object a line, {{{form}}}" if wanted else ""
+    for number, line in enumerate(lines, 1):
+        where = f"{source} line {number}"
+        if line.strip():
+            record = parse_json(line, where, advice)
+            if not isinstance(record, dict):
+                raise UserError(f"{where}: not a JSON object{advice}")
+            yield where, record
+
+
+def parse_json(text: str, where: str, advice: str = "") -> Any:
+    """Raises UserError, with `where` and `advice`, if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}){advice}") from error
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """Of a file, .gz or not, with their line ends. Empty ones at its end are nobody's example.
+    """The lines of a file, .gz or not, with their ends. Empty ones at its end are nobody's example.
 
     Raises:
       FileNotFoundError, UserError: it is not there, not whole or not UTF-8.
@@ -92,7 +143,7 @@ def _decode(raw: bytes, where: str) -> str:
 
 
 def _table(path: str, rows: Any) -> Iterator[Record]:
-    """From a csv.reader, whose first row names the columns."""
+    """The records of a csv.reader, whose first row names the columns."""
     where = f"{path} header"
     try:
         columns: list[str] = next(rows, [])
@@ -110,71 +161,7 @@ def _table(path: str, rows: Any) -> Iterator[Record]:
         raise UserError(f"{where} cannot be read: {error}") from error
 
 
-def _texts(source: str, lines: Iterable[str], task: TaskConfig) -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
-        yield f"{source} line {number}", {task.text: line.rstrip("\r\n")}
-
-
-def _json_lines(source: str, lines: Iterable[str], *, wanted: str = "") -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
-        where = f"{source} line {number}"
-        if line.strip():
-            record = _json(line, where, wanted)
-            if not isinstance(record, dict):
-                raise UserError(f"{where}: not a JSON object{wanted}")
-            yield where, record
-
-
-def _json(text: str, where: str, wanted: str = "") -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}){wanted}") from error
-
-
-def _conll(path: str, task: TaskConfig, labelled: bool) -> Iterator[Record]:
-    """Sentences. Each is where its first word is."""
-    # Not str.split(), which would split a word at its no-break space.
-    rows = enumerate((re.findall(r"[^ \t\r\n]+", line) for line in lines_of(path)), 1)
-    width = 0
-    for is_gap, group in itertools.groupby(rows, lambda row: row[1][:1] in ([], ["-DOCSTART-"])):
-        if is_gap:
-            continue
-        sentence = list(group)
-        start, first = sentence[0]
-        width = width or max(2, len(first))
-        for number, cells in sentence:
-            if labelled and len(cells) != width:
-                raise UserError(f"{path} line {number}: a broken row of {len(cells)} columns, not {width}")
-        columns = {task.label: [cells[-1] for _, cells in sentence], task.text: [c[0] for _, c in sentence]}
-        yield f"{path} line {start}", columns
-
-
-def _squad(path: str) -> Iterator[Record]:
-    content = _json("".join(lines_of(path)), path)
-    try:
-        records = [
-            _flat(paragraph["context"], question)
-            for article in content["data"]
-            for paragraph in article["paragraphs"]
-            for question in paragraph["qas"]
-        ]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not have SQuAD's form, data[].paragraphs[].qas[] ({error})") from error
-    for number, record in enumerate(records, 1):
-        yield f"{path} row {number}", record
-
-
-def _flat(context: str, question: dict[str, Any]) -> dict[str, Any]:
-    """A question of SQuAD's tree, with the columns that Hugging Face and TFDS make of it."""
-    record = {name: question[name] for name in ("id", "question") if name in question} | {"context": context}
-    answers = [] if question.get("is_impossible") else question.get("answers")
-    if answers is not None:
-        record["answers"] = {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
-    return record
-
-
-def _tfds(head: Head, source: str, task: TaskConfig, labelled: bool) -> Iterator[Record]:
+def _tfds(source: str, columns: Sequence[str | None], label: str | None) -> Iterator[Record]:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -188,14 +175,13 @@ def _tfds(head: Head, source: str, task: TaskConfig, labelled: bool) -> Iterator
         split = builder.as_dataset(split=fields["split"])
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError, KeyError) as error:
         raise UserError(f"{source}: {str(error).strip().splitlines()[0]}") from error
-    label = dict(builder.info.features).get(task.label)
-    label = label.feature if isinstance(label, tfds.features.Sequence) else label
-    wanted = ("id", "question", "context", "answers") if head == "qa" else (task.text, task.pair, task.label)
+    feature = dict(builder.info.features).get(label)
+    feature = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
     for number, example in enumerate(split.as_numpy_iterator(), 1):
         where = f"{source} record {number}"
-        record = {name: _plain(value, where) if name in wanted else None for name, value in example.items()}
-        if labelled and task.label in wanted and isinstance(label, tfds.features.ClassLabel):
-            record[task.label] = _class(label, record[task.label], where)
+        record = {name: _plain(value, where) if name in columns else None for name, value in example.items()}
+        if label is not None and isinstance(feature, tfds.features.ClassLabel):
+            record[label] = _class_name(feature, record[label], where)
         yield where, record
 
 
@@ -213,9 +199,9 @@ def _plain(value: Any, where: str) -> Any:
     return value
 
 
-def _class(label: Any, value: Any, where: str) -> Any:
+def _class_name(feature: Any, value: Any, where: str) -> Any:
     if isinstance(value, list):
-        return [_class(label, item, where) for item in value]
+        return [_class_name(feature, item, where) for item in value]
     if value < 0:  # which int2str would take for the last class
         raise UserError(f"{where}: the label is {value}, which stands for none; use a split that has labels")
-    return label.int2str(value)
+    return feature.int2str(value)

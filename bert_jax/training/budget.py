@@ -7,36 +7,29 @@ section 4).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
-from bert_jax.config import Config
-from bert_jax.training.batch_ramp import rows_before
-from bert_jax.training.flops import train_step_flops
+from bert_jax.config import TrainConfig
+from bert_jax.objectives.objective import RowShape
+from bert_jax.training.batch_ramp import make_stages, position_at
+from bert_jax.training.network import Network, flops
 from data_pipeline.errors import UserError
 
 
-def in_steps(config: Config) -> Config:
-    """With the `train.steps` that a budget of tokens or FLOPs is enough for; as it was, with any other.
+def resolve_budget(train: TrainConfig, network: Network, rows: RowShape) -> int:
+    """The steps that a budget of tokens or FLOPs is enough for; train.steps, with any other.
 
     Tokens are columns of rows, padding included, as papers count them.
 
     Raises:
-      UserError: the budget ends before the batch has grown to its size, or is of too many or too few steps.
+      UserError: the budget ends before the batch has grown to its size.
     """
-    train = config.train
-    if not train.is_bought:
-        return config
+    if not train.steps_from_budget:
+        return train.steps
     amount, unit = train.budget_amount
-    of_a_row = {
-        "tokens": config.data.sequence_length,
-        "flops": train_step_flops(config) / train.global_batch_size,
-    }[unit]
+    row_cost = {"tokens": rows.sequence_length, "flops": flops(network, rows)}[unit]
     ramp = train.batch_ramp_steps
-    left = amount / of_a_row - rows_before(train, ramp)
+    left = amount / row_cost - position_at(make_stages(train, max_steps=max(1, ramp)), ramp)
     if left <= 0:
         raise UserError(f"train.budget {train.budget!r} ends within train.batch_ramp_steps {ramp}")
-    steps = ramp + math.ceil(left / train.global_batch_size)
-    bought = dataclasses.replace(config, train=dataclasses.replace(train, steps=steps))
-    bought.check_steps()
-    return bought
+    return ramp + math.ceil(left / train.global_batch_size)

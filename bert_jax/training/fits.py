@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
-from bert_jax.config import Config
-from bert_jax.training.batch_ramp import stages
+from bert_jax.training.run_spec import RunSpec
 from data_pipeline.errors import UserError
 
 
-def check_fits(config: Config, mesh: Mesh) -> None:
+def check_fits(spec: RunSpec, mesh: Mesh) -> None:
     """Raises UserError, naming the field, if the batch or the model does not divide over the mesh."""
+    train = spec.config.train
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    for stage in stages(config.train):
+    for stage in spec.stages:
         if stage.rows % (ways * stage.microbatches):
-            whole = stage.rows == config.train.global_batch_size
+            whole = stage.rows == train.global_batch_size
             raise UserError(
                 f"train.{'global_batch_size' if whole else 'batch_ramp'} {stage.rows} is not divisible by "
                 f"{ways * stage.microbatches} (mesh data x fsdp = {ways}, times {stage.microbatches} "
-                f"microbatch(es); train.microbatches is {config.train.microbatches})"
+                f"microbatch(es); train.microbatches is {train.microbatches})"
             )
-    if config.train.reduce_dtype != "float32":
+    if spec.network.objective.REDUCTION == "batch" and train.microbatches > 1:
+        raise UserError(
+            f"train.microbatches is {train.microbatches}; it must be 1, because the loss of "
+            f"{spec.network.settings.kind} is over the whole batch"
+        )
+    if train.reduce_dtype != "float32":
         if mesh.shape["tensor"] > 1:
-            raise UserError(f"train.reduce_dtype {config.train.reduce_dtype} needs mesh.tensor 1")
+            raise UserError(f"train.reduce_dtype {train.reduce_dtype} needs mesh.tensor 1")
         if mesh.devices.flat[0].platform == "cpu":  # XLA crashes
-            raise UserError(f"train.reduce_dtype {config.train.reduce_dtype} does not work on CPUs")
-    model = config.model
+            raise UserError(f"train.reduce_dtype {train.reduce_dtype} does not work on CPUs")
+    model = spec.network.model
     for field, size, axis in (
         ("hidden_size", model.hidden_size, "fsdp"),
         ("num_attention_heads", model.num_attention_heads, "tensor"),

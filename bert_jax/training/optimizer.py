@@ -1,4 +1,4 @@
-"""AdamW and LAMB, their learning-rate schedules, and which parameters decay."""
+"""AdamW and LAMB, and which parameters decay."""
 
 from __future__ import annotations
 
@@ -8,80 +8,45 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax.config import Config
-from bert_jax.models import bert as model
-from bert_jax.models.bert import Params
-
-UNDECAYED = ("bias", "scale", "mlm_bias")
-"""Last names of parameters without weight decay: biases, LayerNorm (google-research/bert/optimization.py)."""
+from bert_jax.training.network import Network, Parameter, Params, parameters
+from bert_jax.training.run_spec import RunSpec
+from bert_jax.training.schedule import learning_rate_schedule
 
 
-def learning_rate_schedule(config: Config) -> optax.Schedule:
-    """Linear warm-up from 0, then the configured way on to `train.steps`; no jump in between."""
-    o = config.optimizer
-    rest = config.train.steps - o.warmup_steps
-    match o.schedule:
-        case "linear":
-            decay = optax.linear_schedule(o.learning_rate, o.end_learning_rate, rest)
-        case "polynomial":
-            decay = optax.polynomial_schedule(o.learning_rate, o.end_learning_rate, o.polynomial_power, rest)
-        case "cosine":
-            decay = optax.cosine_decay_schedule(o.learning_rate, rest, o.end_learning_rate / o.learning_rate)
-        case "constant":
-            decay = optax.constant_schedule(o.learning_rate)
-        case "inverse_sqrt":  # Vaswani et al. 2017, section 5.3
-            first = max(1, o.warmup_steps)
-
-            def decay(step: jax.Array) -> jax.Array:
-                return o.learning_rate * jnp.sqrt(first / (first + jnp.maximum(step, 0)))
-        case "warmup_stable_decay":
-            stable = optax.constant_schedule(o.learning_rate)
-            decay = optax.join_schedules([stable, _one_minus_sqrt(config)], [rest - o.decay_steps])
-    if not o.warmup_steps:
-        return decay
-    warmup = optax.linear_schedule(0.0, o.learning_rate, o.warmup_steps)
-    return optax.join_schedules([warmup, decay], [o.warmup_steps])
+def schedule_of(spec: RunSpec) -> optax.Schedule:
+    """The learning rate of a run by the step, counted from 0."""
+    optimizer = spec.config.optimizer
+    return learning_rate_schedule(optimizer, steps=spec.steps, warmup_steps=spec.warmup_steps)
 
 
-def _one_minus_sqrt(config: Config) -> optax.Schedule:
-    """The way down that did best after a constant rate (Haegele et al. 2024, arXiv 2405.18392)."""
-    o = config.optimizer
-
-    def decay(step: jax.Array) -> jax.Array:
-        done = jnp.sqrt(jnp.clip(step / o.decay_steps, 0, 1))
-        return o.learning_rate + (o.end_learning_rate - o.learning_rate) * done
-
-    return decay
+def decay_mask(network: Network) -> Params:
+    """True for each parameter that decays: matrices and embeddings, but neither biases nor LayerNorm."""
+    return jax.tree.map(lambda parameter: parameter.decay, parameters(network))
 
 
-def decay_mask(params: Params) -> Params:
-    """True for each parameter that decays: matrices and embeddings."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(spec: RunSpec) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, then AdamW (Loshchilov and Hutter 2019) or LAMB (You et al. 2020, algorithm 2).
 
     Both decay the parameters of `decay_mask` only; `optimizer.layer_decay` makes the steps of lower layers
     shorter. `update(..., position=, finite=)` wants the place in the schedule, in steps. Where the gradient
-    is not finite it gives zeros; the moments fade as if it were zero, and counters go on.
+    is not finite it gives zeros; the moments fade as if it were zero, and counters count.
     """
-    o = config.optimizer
+    o, network = spec.config.optimizer, spec.network
     adam = optax.scale_by_adam if o.bias_correction else _scale_by_uncorrected_adam
     return optax.chain(
-        optax.clip_by_global_norm(o.clip_norm),
+        optax.identity() if o.clip_norm is None else optax.clip_by_global_norm(o.clip_norm),
         _zero_unless_finite(),  # a choice between the new state and the old would cost XLA another copy
         adam(b1=o.b1, b2=o.b2, eps=o.eps, mu_dtype=o.mu_dtype),
-        optax.add_decayed_weights(o.weight_decay, mask=decay_mask),
-        _scale_by_trust_ratio(config) if o.name == "lamb" else optax.identity(),
-        _scale_by_learning_rate(config),
-        _scale_by_layer(config) if o.layer_decay < 1 else optax.identity(),
+        optax.add_decayed_weights(o.weight_decay, mask=decay_mask(network)),
+        _scale_by_trust_ratio(network) if o.name == "lamb" else optax.identity(),
+        _scale_by_learning_rate(spec),
+        _scale_by_layer(network, o.layer_decay) if o.layer_decay < 1 else optax.identity(),
         _zero_unless_finite(),
     )
 
 
-def _scale_by_learning_rate(config: Config) -> optax.GradientTransformationExtraArgs:
-    rate = learning_rate_schedule(config)
+def _scale_by_learning_rate(spec: RunSpec) -> optax.GradientTransformationExtraArgs:
+    rate = schedule_of(spec)
 
     def update(
         updates: Params, state: Any, params: Params | None = None, *, position: jax.Array, **_: Any
@@ -101,21 +66,19 @@ def _zero_unless_finite() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _scale_by_layer(config: Config) -> optax.GradientTransformation:
+def _scale_by_layer(network: Network, decay: float) -> optax.GradientTransformation:
     """Updates times decay^d, d layers below the heads: 0 of the heads, 1 of the last layer, L + 1 of the
     embeddings (Clark et al. 2020, appendix B; google-research/electra/model/optimization.py)."""
-    decay, L = config.optimizer.layer_decay, config.model.num_hidden_layers
-    by_layer_L = decay ** jnp.arange(L, 0, -1)
+    heads = network.model.num_hidden_layers + 1
+    declared = parameters(network)
 
-    def scale(path: Any, update: jax.Array) -> jax.Array:
-        match path[0].key:
-            case "embeddings":
-                return update * decay ** (L + 1)
-            case "layers":
-                return update * by_layer_L.reshape(-1, *[1] * (update.ndim - 1))
-        return update
+    def scale(update: jax.Array, parameter: Parameter) -> jax.Array:
+        if isinstance(parameter.depth, int):
+            return update * decay ** (heads - parameter.depth)
+        by_layer_L = decay ** (heads - jnp.asarray(parameter.depth))
+        return update * by_layer_L.reshape(-1, *[1] * (update.ndim - 1))
 
-    return optax.stateless(lambda updates, params: jax.tree.map_with_path(scale, updates))
+    return optax.stateless(lambda updates, params: jax.tree.map(scale, updates, declared))
 
 
 def _scale_by_uncorrected_adam(
@@ -133,18 +96,18 @@ def _scale_by_uncorrected_adam(
     return optax.GradientTransformation(optax.scale_by_adam(mu_dtype=mu_dtype).init, update)
 
 
-def _scale_by_trust_ratio(config: Config) -> optax.GradientTransformation:
+def _scale_by_trust_ratio(network: Network) -> optax.GradientTransformation:
     """Updates of the length of their parameters (You et al. 2020, algorithm 2), layer by layer.
 
     Norms of stacked parameters are those of one layer's slice, not of the stack. Parameters that do not decay
     keep their updates, as in google-research/albert/lamb_optimizer.py (exclude_from_layer_adaptation).
     """
-    logical_axes = model.definition(config.model)[1]
+    declared = parameters(network)
 
-    def scale(update: jax.Array, param: jax.Array, axes: tuple[str | None, ...], decays: bool) -> jax.Array:
-        if not decays:
+    def scale(update: jax.Array, param: jax.Array, parameter: Parameter) -> jax.Array:
+        if not parameter.decay:
             return update
-        within = tuple(i for i, axis in enumerate(axes) if axis != "layers")
+        within = tuple(i for i, axis in enumerate(parameter.logical_axes) if axis != "layers")
 
         def norm(x: jax.Array) -> jax.Array:
             return jnp.sqrt(jnp.sum(jnp.square(x), axis=within, keepdims=True))
@@ -154,6 +117,6 @@ def _scale_by_trust_ratio(config: Config) -> optax.GradientTransformation:
 
     def update(updates: Params, params: Params | None) -> Params:
         assert params is not None
-        return jax.tree.map(scale, updates, params, logical_axes, decay_mask(params))
+        return jax.tree.map(scale, updates, params, declared)
 
     return optax.stateless(update)

@@ -1,4 +1,4 @@
-"""One step of training, one of evaluation: pure functions of a config, a state and a batch."""
+"""One step of training, one of evaluation: pure functions of a run's spec, a state and a batch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bert_jax.config import Config
-from bert_jax.models import bert as model
-from bert_jax.models.bert import Batch, Params
-from bert_jax.objectives import losses
+from bert_jax.models.encoder import Batch
+from bert_jax.objectives.objective import Sums, mean
 from bert_jax.parallel import sharding
-from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.training import network
+from bert_jax.training.batch_ramp import Stage
+from bert_jax.training.network import Params
+from bert_jax.training.optimizer import make_optimizer, schedule_of
+from bert_jax.training.run_spec import RunSpec
 
 
 class TrainState(NamedTuple):
@@ -28,97 +30,102 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(config: Config) -> TrainState:
+def init_state(spec: RunSpec) -> TrainState:
     """The state before the first step: a function of `train.seed` alone, on any mesh."""
-    params = model.init_params(config.model, jax.random.key(config.train.seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
+    params = network.init_params(spec.network, jax.random.key(spec.config.train.seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(spec).init(params))
 
 
-def state_sharding(config: Config, mesh: Mesh) -> Any:
+def state_sharding(spec: RunSpec, mesh: Mesh) -> Any:
     """A TrainState of shardings: each moment lies like its parameter, scalars are on every device."""
-    params = sharding.params_sharding(mesh, model.definition(config.model)[1])
+    params = jax.tree.map(
+        lambda parameter: sharding.named(mesh, *parameter.logical_axes), network.parameters(spec.network)
+    )
     whole = sharding.replicated(mesh)
-    abstract = jax.eval_shape(lambda: init_state(config))
+    abstract = jax.eval_shape(lambda: init_state(spec))
     opt_state = optax.tree_utils.tree_map_params(
-        make_optimizer(config), lambda _, where: where, abstract.opt_state, params,
+        make_optimizer(spec), lambda _, where: where, abstract.opt_state, params,
         transform_non_params=lambda _: whole,
     )  # fmt: skip
     return TrainState(whole, params, opt_state)  # type: ignore[arg-type]
 
 
 def train_step(
-    config: Config, state: TrainState, batch: Batch, spent: jax.Array | None = None
+    spec: RunSpec,
+    stage: Stage,
+    state: TrainState,
+    batch: Batch,
+    schedule_fraction: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, unless the loss or the gradient is not finite: then the parameters stay as they are.
 
     Metrics are scalars: means over the batch; `grad_norm` unclipped; `tokens`, no padding; `skipped`, 1 if
-    there was no update. `spent`, the part of a time budget that is over, is the place in the learning-rate
-    schedule, from 0 to 1; None: the step is.
+    there was no update. `schedule_fraction`, the part of a time budget that is over, is the place in the
+    learning-rate schedule, from 0 to 1; None: the step is.
     """
-    position = state.step if spent is None else spent * config.train.steps
-    grads, sums = gradients(config, state, batch)
-    metrics = {name: losses.mean(pair) for name, pair in sums.items()}
+    position = state.step if schedule_fraction is None else schedule_fraction * spec.steps
+    grads, sums = gradients(spec, stage, state, batch)
+    metrics = {name: mean(pair) for name, pair in sums.items()}
     metrics |= {
-        "loss": jnp.asarray(sum(metrics[name] for name in losses.weights(batch))),
-        "learning_rate": jnp.asarray(learning_rate_schedule(config)(position), jnp.float32),
+        "loss": jnp.asarray(sum(metrics[name] for name in spec.network.objective.weights(batch))),
+        "learning_rate": jnp.asarray(schedule_of(spec)(position), jnp.float32),
         "grad_norm": optax.tree.norm(grads),
         "tokens": (batch["segment_ids"] > 0).sum(),
     }
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["skipped"] = 1 - finite.astype(jnp.int32)
 
-    updates, opt_state = make_optimizer(config).update(
+    updates, opt_state = make_optimizer(spec).update(
         grads, state.opt_state, state.params, position=position, finite=finite
     )
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def jit_init_state(config: Config, mesh: Mesh) -> Callable[[], TrainState]:
+def jit_init_state(spec: RunSpec, mesh: Mesh) -> Callable[[], TrainState]:
     """`init_state`, each part made where it lies."""
-    return jax.jit(functools.partial(init_state, config), out_shardings=state_sharding(config, mesh))
+    return jax.jit(functools.partial(init_state, spec), out_shardings=state_sharding(spec, mesh))
 
 
-def jit_train_step(config: Config, mesh: Mesh) -> Any:
+def jit_train_step(spec: RunSpec, mesh: Mesh, stage: Stage) -> Any:
     """`train_step` of a state and a batch on the mesh; the old state's memory becomes the new one's."""
     return jax.jit(
-        functools.partial(train_step, config),
-        out_shardings=(state_sharding(config, mesh), sharding.replicated(mesh)),
+        functools.partial(train_step, spec, stage),
+        out_shardings=(state_sharding(spec, mesh), sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
 
-def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+def abstract_state(spec: RunSpec, mesh: Mesh) -> TrainState:
     """Shapes, types and layout of the state, without its memory."""
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        jax.eval_shape(lambda: init_state(config)),
-        state_sharding(config, mesh),
+        jax.eval_shape(lambda: init_state(spec)),
+        state_sharding(spec, mesh),
     )
 
 
-def gradients(config: Config, state: TrainState, batch: Batch) -> tuple[Params, losses.Sums]:
-    """Of the loss by the parameters, and the sums of the metrics.
+def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> tuple[Params, Sums]:
+    """Gradients of the loss by the parameters, and the sums of the metrics.
 
-    Losses are summed over `train.microbatches` and devices and divided once, by the weights of the whole
-    batch: the gradient does not depend on how the batch is cut. Along the mesh's `data` axis each device sums
-    its own microbatches, and the gradients cross the network once, in `train.reduce_dtype`.
+    Losses are summed over microbatches and devices and divided once, by the weights of the whole batch: the
+    gradient does not depend on how the batch is cut. Along the mesh's `data` axis each device sums its own
+    microbatches, and the gradients cross the network once, in `train.reduce_dtype`.
     """
-    step_key = jax.random.fold_in(
-        jax.random.key(config.train.seed, impl=config.train.dropout_prng), state.step
-    )
-    weights = losses.weights(batch)
+    train, objective = spec.config.train, spec.network.objective
+    step_key = jax.random.fold_in(jax.random.key(train.seed, impl=train.dropout_prng), state.step)
+    weights = objective.weights(batch)
 
-    def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, losses.Sums]:
+    def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, Sums]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
-        sums = _sums(config, params, part, dropout_keys=keys)
-        total = sum(losses.mean((sums[name][0], weight)) for name, weight in weights.items())
+        sums = network.sums(spec.network, params, part, kernel=spec.kernel, dropout_keys=keys)
+        total = sum(mean((sums[name][0], weight)) for name, weight in weights.items())
         return jnp.asarray(total), sums
 
     gradient = jax.grad(loss, has_aux=True)
-    parts = config.train.microbatches
+    parts = stage.microbatches
 
-    def summed(params: Params, batch: Batch, rows: jax.Array) -> tuple[Params, losses.Sums]:
+    def summed(params: Params, batch: Batch, rows: jax.Array) -> tuple[Params, Sums]:
         if parts == 1:
             return gradient(params, batch, rows)
 
@@ -130,25 +137,16 @@ def gradients(config: Config, state: TrainState, batch: Batch) -> tuple[Params, 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
         return jax.lax.scan(add, zeros, inputs)[0]
 
-    rows = jnp.arange(config.train.global_batch_size)
-    over_data = sharding.sum_over_data(
-        summed, dtype=config.train.reduce_dtype, has_kernel=config.model.attention == "splash"
-    )
+    rows = jnp.arange(stage.rows)
+    if objective.REDUCTION == "batch":  # the compiler gathers what the loss needs of other rows
+        return summed(state.params, batch, rows)
+    over_data = sharding.sum_over_data(summed, dtype=train.reduce_dtype, manual_axes=spec.kernel.MANUAL_AXES)
     return over_data(state.params, batch, rows)
 
 
-def eval_step(config: Config, params: Params, batch: Batch) -> losses.Sums:
+def eval_step(spec: RunSpec, params: Params, batch: Batch) -> Sums:
     """(sum, weight) pairs of a held-out batch, without dropout."""
-    return _sums(config, params, batch)
-
-
-def _sums(
-    config: Config, params: Params, batch: Batch, *, dropout_keys: jax.Array | None = None
-) -> losses.Sums:
-    if config.model.head == "pretraining":
-        return losses.sums(model.apply(config.model, params, batch, dropout_keys=dropout_keys), batch)
-    logits = model.task_logits(config.model, params, batch, dropout_keys=dropout_keys)
-    return losses.task_sums(config.model, logits, batch)
+    return network.sums(spec.network, params, batch, kernel=spec.kernel)
 
 
 def _microbatches(batch: Any, parts: int) -> Any:

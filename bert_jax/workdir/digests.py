@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FILE = "digests.json"
-LATER = {FILE, "_CHECKPOINT_METADATA", "commit_success.txt"}
-"""Not covered: this file, and what Orbax writes last."""
+UNHASHED = {FILE, "_CHECKPOINT_METADATA", "commit_success.txt"}
+"""Files without a digest: this one, and what Orbax writes last."""
 
 
 def write(folder: Path) -> None:
@@ -18,7 +18,7 @@ def write(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(found, indent=1))
 
 
-def damage(folder: Path) -> str | None:
+def verify(folder: Path) -> str | None:
     """What is wrong with `folder`, in a few words; None if all is as `write` found it.
 
     Only what is in the folder is read; a path in digests.json is compared and never opened.
@@ -44,7 +44,7 @@ def damage(folder: Path) -> str | None:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in LATER:
+        if path.is_file() and path.name not in UNHASHED:
             yield path.relative_to(folder).as_posix(), path
 
 

@@ -1,9 +1,11 @@
 """What happened to a run: `history.jsonl` in its workdir, an object a line, only ever longer.
 
+A log for people: nothing is decided by reading it.
+
 Each has `event`, `time` (UTC) and, by event:
-  start     where it goes on from, versions, machines, and what the config changed since the last start
+  start     where it resumes, versions, machines, and what the config changed since the last start
   skipped   a step whose loss or gradient was not finite: its records, and no update
-  rollback  a spike of the loss `at` a step: back `to` a checkpoint, and `passed_over`, for all steps after it
+  rollback  a spike of the loss `at` a step: back `to` a checkpoint, and how many rows are `skipped_rows`
   damaged   a checkpoint that was set aside, and why
   end       the last step of this process, how it ended, and where its seconds went
 """
@@ -58,15 +60,3 @@ class History:
             whole = self._path.read_bytes().rfind(b"\n") + 1
             file.truncate(whole)  # without what a killed process left half-written
             file.write(line.encode() + b"\n")
-
-
-def passed_over(rollbacks: list[dict[str, Any]], *, step: int) -> int:
-    """Rows of the stream that the steps after `step` have left out, by the rollbacks of a run, oldest first.
-
-    A function of its history: a run that goes on, or one that begins anew with a copy of the file, leaves out
-    the same.
-    """
-    valid: list[dict[str, Any]] = []
-    for rollback in rollbacks:  # a later one that went further back has undone those behind it
-        valid = [*(entry for entry in valid if entry["to"] < rollback["to"]), rollback]
-    return max((entry["passed_over"] for entry in valid if entry["to"] <= step), default=0)

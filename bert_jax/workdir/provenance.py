@@ -12,21 +12,24 @@ from typing import Any
 import jax
 
 from bert_jax.config import Config
-from bert_jax.config.files import differences, load_json
+from bert_jax.config.as_json import differences
+from bert_jax.training.run_spec import RunSpec
+from bert_jax.workdir.run_files import CONFIG_FILE, load_config
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-cpu")
 
 
-def provenance(config: Config, *, workdir: Path) -> dict[str, Any]:
-    """Of a start: what runs, on what, and how its config differs from the one the workdir was left with."""
-    previous = workdir / "config.json"
+def provenance(spec: RunSpec, *, workdir: Path) -> dict[str, Any]:
+    """What runs, on what, and how its config differs from the one the workdir was left with."""
+    previous = workdir / CONFIG_FILE
     return {
         "revision": _revision(),
         "versions": _versions(),
         "processes": jax.process_count(),
         "devices": jax.device_count(),
         "device": jax.devices()[0].device_kind,
-        "changes": differences(load_json(previous), config) if previous.exists() else [],
+        "kernel": spec.kernel.NAME,
+        "changes": differences(load_config(workdir), spec.config) if previous.exists() else [],
     }
 
 
@@ -55,7 +58,7 @@ def _versions() -> dict[str, str]:
 
 
 def _source_digest() -> str:
-    """Of this program's files as they are here: there may be no git, or changes that are in no revision."""
+    """Hash of this program's files as they are: there may be no git, or changes that are in no revision."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for path in sorted([*root.glob("bert_jax/**/*.py"), *root.glob("data_pipeline/**/*.py")]):
@@ -65,7 +68,7 @@ def _source_digest() -> str:
 
 
 def _revision() -> str | None:
-    """Of the git work tree that this package is in, with + if it was changed since; None if it is in none."""
+    """Revision of this package's git work tree, with + if it was changed since; None if it is in none."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)

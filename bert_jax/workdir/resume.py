@@ -1,15 +1,15 @@
-"""With which changes of its config a run may go on: those that leave alone all that it has done so far."""
+"""The resume rule: with which changes of its config a run may be resumed."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.config import Config
-from bert_jax.config.files import differences
-from bert_jax.training.optimizer import learning_rate_schedule
+from bert_jax.config.as_json import differences
+from bert_jax.training.optimizer import schedule_of
+from bert_jax.training.run_spec import RunSpec
 
-FREE = (
+MAY_CHANGE = (
     "data.dir",
     "data.source",
     "model.scan_unroll",
@@ -20,8 +20,8 @@ FREE = (
     "train.eval_every",
     "train.eval_batches",
     "train.stop_at",
-    "train.skips",
-    "train.hang_seconds",
+    "train.max_consecutive_skips",
+    "train.watchdog_seconds",
     "task.train",
     "task.validation",
     "mesh",
@@ -30,7 +30,7 @@ FREE = (
 """None of these fields changes the batches or the objective, though another mesh, unrolling or cut into
 microbatches rounds differently. The dataset itself is compared by its fingerprint."""
 
-TO_COME = (
+SCHEDULE_FIELDS = (
     "train.steps",
     "train.budget",
     "optimizer.schedule",
@@ -42,15 +42,25 @@ TO_COME = (
 that is not in its decay can be made longer, and a constant one can be given a decay (Haegele et al. 2024)."""
 
 
-def obstacles(saved: Config, config: Config, *, step: int) -> list[str]:
-    """`field is its saved value, not the new one` for each change with which a run cannot go on at `step`."""
-    same_so_far = np.array_equal(_learning_rates(saved, step), _learning_rates(config, step))
-    by_the_clock = {saved.train.hours, config.train.hours} != {None}
-    free = (*FREE, *TO_COME) if same_so_far and not by_the_clock else FREE
-    return differences(saved, config, free=free)
+def incompatible_changes(saved: RunSpec, spec: RunSpec, *, step: int) -> list[str]:
+    """`field is its saved value, not the new one` for each change that forbids resuming at `step`.
+
+    What follows from the config counts too: the shape of the encoder and the labels of a task may come from
+    files that have changed.
+    """
+    same_so_far = np.array_equal(_learning_rates(saved, step), _learning_rates(spec, step))
+    by_the_clock = {saved.config.train.hours, spec.config.train.hours} != {None}
+    free = (*MAY_CHANGE, *SCHEDULE_FIELDS) if same_so_far and not by_the_clock else MAY_CHANGE
+    found = differences(saved.config, spec.config, free=free)
+    found += differences(saved.network.model, spec.network.model, path="model", free=free)
+    one, other = saved.network.settings, spec.network.settings
+    found += differences(one, other, path=one.path, free=free)
+    if saved.config.task is not None and not same_so_far:
+        found.append(f"the run has {saved.steps} steps, not {spec.steps}")
+    return list(dict.fromkeys(found))
 
 
-def _learning_rates(config: Config, step: int) -> np.ndarray:
-    """Of the steps up to one."""
-    rates = jnp.asarray(learning_rate_schedule(config)(jnp.arange(step)), jnp.float32)
+def _learning_rates(spec: RunSpec, step: int) -> np.ndarray:
+    """Those of the steps up to one."""
+    rates = jnp.asarray(schedule_of(spec)(jnp.arange(step)), jnp.float32)
     return np.broadcast_to(rates, (step,))

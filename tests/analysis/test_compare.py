@@ -1,4 +1,4 @@
-"""`bert-jax compare`: the same bits, or where two runs part."""
+"""`bert-jax compare`: the same bits, or where two runs differ."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.analysis.compare import Parting, first_parting, parted
+from bert_jax.analysis.compare import FirstDifference, differing_arrays, first_difference
 from bert_jax.cli import main as cli
 from bert_jax.config import Config
-from bert_jax.run.loop import pretrain
+from bert_jax.run.pretrain import pretrain
 from bert_jax.workdir.metrics_file import read_metrics
 from tests.helpers.configs import replace
 from tests.helpers.data import read_batches
@@ -59,7 +59,7 @@ def test_another_mask_is_told_of(run: Path, short: Config, tmp_path: Path, capsy
     assert cli.run(["compare", str(run), str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "config: data.masking.rate is 0.15, not 0.1"
-    assert lines[1].startswith("metrics: part at step 1 (train): ")
+    assert lines[1].startswith("metrics: differ first at step 1 (train): ")
     assert lines[2].startswith("checkpoint of step 6: ")
     assert "arrays differ" in lines[2]
     assert lines[-1] == "the runs differ"
@@ -90,27 +90,27 @@ def test_what_is_not_in_both_runs_tells_nothing(run: Path, tmp_path: Path, capsy
     assert lines[-1] == "what the runs have in common is the same, but too little to tell"
 
 
-def test_runs_part_at_the_first_number_that_differs():
+def test_runs_differ_first_at_the_first_number_that_differs():
     one = {
         (1, "train"): {"loss": 7.0, "goodput": 0.5},
         (2, "train"): {"loss": 6.0},
         (3, "train"): {"loss": 5.0},
     }
-    assert first_parting(one, one) is None
-    assert first_parting(one, {(1, "train"): {"loss": 7.0, "goodput": 0.9}}) is None, "clocks do not count"
-    assert first_parting(one, {(9, "train"): {"loss": 7.0}}) is None, "nothing in common"
+    assert first_difference(one, one) is None
+    assert first_difference(one, {(1, "train"): {"loss": 7.0, "goodput": 0.9}}) is None, "clocks do not count"
+    assert first_difference(one, {(9, "train"): {"loss": 7.0}}) is None, "nothing in common"
     other = one | {(2, "train"): {"loss": np.nextafter(6.0, 7)}, (3, "train"): {"loss": 4.0}}
-    assert first_parting(one, other) == Parting(2, "train", "loss", 6.0, np.nextafter(6.0, 7))
+    assert first_difference(one, other) == FirstDifference(2, "train", "loss", 6.0, np.nextafter(6.0, 7))
     nan = {(1, "train"): {"loss": math.nan}}
-    assert first_parting(nan, nan) is None
-    assert first_parting(one, nan) is not None
+    assert first_difference(nan, nan) is None
+    assert first_difference(one, nan) is not None
 
 
 def test_arrays_are_compared_by_their_bits():
     one = {"a": np.float32([3, 4]), "b": np.int32([1]), "c": np.float32([0.0]), "d": np.float32([1])}
-    assert parted(one, dict(one)) == []
+    assert differing_arrays(one, dict(one)) == []
     other = {"a": np.float32([3, 4.5]), "b": np.int32([1]), "c": np.float32([-0.0]), "e": np.float32([1])}
-    found = {difference.name: difference for difference in parted(one, other)}
+    found = {difference.name: difference for difference in differing_arrays(one, other)}
     assert found.keys() == {"a", "c", "d", "e"}
     assert (found["a"].largest, found["a"].relative) == (0.5, 0.1)
     assert found["c"].largest == 0, "minus zero is another bit"

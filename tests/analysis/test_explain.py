@@ -15,15 +15,17 @@ import transformers
 
 from bert_jax.analysis import explain as explaining
 from bert_jax.analysis import explanation_page
-from bert_jax.analysis.attributions import attention_maps, integrated_gradients
+from bert_jax.analysis.attributions import integrated_gradients
 from bert_jax.analysis.explain import explain
 from bert_jax.cli import main as cli
-from bert_jax.config import ModelConfig
+from bert_jax.config import BertConfig
 from bert_jax.inference.fill_mask import fill_mask
-from bert_jax.interop.load import open_trained
-from bert_jax.models import bert as model
+from bert_jax.interop.load import load_model
+from bert_jax.objectives import mlm
+from bert_jax.training.network import Network, init_params, modules
 
-HEADS = ["pretraining", "classification", "regression", "tokens", "qa"]
+KINDS = ["mlm_nsp", "mlm", "classification", "regression", "token_classification", "question_answering"]
+MASKED = ("mlm_nsp", "mlm")
 
 
 def test_a_polynomial_is_shared_out_exactly():
@@ -39,14 +41,15 @@ def test_a_polynomial_is_shared_out_exactly():
     assert float(found.sum()) == pytest.approx(float(f(end) - f(start)), rel=1e-6)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_attributions_add_up(head: str, folder_of):
+@pytest.mark.parametrize("kind", KINDS)
+def test_attributions_add_up(kind: str, folder_of):
     """To the difference from the empty text; special tokens add nothing."""
-    text = "the value of [MASK]" if head == "pretraining" else "the value of a name"
-    fine = explain(folder_of(head), text, pair="an object has a name" if head == "qa" else None)
+    text = "the value of [MASK]" if kind in MASKED else "the value of a name"
+    pair = "an object has a name" if kind == "question_answering" else None
+    fine = explain(folder_of(kind), text, pair=pair)
     difference = abs(fine.output - fine.baseline)
     assert difference > 1e-3
-    assert fine.gap < 1e-3 * difference + 1e-5
+    assert fine.convergence_delta < 1e-3 * difference + 1e-5
     by_token = dict(zip(fine.tokens, fine.attributions, strict=True))
     assert by_token["[CLS]"] == by_token["[SEP]"] == 0
     assert np.shape(fine.attentions) == (2, 4, len(fine.tokens), len(fine.tokens))
@@ -54,8 +57,9 @@ def test_attributions_add_up(head: str, folder_of):
 
 
 def test_more_steps_add_up_better(folder_of):
-    gaps = [explain(folder_of("regression"), "the value", steps=steps).gap for steps in (1, 4, 64)]
-    assert gaps == sorted(gaps, reverse=True)
+    found = [explain(folder_of("regression"), "the value", steps=steps) for steps in (1, 4, 64)]
+    deltas = [explanation.convergence_delta for explanation in found]
+    assert deltas == sorted(deltas, reverse=True)
 
 
 def test_attention_maps_are_those_of_transformers(folder_of):
@@ -72,14 +76,16 @@ def test_attention_maps_are_those_of_transformers(folder_of):
 
 
 def test_padding_is_not_looked_at():
-    ours = ModelConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    model = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    network = Network(model, mlm, mlm.Config())
     batch = {
         "token_ids": jnp.arange(6)[None],
         "segment_ids": jnp.array([[1, 1, 1, 1, 0, 0]]),
         "position_ids": jnp.arange(6)[None],
         "token_type_ids": jnp.zeros((1, 6), int),
     }
-    maps = attention_maps(ours, model.init_params(ours, jax.random.key(0)), batch)
+    params = init_params(network, jax.random.key(0))
+    maps = jax.jit(lambda: modules(network, params).encoder.attention_maps(batch))()
     assert (np.asarray(maps)[:, :, :4, 4:] == 0).all()
 
 
@@ -106,10 +112,10 @@ def test_attributions_are_those_of_pytorch(folder_of):
 def test_a_label_may_be_asked_for(folder_of):
     asked = [explain(folder_of("classification"), "a name", label=label) for label in ("O", "<b>", "B-PER")]
     assert sum(np.exp(found.output) for found in asked) == pytest.approx(1, abs=1e-5)
-    word = explain(folder_of("tokens"), "Ada wrote", label="B-PER")
-    assert word.quantity.startswith("log-probability of B-PER for ")
-    mask = explain(folder_of("pretraining"), "the [MASK]", label="[UNK]")
-    assert mask.quantity == "log-probability of [UNK]"
+    word = explain(folder_of("token_classification"), "Ada wrote", label="B-PER")
+    assert word.target.startswith("log-probability of B-PER for ")
+    mask = explain(folder_of("mlm_nsp"), "the [MASK]", label="[UNK]")
+    assert mask.target == "log-probability of [UNK]"
 
 
 def test_the_page_escapes_what_it_shows(folder_of):
@@ -128,9 +134,10 @@ def test_the_command(folder_of, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert cli.run(["explain", str(folder_of("regression")), "the value", *files]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("the number: ")
-    assert "the attributions sum to the difference but for" in lines[-3]
+    assert lines[-3].startswith("the attributions sum to the difference; convergence delta ")
     written = json.loads((tmp_path / "why.json").read_text())
-    assert written.keys() == {f.name for f in dataclasses.fields(explaining.Explanation)} | {"gap"}
+    fields = {field.name for field in dataclasses.fields(explaining.Explanation)}
+    assert written.keys() == fields | {"convergence_delta"}
     assert len(written["tokens"]) == len(written["attributions"])
     found = explain(folder_of("regression"), "the value").attentions
     np.testing.assert_allclose(written["attentions"], found, atol=5e-5)
@@ -147,44 +154,48 @@ def test_a_page_does_not_hold_millions_of_numbers(folder_of, monkeypatch: pytest
 
 
 def test_labels_that_say_nothing_are_explained_where_there_are_no_others(folder_of):
-    found = explain(folder_of("tokens", labels=("O",)), "Ada wrote")
-    assert found.answer == "Ada/O wrote/O"
-    assert found.quantity == "log-probability of O for Ada"
+    found = explain(folder_of("token_classification", labels=("O",)), "Ada wrote")
+    assert found.prediction == "Ada/O wrote/O"
+    assert found.target == "log-probability of O for Ada"
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_half_a_surrogate_pair_of_the_command_line_is_mended(head: str, folder_of):
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_a_surrogate_pair_of_the_command_line_is_mended(kind: str, folder_of):
     """Python makes such of bytes that are not UTF-8."""
     text, pair = "caf\udce9 [MASK]", "\udce9 name"
-    found = explain(folder_of(head), text, pair=pair if head in ("qa", "classification") else None, steps=1)
+    with_pair = kind in ("question_answering", "classification")
+    found = explain(folder_of(kind), text, pair=pair if with_pair else None, steps=1)
     assert "\udce9" not in explaining.to_json(found)
-    if head == "pretraining":
-        assert len(fill_mask(folder_of(head), text)) == 1
+    if kind in MASKED:
+        assert len(fill_mask(folder_of(kind), text)) == 1
 
 
 def test_a_model_for_pairs_asks_for_the_second_text(folder_of, monkeypatch: pytest.MonkeyPatch):
-    trained = open_trained(folder_of("classification"))
-    task = dataclasses.replace(trained.task, text="question1", pair="question2")
-    monkeypatch.setattr(explaining, "open_trained", lambda folder: trained._replace(task=task))
+    loaded = load_model(folder_of("classification"))
+    settings = dataclasses.replace(loaded.network.settings, text="question1", pair="question2")
+    network = loaded.network._replace(settings=settings)
+    monkeypatch.setattr(explaining, "load_model", lambda folder: loaded._replace(network=network))
     with pytest.raises(ValueError, match="trained on pairs: give 'question2' with --pair"):
         explain(Path("folder"), "how ?")
     assert explain(Path("folder"), "how ?", pair="how so ?", steps=1).tokens.count("[SEP]") == 2
 
 
 @pytest.mark.parametrize(
-    ("head", "text", "more", "message"),
+    ("kind", "text", "more", "message"),
     [
         ("classification", " ", {}, "the text is empty"),
         ("classification", "a name", {"label": "C"}, "no label 'C'; there are O, <b>, B-PER"),
-        ("classification", "name " * 100, {}, "longer than the 64 tokens"),
-        ("pretraining", "a name", {}, r"has no \[MASK\]"),
-        ("pretraining", "a [MASK]", {"label": "nosuchpiece"}, "no piece of the vocabulary"),
-        ("pretraining", "[MASK] " * 100, {}, "the model takes 64"),
-        ("qa", "what ?", {}, "with --pair"),
-        ("qa", "what ?", {"pair": " "}, "the text of --pair is empty"),
-        ("qa", "what " * 20, {"pair": "a name"}, "the question is too long"),
+        ("classification", "name " * 100, {}, "the text is too long: its end would be cut off"),
+        ("mlm_nsp", "a name", {}, r"has no \[MASK\]"),
+        ("mlm_nsp", "a [MASK]", {"label": "nosuchpiece"}, "no piece of the vocabulary"),
+        ("mlm_nsp", "[MASK] " * 100, {}, "the model takes 64"),
+        ("question_answering", "what ?", {}, "with --pair"),
+        ("question_answering", "what ?", {"pair": "a name " * 99}, "context is longer than the 64 tokens"),
+        ("regression", "a name", {"label": "C"}, "no label 'C'; there are none"),
+        ("question_answering", "what ?", {"pair": " "}, "the text of --pair is empty"),
+        ("question_answering", "what " * 20, {"pair": "a name"}, "the question is too long"),
     ],
 )
-def test_what_cannot_be_explained_is_told(head: str, text: str, more: dict, message: str, folder_of):
+def test_what_cannot_be_explained_is_told(kind: str, text: str, more: dict, message: str, folder_of):
     with pytest.raises(ValueError, match=message):
-        explain(folder_of(head), text, **more)
+        explain(folder_of(kind), text, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -11,21 +12,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax.analysis.curves import Curve, curve, divergence, place, smoothed
-from bert_jax.analysis.report import compared, count_parameters, facts, read, shown_metrics, summary
+from bert_jax.analysis.curves import Curve, curve, divergence, interpolate_x, smoothed
+from bert_jax.analysis.report import compared, facts, read, shown_metrics, summary
 from bert_jax.analysis.report_page import write
-from bert_jax.analysis.report_plots import MOST, thinned
+from bert_jax.analysis.report_plots import MAX_POINTS, thinned
 from bert_jax.cli import main as cli
-from bert_jax.config import Config, ModelConfig, TrainConfig
-from bert_jax.config.files import to_json
+from bert_jax.config import (
+    BertConfig,
+    Config,
+    ModelConfig,
+    QuestionAnsweringConfig,
+    TaskConfig,
+    TokenClassificationConfig,
+    TrainConfig,
+)
 from bert_jax.run.preflight import check_workdir
-from tests.helpers.configs import replace
+from bert_jax.tasks import task_of
+from bert_jax.training.network import Network
+from bert_jax.training.run_spec import RunSpec, best_metric
+from bert_jax.workdir import run_files
+from tests.helpers.configs import replace, spec_of
 
 SMALL = Config(
-    model=ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64),
+    model=BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64),
     train=TrainConfig(steps=20_000),
 )
-SINGLES = replace(SMALL, data__objective="full_sentences")
+PRETRAINING = spec_of(SMALL)
+SINGLES = spec_of(replace(SMALL, data__input_format="full_sentences"))
 START = {
     "event": "start",
     "time": "2026-01-01T00:00:00+00:00",
@@ -62,14 +75,21 @@ def workdir(
     folder: Path,
     lines: list[dict[str, Any]],
     *,
-    config: Config = SMALL,
+    spec: RunSpec = PRETRAINING,
     history: tuple[dict[str, Any], ...] = (START,),
 ) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(to_json(config))
+    run_files.write(spec, folder)
     write_lines(folder / "metrics.jsonl", lines)
     write_lines(folder / "history.jsonl", list(history))
     return folder
+
+
+def finetuning(task: TaskConfig) -> RunSpec:
+    """Of a model as small as SMALL."""
+    network = Network(PRETRAINING.network.model, task_of(task), task)
+    config = Config(model=ModelConfig(), task=task)
+    return dataclasses.replace(PRETRAINING, config=config, network=network, best=best_metric(network, None))
 
 
 @pytest.fixture
@@ -90,7 +110,7 @@ def eventful(tmp_path: Path) -> Path:
         {"event": "skipped", "time": "", "step": 31, "records": [1], "loss": "nan", "grad_norm": "nan"},
         {"event": "end", "time": "", "step": 50, "finished": False, "seconds": SECONDS},
         START | {"step": 50},
-        {"event": "rollback", "time": "", "at": 80, "to": 70, "passed_over": 10},
+        {"event": "rollback", "time": "", "at": 80, "to": 70, "skipped_rows": 10},
         {"event": "damaged", "time": "", "step": 60, "why": "a file is missing"},
         {"event": "end", "time": "", "step": 100, "finished": True, "seconds": SECONDS | {"input": 100.0}},
     )
@@ -124,8 +144,9 @@ def test_the_page_needs_nothing_beside_it(eventful: Path, tmp_path: Path):
     names = dict.fromkeys(
         (
             *("loss", "loss_by_tokens", "loss_by_hours", "mlm_loss", "mlm_loss_by_tokens"),
-            *("mlm_loss_by_hours", "nsp_loss", "accuracy", "accuracy_by_tokens", "accuracy_by_hours"),
-            *("pair_accuracy", "learning_rate", "gradient_norm", "throughput", "mfu", "goodput", "time"),
+            *("mlm_loss_by_hours", "nsp_loss", "mlm_accuracy", "mlm_accuracy_by_tokens"),
+            *("mlm_accuracy_by_hours", "nsp_accuracy", "learning_rate", "gradient_norm", "throughput"),
+            *("mfu", "goodput", "time"),
         )
     )
     assert {file.stem for file in index.parent.glob("*.png")} == set(names)
@@ -176,33 +197,60 @@ def test_a_run_from_before_there_were_tokens_hours_and_baselines(tmp_path: Path)
     assert facts(read(run).runs[0])["restarts"] == "0"
 
 
+def test_metrics_and_titles_are_those_of_the_objective(tmp_path: Path):
+    spec = spec_of(replace(SMALL, data__input_format="sentence_order"))
+    line = {name.replace("nsp", "sop"): value for name, value in validation_line(10, 6.0).items()}
+    report = read(workdir(tmp_path / "run", [line], spec=spec))
+    metrics = spec.network.objective.metrics(spec.network.settings)
+    assert list(shown_metrics(report.runs).values()) == list(metrics)
+    told = facts(report.runs[0])
+    assert told["trained for"] == "mlm_sop"
+    assert told["validation sop_accuracy"] == "0.7500"
+    assert told["majority_nsp_accuracy"] == "0.5500; the validation sop_accuracy is 0.2000 above"
+    index = write(report, tmp_path / "out")
+    for metric in metrics:
+        assert (index.parent / f"{metric.name}.png").exists()
+        assert f'aria-label="{metric.title}"' in index.read_text()
+
+
+def singles(folder: Path) -> Path:
+    """A run without pairs."""
+    lines = [train_line(10, 7.0, mlm_loss=7.0), validation_line(10, 6.0, mlm_loss=6.0)]
+    for line in lines:
+        del line["nsp_loss"], line["nsp_accuracy"]
+    return workdir(folder, lines, spec=SINGLES)
+
+
 def test_without_pairs_the_loss_is_that_of_the_words(tmp_path: Path):
-    lines = [
-        train_line(10, 7.0, mlm_loss=7.0, nsp_loss=0.0),
-        validation_line(10, 6.0, mlm_loss=6.0, nsp_loss=0.0),
-    ]
-    report = read(workdir(tmp_path / "run", lines, config=SINGLES))
-    assert shown_metrics(report.runs) == ["loss", "mlm_accuracy"]
+    report = read(singles(tmp_path / "run"))
+    assert list(shown_metrics(report.runs)) == ["loss", "mlm_accuracy"]
     assert "unigram baseline" in write(report, tmp_path / "out").read_text()
+    assert facts(report.runs[0])["unigram_loss"] == "6.5000; the validation loss is 0.5000 below"
+
+
+def test_beside_a_run_with_pairs_the_loss_of_the_words_is_shown_too(eventful: Path, tmp_path: Path):
+    both = read(singles(tmp_path / "run"), compare=[eventful])
+    assert shown_metrics(both.runs).keys() == shown_metrics(read(eventful).runs).keys()
 
 
 def test_a_fine_tuning_shows_every_metric_there_is(tmp_path: Path):
-    config = replace(
-        SMALL, model__head="tokens", model__labels=("O", "B-PER"), task__train="train.conll", init__source="x"
-    )
+    task = TokenClassificationConfig(labels=("O", "B-PER"), train="train.conll")
     validation = {"step": 10, "split": "validation", "loss": 0.5, "f1": 0.8, "accuracy": 0.9, "odd/one": 0.1}
     train = {"step": 10, "split": "train", "loss": 0.7, "learning_rate": 1e-4, "grad_norm": 1.0}
-    run = workdir(tmp_path / "run", [train, validation], config=config, history=(START | {"baselines": {}},))
-    report = read(run)
+    start = START | {"baselines": {}}
+    report = read(workdir(tmp_path / "run", [train, validation], spec=finetuning(task), history=(start,)))
     told = facts(report.runs[0])
     assert told["data"] == "train.conll"
+    assert told["trained for"] == "token_classification"
     assert told["validation f1"] == "0.8000"
     assert "unigram_loss" not in told
     index = write(report, tmp_path / "out")
     assert {"loss", "accuracy", "f1", "odd_one"} <= {file.stem for file in index.parent.glob("*.png")}
-    legends = index.read_text()
-    assert legends.count("train</text>") == 3, "loss, rate and gradient; the scores are held-out ones alone"
-    assert legends.count("validation</text>") == 4
+    page = index.read_text()
+    assert page.count("train</text>") == 3, "loss, rate and gradient; the scores are held-out ones alone"
+    assert page.count("validation</text>") == 4
+    for title in ("Loss", "F1 of entities", "Accuracy on words", "Odd/one"):
+        assert f'aria-label="{title}"' in page
 
 
 def test_names_that_mean_something_to_html_and_to_matplotlib(tmp_path: Path):
@@ -220,13 +268,13 @@ def test_runs_in_folders_of_the_same_name_are_called_by_their_paths(tmp_path: Pa
     assert read(runs[0]).runs[0].name == "run"
 
 
-def noisy(folder: Path, *, seed: int, bend: int | None = None, config: Config = SMALL) -> Path:
+def noisy(folder: Path, *, seed: int, bend: int | None = None, spec: RunSpec = PRETRAINING) -> Path:
     """400 losses that fall, with noise of 0.05, and from a step on fall slower."""
     noise = np.random.default_rng(seed).normal(0, 0.05, 401)
     steps = range(1, 401)
     late = [0.0 if bend is None else max(0, step - bend) / 400 for step in steps]
     lines = [train_line(s, 4 + 3 * np.exp(-s / 50) + noise[s] + a) for s, a in zip(steps, late, strict=True)]
-    return workdir(folder, lines, config=config)
+    return workdir(folder, lines, spec=spec)
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
@@ -259,7 +307,8 @@ def test_no_step_before_the_first_that_differs_is_named(tmp_path: Path):
 
 def test_the_comparison_in_words(tmp_path: Path):
     a = noisy(tmp_path / "a", seed=0)
-    b = noisy(tmp_path / "b", seed=0, bend=200, config=replace(SMALL, optimizer__learning_rate=0.5))
+    fast = spec_of(replace(SMALL, optimizer__learning_rate=0.5))
+    b = noisy(tmp_path / "b", seed=0, bend=200, spec=fast)
     one, other, same = read(a, compare=[b, a]).runs
     said = compared(one, other)
     assert said[0].startswith("optimizer.learning_rate is ")
@@ -301,21 +350,17 @@ def test_a_curve_has_what_is_finite_and_a_step_has_its_place():
     }
     assert curve(lines, "train", "loss").x.tolist() == [10, 20]
     assert curve(lines, "train", "loss", by="tokens").x.tolist() == [200]
-    assert place(lines, 25, by="tokens") == 250
-    assert place(lines, 10, by="tokens") == 100
-    assert place(lines, 25, by="step") == 25
+    assert interpolate_x(lines, 25, by="tokens") == 250
+    assert interpolate_x(lines, 10, by="tokens") == 100
+    assert interpolate_x(lines, 25, by="step") == 25
 
 
-def test_a_long_curve_isthinned_but_keeps_its_spikes():
+def test_a_long_curve_is_thinned_but_keeps_its_spikes():
     y = np.zeros(100_000)
     y[[777, 50_000]] = 9.0, -9.0
     thin = thinned(Curve(np.arange(100_000.0), y))
-    assert len(thin.y) <= MOST
+    assert len(thin.y) <= MAX_POINTS
     assert {777.0, 50_000.0} <= set(thin.x)
-
-
-def test_parameters_are_counted_as_the_paper_does():
-    assert count_parameters(ModelConfig()) == 110_106_428  # of Transformers' BertForPreTraining
 
 
 def test_the_command(eventful: Path, capsys: pytest.CaptureFixture[str]):
@@ -324,7 +369,7 @@ def test_the_command(eventful: Path, capsys: pytest.CaptureFixture[str]):
     told = capsys.readouterr().out
     assert told.endswith(f"written to {eventful / 'report' / 'index.html'}\n")
     assert "best validation loss    5.0000 at step 80" in told
-    check_workdir(SMALL, eventful)  # a run that has no checkpoint yet may begin anew all the same
+    check_workdir(PRETRAINING, eventful)  # a run that has no checkpoint yet may begin anew all the same
 
 
 def test_what_cannot_be_reported_is_said_in_one_line(eventful: Path, tmp_path: Path):
@@ -344,8 +389,9 @@ def test_what_cannot_be_reported_is_said_in_one_line(eventful: Path, tmp_path: P
     picture.write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ValueError, match=r"loss\.png:1 is not a line of metrics"):
         read(eventful, reference=picture)
-    tuned = workdir(tmp_path / "tuned", [train_line(1, 1.0)], config=replace(SMALL, model__head="qa"))
-    with pytest.raises(ValueError, match=r"tuned is a run for qa and .* for pretraining"):
+    spec = finetuning(QuestionAnsweringConfig())
+    tuned = workdir(tmp_path / "tuned", [train_line(1, 1.0)], spec=spec)
+    with pytest.raises(ValueError, match=r"tuned is a run for question_answering and .* for pretraining"):
         read(eventful, compare=[tuned])
 
 

@@ -28,13 +28,14 @@ from bert_jax.analysis.scoring import (
 )
 from bert_jax.config import Config
 from bert_jax.interop import huggingface
-from bert_jax.models import bert as model
 from bert_jax.parallel import sharding
 from bert_jax.run.evaluate import compile_eval_step, evaluate
+from bert_jax.training.network import Params, init_params
+from bert_jax.training.run_spec import RunSpec
 from data_pipeline.inspection import token_counts
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
-from tests.helpers.configs import replace
+from tests.helpers.configs import replace, spec_of
 
 Rows = dict[str, np.ndarray]
 BY_COLUMN = ("token_ids", "segment_ids", "position_ids", "token_type_ids")
@@ -47,12 +48,19 @@ def manifest(config: Config) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def params(config: Config) -> model.Params:
+def spec(config: Config) -> RunSpec:
+    return spec_of(config)
+
+
+@pytest.fixture(scope="module")
+def params(spec: RunSpec) -> Params:
     """Not the initial ones: predictions differ, and some hit, because frequent pieces are likely."""
-    params = model.init_params(config.model, jax.random.key(1))
+    params = init_params(spec.network, jax.random.key(1))
     params = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-    counts = token_counts(Path(config.data.dir), "train")
-    return params | {"mlm_bias": params["mlm_bias"].at[: len(counts)].add(np.log1p(counts))}
+    counts = token_counts(Path(spec.config.data.dir), "train")
+    mlm = params["objective"]["mlm"]
+    mlm["bias"] = mlm["bias"].at[: len(counts)].add(np.log1p(counts))
+    return params
 
 
 @pytest.fixture
@@ -77,17 +85,17 @@ def alone(rows: Rows) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def rows(config: Config, manifest: Manifest) -> Rows:
+def rows(spec: RunSpec, manifest: Manifest) -> Rows:
     """Five held-out rows, the last three of them packed."""
-    rows = read_unmasked(config, manifest, rows=10**6)
+    rows = read_unmasked(spec, manifest, rows=10**6)
     packed = rows["segment_ids"].max(axis=1) > 1
     chosen = [*np.flatnonzero(~packed)[:2], *np.flatnonzero(packed)[:3]]
     assert len(chosen) == 5
     return {name: array[chosen] for name, array in rows.items()}
 
 
-def score(config: Config, params: model.Params, rows: Rows, manifest: Manifest, mesh: Mesh):
-    return pseudo_log_likelihood(config, params, rows, special_ids=manifest.special_ids, mesh=mesh)
+def score(spec: RunSpec, params: Params, rows: Rows, manifest: Manifest, mesh: Mesh):
+    return pseudo_log_likelihood(spec, params, rows, special_ids=manifest.special_ids, mesh=mesh)
 
 
 def test_pieces_fall_into_quarters_of_the_training_tokens():
@@ -106,9 +114,9 @@ def test_training_counts_are_those_of_the_stored_rows(config: Config):
 
 @pytest.mark.parametrize("eval_batches", [None, 2])
 def test_buckets_are_a_partition_of_what_evaluate_predicts(
-    config: Config, params: model.Params, manifest: Manifest, mesh: Mesh, eval_batches
+    config: Config, params: Params, manifest: Manifest, mesh: Mesh, eval_batches
 ):
-    config = replace(config, train__eval_batches=eval_batches)
+    spec = spec_of(replace(config, train__eval_batches=eval_batches))
     counts = token_counts(Path(config.data.dir), "train")
     counts[manifest.special_ids] = 0
     counts[np.argsort(-counts)[60:200:2]] = 0  # so that there are predictions of pieces never seen
@@ -118,10 +126,10 @@ def test_buckets_are_a_partition_of_what_evaluate_predicts(
         return Loader(config.data, split="validation", batch_size=config.train.global_batch_size)
 
     with loader() as batches:
-        step = compile_eval_step(config, mesh)
-        whole = evaluate(config, params, step=step, mesh=mesh, loader=batches)
+        step = compile_eval_step(spec, mesh)
+        whole = evaluate(spec, params, step=step, mesh=mesh, loader=batches)
     with loader() as batches:
-        buckets = by_frequency(config, params, buckets_V, mesh=mesh, loader=batches)
+        buckets = by_frequency(spec, params, buckets_V, mesh=mesh, loader=batches)
     with loader() as batches:
         read = list(batches)[:eval_batches]
     targets = np.concatenate([batch["mlm_targets"][batch["mlm_weights"] > 0] for batch in read])
@@ -140,17 +148,17 @@ def test_buckets_are_a_partition_of_what_evaluate_predicts(
     assert nats / weight == pytest.approx(whole["mlm_loss"], rel=1e-6)
 
 
-def test_rows_are_read_unmasked_and_from_all_over_the_split(config: Config, manifest: Manifest):
-    stored = list(tfds.builder_from_directory(config.data.dir).as_data_source("validation"))
-    rows = read_unmasked(config, manifest, rows=7)
+def test_rows_are_read_unmasked_and_from_all_over_the_split(spec: RunSpec, manifest: Manifest):
+    stored = list(tfds.builder_from_directory(spec.config.data.dir).as_data_source("validation"))
+    rows = read_unmasked(spec, manifest, rows=7)
     for i, token_ids in enumerate(rows["token_ids"]):
         record = stored[i * len(stored) // 7]["token_ids"]
         assert token_ids[: len(record)].tolist() == record.tolist()
         assert not token_ids[len(record) :].any()
-    assert len(read_unmasked(config, manifest, rows=10**6)["token_ids"]) == len(stored)
+    assert len(read_unmasked(spec, manifest, rows=10**6)["token_ids"]) == len(stored)
 
 
-def test_every_token_is_masked_once_and_alone_in_its_sequence(config: Config, rows: Rows, manifest: Manifest):
+def test_every_token_is_masked_once_and_alone_in_its_sequence(rows: Rows, manifest: Manifest):
     special, mask = manifest.special_ids, manifest.special_ids[-1]
     before = {name: array.copy() for name, array in rows.items()}
     masked = Counter()
@@ -197,11 +205,12 @@ def in_pytorch(theirs: torch.nn.Module, sequences: Rows, special_ids: list[int])
 
 
 def test_pseudo_log_likelihoods_are_those_of_transformers(
-    config: Config, params: model.Params, rows: Rows, manifest: Manifest, mesh: Mesh
+    spec: RunSpec, params: Params, rows: Rows, manifest: Manifest, mesh: Mesh
 ):
-    fields = {name: getattr(config.model, name) for name in huggingface.CONFIG_FIELDS}
+    network = spec.network
+    fields = {name: getattr(network.model, name) for name in network.encoder.HUGGINGFACE.fields}
     theirs = transformers.BertForMaskedLM(transformers.BertConfig(**fields)).eval()
-    tensors = huggingface.to_tensors(config.model, params)
+    tensors = huggingface.to_tensors(network, params)
     result = theirs.load_state_dict({name: torch.tensor(a) for name, a in tensors.items()}, strict=False)
     assert all("decoder" in name for name in result.missing_keys)  # tied
     assert all("pooler" in name or "seq_relationship" in name for name in result.unexpected_keys)
@@ -209,38 +218,38 @@ def test_pseudo_log_likelihoods_are_those_of_transformers(
 
     sequences = alone(rows)
     expected = in_pytorch(theirs, sequences, manifest.special_ids)
-    total, tokens = score(config, params, rows, manifest, mesh)
+    total, tokens = score(spec, params, rows, manifest, mesh)
     assert abs(total - expected.sum()) / tokens <= 1e-4
     for i in range(3):
         one = {name: array[i : i + 1] for name, array in sequences.items()}
-        total, tokens = score(config, params, one, manifest, mesh)
+        total, tokens = score(spec, params, one, manifest, mesh)
         assert abs(total - expected[i]) / tokens <= 1e-4
 
 
 def test_packed_sequences_score_as_they_do_alone(
-    config: Config, params: model.Params, rows: Rows, manifest: Manifest, mesh: Mesh
+    spec: RunSpec, params: Params, rows: Rows, manifest: Manifest, mesh: Mesh
 ):
-    packed, tokens = score(config, params, rows, manifest, mesh)
-    single, same = score(config, params, alone(rows), manifest, mesh)
+    packed, tokens = score(spec, params, rows, manifest, mesh)
+    single, same = score(spec, params, alone(rows), manifest, mesh)
     assert tokens == same
     assert packed == pytest.approx(single, rel=1e-6)
 
 
-def test_devices_share_the_copies(config: Config, params: model.Params, rows: Rows, manifest: Manifest):
+def test_devices_share_the_copies(spec: RunSpec, params: Params, rows: Rows, manifest: Manifest):
     found = []
     for devices in (1, 8):
-        mesh = sharding.make_mesh(config.mesh, devices=jax.devices()[:devices])
+        mesh = sharding.make_mesh(spec.config.mesh, devices=jax.devices()[:devices])
         with jax.set_mesh(mesh):
-            found.append(score(config, jax.device_get(params), rows, manifest, mesh))
+            found.append(score(spec, jax.device_get(params), rows, manifest, mesh))
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_the_pseudo_perplexity_of_knowing_nothing_is_the_size_of_the_vocabulary(
-    config: Config, params: model.Params, rows: Rows, manifest: Manifest, mesh: Mesh
+    spec: RunSpec, params: Params, rows: Rows, manifest: Manifest, mesh: Mesh
 ):
     nothing = jax.tree.map(np.zeros_like, jax.device_get(params))
-    total, tokens = score(config, nothing, rows, manifest, mesh)
-    assert math.exp(-total / tokens) == pytest.approx(config.model.vocab_size, rel=1e-5)
+    total, tokens = score(spec, nothing, rows, manifest, mesh)
+    assert math.exp(-total / tokens) == pytest.approx(spec.network.model.vocab_size, rel=1e-5)
 
 
 def test_the_report():

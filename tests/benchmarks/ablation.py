@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared/data"
 EXAMPLES = 6000
 SMALL = ("--model.num-hidden-layers", "2", "--model.scan-unroll", "2")
-PAIRS = ("--data.objective", "next_sentence", "--data.max-sequences-per-row", "1")
+PAIRS = ("--data.input-format", "next_sentence", "--data.max-sequences-per-row", "1")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "single tokens, 15 %, running text": (),
     "whole words": ("--data.masking.strategy", "whole_word"),
@@ -53,9 +53,9 @@ def main() -> None:
     with (args.sst2 / "train.tsv").open() as file:
         (args.out / "sst2.tsv").write_text("".join(islice(file, EXAMPLES + 1)))
 
-    for objective in ((), PAIRS):
-        if not _data(args.out, objective).exists():
-            bert_jax("prepare", "configs/mini.py", *_source(args, objective), *objective)
+    for rows in ((), PAIRS):
+        if not _data(args.out, rows).exists():
+            bert_jax("prepare", "configs/mini.py", *_source(args, rows), *rows)
     cores: queue.Queue[int] = queue.Queue()
     for core in os.sched_getaffinity(0):
         cores.put(core)
@@ -136,19 +136,18 @@ def loss_on_running_text(workdir: Path, data: Path) -> float:
 def _loss(workdir: Path, data: Path) -> float:
     import jax
 
-    from bert_jax.config.files import load
+    from bert_jax.config import load_recipe
     from bert_jax.interop.load import load_workdir
     from bert_jax.parallel import sharding
     from bert_jax.run.evaluate import compile_eval_step, evaluate
     from data_pipeline.loader import Loader
 
-    config, params, _ = load_workdir(workdir)
-    rows = dataclasses.replace(load(ROOT / "configs/mini.py").data, dir=str(data))
-    config = dataclasses.replace(config, data=rows)
-    mesh = sharding.make_mesh(config.mesh)
-    step = compile_eval_step(config, mesh)
+    spec, params, _ = load_workdir(workdir)
+    rows = dataclasses.replace(load_recipe(ROOT / "configs/mini.py").data, dir=str(data))
+    mesh = sharding.make_mesh(spec.config.mesh)
+    step = compile_eval_step(spec, mesh)
     with jax.set_mesh(mesh), Loader(rows, split="validation", batch_size=64, rows=range(64)) as loader:
-        metrics = evaluate(config, params, step=step, mesh=mesh, loader=loader)
+        metrics = evaluate(spec, params, step=step, mesh=mesh, loader=loader)
     assert metrics is not None
     return metrics["mlm_loss"]
 
@@ -177,12 +176,12 @@ def _place(args: argparse.Namespace, variant: str, seed: int) -> Path:
     return args.out / f"{name}-{args.steps}-steps-{seed}"
 
 
-def _data(out: Path, objective: tuple[str, ...]) -> Path:
-    return out / ("pairs" if objective else "text")
+def _data(out: Path, rows: tuple[str, ...]) -> Path:
+    return out / ("pairs" if rows else "text")
 
 
-def _source(args: argparse.Namespace, objective: tuple[str, ...]) -> tuple[str, ...]:
-    return "--data.source", args.corpus, "--data.dir", str(_data(args.out, objective))
+def _source(args: argparse.Namespace, rows: tuple[str, ...]) -> tuple[str, ...]:
+    return "--data.source", args.corpus, "--data.dir", str(_data(args.out, rows))
 
 
 if __name__ == "__main__":

@@ -73,12 +73,12 @@ def set_up(folder: Path, source: str) -> Result:
     return {"documents": count}
 
 
-def prepare_ours(folder: Path, name: str, length: int, kind: str, objective: str) -> Result:
+def prepare_ours(folder: Path, name: str, length: int, kind: str, input_format: str) -> Result:
     import tensorflow_datasets  # noqa: F401  prepare imports it to write
 
     from data_pipeline.prepare import prepare
 
-    config = our_config(folder, name, length, kind, objective, "token")
+    config = our_config(folder, name, length, kind, input_format, "token")
     shutil.rmtree(config.dir, ignore_errors=True)
     start = time.perf_counter()
     prepare(config)
@@ -138,13 +138,15 @@ def load_theirs(folder: Path, name: str, strategy: str, seconds: float) -> Resul
     return {"rate": rows_per_second((len(batch["input_ids"]) for batch in batches), seconds)}
 
 
-def our_config(folder: Path, name: str, length: int, kind: str, objective: str, strategy: str) -> DataConfig:
+def our_config(
+    folder: Path, name: str, length: int, kind: str, input_format: str, strategy: str
+) -> DataConfig:
     native = "vocab.txt" if kind == "wordpiece" else "spiece.model"
     return DataConfig(
         source=f"files:{folder}/corpus.txt",
         dir=str(folder / name),
         sequence_length=length,
-        objective=objective,
+        input_format=input_format,
         tokenizer=TokenizerConfig(kind=kind, vocab_file=str(folder / kind / native)),
         masking=MaskingConfig(strategy=strategy, max_predictions=round(0.15 * length)),
     )
@@ -193,10 +195,10 @@ def run(folder: Path, task: Task) -> Result:
 
 
 def preparation() -> list[Row]:
-    def row(kind: str, objective: str, goal: str, sample_by: str = "paragraph") -> Row:
-        ours = {"name": "ours", "length": 128, "kind": kind, "objective": objective}
+    def row(kind: str, input_format: str, goal: str, sample_by: str = "paragraph") -> Row:
+        ours = {"name": "ours", "length": 128, "kind": kind, "input_format": input_format}
         theirs = {"name": "theirs", "length": 128, "sample_by": sample_by, "offsets": False}
-        label = f"{kind}, {objective}" + ", theirs by line" * (sample_by == "line")
+        label = f"{kind}, {input_format}" + ", theirs by line" * (sample_by == "line")
         return label, ("prepare_ours", ours), ("prepare_theirs", theirs), goal
 
     return [
@@ -214,7 +216,7 @@ def loading(folder: Path, seconds: float) -> list[Row]:
     rows: list[Row] = []
     for length in (128, 512):
         ours = {"name": f"ours-{length}", "length": length}
-        run(folder, ("prepare_ours", ours | {"kind": "wordpiece", "objective": "full_sentences"}))
+        run(folder, ("prepare_ours", ours | {"kind": "wordpiece", "input_format": "full_sentences"}))
         for strategy in STRATEGIES:
             goals = [rates[strategy]] if length == 128 else []
             reading = {"strategy": strategy, "seconds": seconds}

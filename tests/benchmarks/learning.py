@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:  # our side wants to be the first to import JAX and NumPy: see bert_jax/runtime.py
+if TYPE_CHECKING:  # our side wants to be the first to import JAX and NumPy: see bert_jax/parallel/runtime.py
     from bert_jax.workdir.metrics_file import Lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,10 +172,10 @@ def our_side(out: Path) -> None:
     runtime.configure(cache=out / "compiled")
     import tensorflow  # noqa: F401
 
-    from bert_jax.config.files import load_json
-    from bert_jax.run.loop import pretrain
+    from bert_jax.run.pretrain import pretrain
+    from bert_jax.workdir.run_files import load_config
 
-    config = load_json(out / "config.json")
+    config = load_config(out)
     start_clock("ours", out)
     pretrain(config, workdir=out / "workdir")
 
@@ -187,16 +187,18 @@ def transformers_side(out: Path) -> None:
     import torch
     import transformers
 
-    from bert_jax.config.files import load_json
+    from bert_jax.interop.initialize import resolve
     from bert_jax.training.step import init_state
+    from bert_jax.workdir.run_files import load_config
     from data_pipeline.loader import Loader
     from tests.helpers.pytorch import adamw, arguments, pytorch_model
 
-    config = load_json(out / "config.json")
+    config = load_config(out)
+    spec = resolve(config)
     begun = start_clock("transformers", out)
     o, train = config.optimizer, config.train
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = pytorch_model(transformers.BertForMaskedLM, config, init_state(config).params)
+    model = pytorch_model(transformers.BertForMaskedLM, spec.network, init_state(spec).params)
     optimizer = adamw(config, model, fused=True)
     scheduler = transformers.get_linear_schedule_with_warmup(optimizer, o.warmup_steps, train.steps)
 

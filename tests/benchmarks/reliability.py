@@ -8,6 +8,7 @@ runs them, two at a time, and prints what was tried, how often, and how often it
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import importlib.metadata
@@ -42,6 +43,7 @@ class Table:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "orbax-checkpoint")]
     print(
         f"{datetime.date.today()}, Python {platform.python_version()}, {', '.join(versions)}.\n", flush=True

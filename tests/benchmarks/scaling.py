@@ -15,8 +15,9 @@ import datetime
 import importlib.metadata
 from pathlib import Path
 
-from bert_jax.config import Config
-from bert_jax.config.files import load
+from bert_jax.config import Config, load_recipe
+from bert_jax.interop.initialize import resolve
+from bert_jax.parallel.platform import Platform
 from bert_jax.planning.plan import Plan, plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ CHIPS = {"v5e:16x16": 256, "v4:8x8x8": 512, "v5p:8x8x8": 512}
 
 
 def config_of(topology: str, length: int) -> Config:
-    base = load(ROOT / "configs/bert_large.py")
+    base = load_recipe(ROOT / "configs/bert_large.py")
     batch, steps, warmup = PHASES[length]
     masking = dataclasses.replace(base.data.masking, max_predictions=20 if length == 128 else 77)
     return dataclasses.replace(
@@ -55,12 +56,12 @@ def config_of(topology: str, length: int) -> Config:
 
 
 def line(found: Plan) -> str:
-    compiled, seconds = found.compiled, found.seconds
+    spec, compiled, seconds = found.spec, found.compiled, found.seconds
     sent = sum(c.bytes * c.times for c in compiled.collectives)
     cells = [
         found.topology,
-        f"{found.config.data.sequence_length}",
-        f"{found.rows} x {found.config.train.microbatches}",
+        f"{spec.rows.sequence_length}",
+        f"{found.rows} x {spec.config.train.microbatches}",
         f"{(found.parameters + found.optimizer) / 2**30:.1f} GiB",
         f"{compiled.temporary / 2**30:.1f} GiB" if compiled.fits else "",
         f"{compiled.memory / 2**30:.1f} of {found.chip.memory / 2**30:.0f} GiB"
@@ -68,7 +69,7 @@ def line(found: Plan) -> str:
         f"{compiled.memory / found.floor:.2f}",
     ]
     if compiled.fits:
-        hours = found.step_seconds * found.config.train.steps / 3600
+        hours = found.step_seconds * spec.steps / 3600
         cells += [
             f"{sent / 2**30:.2f} GiB",
             f"{seconds['compute'] * 1e3:,.0f} ms",
@@ -90,7 +91,8 @@ def main() -> None:
     )
     print("|" + " --- |" * 11)
     for topology, length in ROWS:
-        found = plan(config_of(topology, length), topology=topology, cache=cache)
+        spec = resolve(config_of(topology, length), platform=Platform("tpu"))
+        found = plan(spec, topology=topology, cache=cache)
         print(line(found), flush=True)
 
 

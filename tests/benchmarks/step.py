@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.config import Config, DataConfig, MaskingConfig, ModelConfig, TokenizerConfig, TrainConfig
+from bert_jax.config import BertConfig, Config, DataConfig, MaskingConfig, TokenizerConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared/data/corpus"
@@ -66,7 +66,7 @@ class Case:
         packed = self.length == 512 and side == "ours"
         source = f"files:{CORPUS}/*.txt.gz" if CORPUS.is_dir() else "builtin:python-docs"
         return Config(
-            model=ModelConfig(
+            model=BertConfig(
                 vocab_size=VOCAB_SIZE,
                 hidden_size=self.hidden,
                 num_hidden_layers=self.layers,
@@ -120,17 +120,17 @@ def prepare(case: Case, side: str, folder: Path) -> None:
 def ours(case: Case, batches: list[Arrays], *, dtype: str, threads: int) -> Callable[[int], None]:
     import jax
 
-    from bert_jax.ops.attention import choose
+    from bert_jax.interop.initialize import resolve
     from bert_jax.parallel import runtime, sharding
     from bert_jax.training.step import jit_init_state, jit_train_step
 
     runtime.configure(cache=Path("runs/compiled"))  # as `bert-jax pretrain` does
-    config = choose(case.config("ours", folder=Path(), dtype=dtype), platform=jax.default_backend())
-    mesh = sharding.make_mesh(config.mesh)
+    spec = resolve(case.config("ours", folder=Path(), dtype=dtype))
+    mesh = sharding.make_mesh(spec.config.mesh)
     jax.set_mesh(mesh)
     on_device = [sharding.global_batch(batch, mesh, batch_size=case.rows) for batch in batches]
-    state = jit_init_state(config, mesh)()
-    compiled = jit_train_step(config, mesh)
+    state = jit_init_state(spec, mesh)()
+    compiled = jit_train_step(spec, mesh, spec.stages[-1])
 
     def step(index: int) -> None:
         nonlocal state
@@ -258,8 +258,6 @@ def measure(case: Case, *, folder: Path, repeats: int, threads: int, dtype: str)
     for connection in connections.values():
         connection.send(None)
     rates = {side: tokens[side] / statistics.median(values) for side, values in seconds.items()}
-    if os.environ.get("DEBUGT"):
-        print(seconds)
     for side, values in seconds.items():
         line = f"{case.name:22s} {side:12s} {statistics.median(values):7.3f} s"
         line += f" ({min(values):.3f} to {max(values):.3f})  {rates[side]:9,.0f} tokens/s"

@@ -21,7 +21,8 @@ from bert_jax.analysis.scoring import BUCKETS
 from bert_jax.cli import main as cli
 from bert_jax.cli.commands import VERBS
 from bert_jax.config import Config
-from bert_jax.config.files import from_json
+from bert_jax.run.pretrain import pretrain
+from bert_jax.workdir.run_files import config_from_json
 from data_pipeline.prepare import shards
 from tests.helpers.configs import replace
 from tests.helpers.paths import ROOT
@@ -30,8 +31,6 @@ from tests.helpers.paths import ROOT
 @pytest.fixture(scope="module")
 def workdir(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 30 steps."""
-    from bert_jax.run.loop import pretrain
-
     workdir = tmp_path_factory.mktemp("workdir") / "run"
     assert pretrain(replace(config, train__steps=30, train__eval_every=30), workdir=workdir)
     return workdir
@@ -81,7 +80,7 @@ def test_help_is_everywhere(bert_jax):
 def test_show_config_resolves_flags(bert_jax, recipe: Path, config: Config):
     status, out, _ = bert_jax("show-config", recipe, "--train.seed", 7, "--optimizer.learning-rate", "1e-2")
     assert status == 0
-    assert from_json(out) == replace(config, train__seed=7, optimizer__learning_rate=0.01)
+    assert config_from_json(out) == replace(config, train__seed=7, optimizer__learning_rate=0.01)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +105,36 @@ def test_a_wrong_command_is_one_line(refused, recipe: Path, arguments, message, 
     monkeypatch.chdir(tmp_path)
     assert message in refused(*[str(recipe) if argument == "RECIPE" else argument for argument in arguments])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.py"], "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("recipe_", "flag", "value", "message"),
+    [
+        ("finetune_classification", "--train.steps", "1000000", "train.steps follows from task.epochs"),
+        ("finetune_classification", "--checkpoint.every=5", None, "checkpoint.every is 5, but in a fine-tun"),
+        (
+            "finetune_regression",
+            "--data.sequence-length",
+            "128",
+            "data.sequence_length follows from the task",
+        ),
+        ("finetune_token_classification", "--optimizer.warmup-steps", "9", "it follows from task.warmup"),
+        ("finetune_question_answering", "--model.hidden-size", "64", "--model.hidden-size"),
+    ],
+)
+def test_a_flag_that_something_else_decides_is_refused_by_name(
+    refused, tmp_path: Path, recipe_: str, flag: str, value: str | None, message: str
+):
+    """Even where its value is the default."""
+    flags = [flag] if value is None else [flag, value]
+    config = ROOT / "configs" / f"{recipe_}.py"
+    assert message in refused("finetune", config, "--workdir", tmp_path / "run", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_and_a_budget_of_tokens_do_not_go_together(refused, recipe: Path, tmp_path: Path):
+    flags = ["--workdir", tmp_path / "run", "--train.budget", "1e6 tokens", "--train.steps", 20]
+    assert "train.steps follows from train.budget" in refused("pretrain", recipe, *flags)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +323,7 @@ def test_an_exported_folder_that_is_damaged_is_one_line(bert_jax, refused, workd
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "model.safetensors is damaged" in refused("fill-mask", out, "a [MASK]")
     (out / "config.json").write_text('{"model_type": "gpt2"}')
-    assert "of a 'gpt2' model, not of a bert" in refused("fill-mask", out, "a [MASK]")
+    assert "of a 'gpt2' model; known are bert" in refused("fill-mask", out, "a [MASK]")
     (out / "config.json").write_text("{")
     assert "config.json is not JSON" in refused("fill-mask", out, "a [MASK]")
     shutil.rmtree(out)

@@ -7,26 +7,32 @@ import dataclasses
 import pytest
 
 from bert_jax.config import (
+    BertConfig,
+    CheckpointConfig,
+    ClassificationConfig,
     Config,
     DataConfig,
     MaskingConfig,
     MeshConfig,
+    MlmConfig,
     ModelConfig,
     OptimizerConfig,
     TokenizerConfig,
     TrainConfig,
 )
 from data_pipeline.config import evaluation_masking
+from data_pipeline.errors import UserError
+from tests.helpers.configs import spec_of
 
 
 @pytest.mark.parametrize(
     ("build", "field"),
     [
-        (lambda: ModelConfig(hidden_size=100, num_attention_heads=3), "model.hidden_size"),
-        (lambda: ModelConfig(num_hidden_layers=0), "model.num_hidden_layers"),
-        (lambda: ModelConfig(hidden_dropout_prob=1.0), "model.hidden_dropout_prob"),
+        (lambda: BertConfig(hidden_size=100, num_attention_heads=3), "model.hidden_size"),
+        (lambda: BertConfig(num_hidden_layers=0), "model.num_hidden_layers"),
+        (lambda: BertConfig(hidden_dropout_prob=1.0), "model.hidden_dropout_prob"),
         (lambda: TrainConfig(global_batch_size=30, microbatches=4), "train.global_batch_size"),
-        (lambda: TrainConfig(steps=10, stop_at=11), "train.stop_at"),
+        (lambda: Config(train=TrainConfig(steps=20_000, stop_at=20_001)), "train.stop_at"),
         (lambda: OptimizerConfig(learning_rate=0), "optimizer.learning_rate"),
         (lambda: OptimizerConfig(b2=1.0), "optimizer.b2"),
         (lambda: MeshConfig(data=0), "mesh.data"),
@@ -54,9 +60,9 @@ from data_pipeline.config import evaluation_masking
         ),
         (lambda: DataConfig(max_sequences_per_row=100), "data.max_sequences_per_row"),
         (lambda: DataConfig(validation_fraction=1.0), "data.validation_fraction"),
-        (lambda: Config(model=ModelConfig(max_position_embeddings=127)), "model.max_position_embeddings"),
-        (lambda: Config(model=ModelConfig(vocab_size=1000)), "data.tokenizer.vocab_size"),
-        (lambda: Config(model=ModelConfig(type_vocab_size=1)), "model.type_vocab_size"),
+        (lambda: Config(model=BertConfig(max_position_embeddings=127)), "model.max_position_embeddings"),
+        (lambda: Config(model=BertConfig(vocab_size=1000)), "data.tokenizer.vocab_size"),
+        (lambda: spec_of(Config(model=BertConfig(type_vocab_size=1))), "model.type_vocab_size"),
         (lambda: Config(train=TrainConfig(steps=100)), "optimizer.warmup_steps"),
     ],
 )
@@ -82,5 +88,29 @@ def test_validation_is_masked_as_in_the_paper_whatever_training_does():
 
 
 def test_the_vocabulary_is_padded_to_a_multiple_of_128():
-    assert ModelConfig(vocab_size=30522).padded_vocab_size == 30592
-    assert ModelConfig(vocab_size=4096).padded_vocab_size == 4096
+    assert BertConfig(vocab_size=30522).padded_vocab_size == 30592
+    assert BertConfig(vocab_size=4096).padded_vocab_size == 4096
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train": TrainConfig(steps=20_000)},
+            r"train\.steps is 20000, but in a fine-tuning it follows from",
+        ),
+        ({"train": TrainConfig(eval_every=5)}, r"train\.eval_every is 5, .* follows from task\.evaluations"),
+        ({"train": TrainConfig(budget="1 hours")}, r"train\.budget is '1 hours', .* from task\.epochs"),
+        ({"optimizer": OptimizerConfig(warmup_steps=7)}, r"optimizer\.warmup_steps is 7, .* task\.warmup"),
+        ({"checkpoint": CheckpointConfig(every=7)}, r"checkpoint\.every is 7, .* from task\.evaluations"),
+        ({"data": DataConfig(dir="x")}, r"data\.dir is 'x', .* follows from the task: leave it out"),
+        ({"data": DataConfig(masking=MaskingConfig(rate=0.1))}, r"data\.masking\.rate is 0\.1"),
+        ({"model": BertConfig()}, r"a fine-tuning takes the encoder of init\.source: give it ModelConfig"),
+        ({"objective": MlmConfig()}, "objective is for pretraining"),
+    ],
+)
+def test_what_something_else_decides_in_a_finetuning_is_refused_by_name(changes: dict, message: str):
+    fine = {"model": ModelConfig(dtype="bfloat16"), "task": ClassificationConfig(epochs=2.0)}
+    Config(**fine)
+    with pytest.raises(UserError, match=message):
+        Config(**fine | changes)

@@ -63,12 +63,12 @@ def test_the_report_is_for_a_terminal(inspection: Inspection):
 
 
 def test_masked_rows_show_what_was_there(inspection: Inspection):
-    fates = Counter(token.fate for row in inspection.rows for token in row)
+    fates = Counter(token.replacement for row in inspection.rows for token in row)
     assert fates["masked"] > fates["random"] + fates["kept"] > 0
     for row in inspection.rows:
         for token in row:
-            assert (token.shown == "[MASK]") == (token.fate == "masked")
-            assert (token.shown == token.text.strip()) == (token.fate in ("", "kept"))
+            assert (token.shown == "[MASK]") == (token.replacement == "masked")
+            assert (token.shown == token.text.strip()) == (token.replacement in ("", "kept"))
             assert token.text.strip() != "[MASK]"
 
 
@@ -96,7 +96,8 @@ def test_the_page_needs_nothing_beside_it(inspection: Inspection):
 
 
 def test_text_of_the_corpus_is_not_html(inspection: Inspection):
-    token = dataclasses.replace(inspection.rows[0][1], text=" <script>alert(1)</script>", fate="random")
+    text = " <script>alert(1)</script>"
+    token = dataclasses.replace(inspection.rows[0][1], text=text, replacement="random")
     written = inspection_page(
         dataclasses.replace(inspection, rows=[[dataclasses.replace(token, shown="<b>")]])
     )

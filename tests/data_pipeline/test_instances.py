@@ -214,10 +214,10 @@ def test_packing_keeps_every_sequence_once_within_its_limits(documents, sequence
 
 
 @pytest.mark.parametrize(
-    ("objective", "max_sequences"),
+    ("input_format", "max_sequences"),
     [("documents", 4), ("documents", 8), ("next_sentence", 8), ("sentence_order", 8)],
 )
-def test_rows_of_512_waste_less_than_two_percent_of_real_text(objective, max_sequences):
+def test_rows_of_512_waste_less_than_two_percent_of_real_text(input_format, max_sequences):
     """The Python documentation, in words for want of a tokenizer; many of its documents are short."""
     numbers: dict[str, int] = {}
     documents = [
@@ -226,7 +226,7 @@ def test_rows_of_512_waste_less_than_two_percent_of_real_text(objective, max_seq
     ]
     size = {"sequence_length": 512, "cls": CLS, "sep": SEP}
     rng = {"short_sequence_probability": 0.1, "rng": random.Random(0)}
-    match objective:
+    match input_format:
         case "documents":
             sequences = list(document_sequences(documents, **size))
         case "next_sentence":
@@ -235,5 +235,5 @@ def test_rows_of_512_waste_less_than_two_percent_of_real_text(objective, max_seq
             sequences = list(sentence_order_pairs(documents, **size, **rng))
     rows = pack(sequences, sequence_length=512, max_sequences=max_sequences)
     fill = sum(len(sequence.token_ids) for sequence in sequences) / (512 * len(rows))
-    print(f"{objective}, {max_sequences} a row: {fill:.2%} full")
+    print(f"{input_format}, {max_sequences} a row: {fill:.2%} full")
     assert fill > 0.98

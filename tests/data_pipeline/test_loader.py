@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import Config
-from bert_jax.config.files import to_json
+from bert_jax.config.as_json import to_json
 from data_pipeline import tokenizer
 from data_pipeline.batch import batch_spec
 from data_pipeline.instances import Sequence
@@ -66,8 +66,8 @@ def test_a_rate_that_moves_is_a_function_of_the_step(config: Config, batches):
         lengths = (batch["segment_ids"] > 0).sum(axis=1)
         rate = 0.1 + 0.2 * min(step / 8, 1)
         assert (np.abs(batch["mlm_weights"].sum(axis=1) - rate * lengths) <= 0.5001).all()
-    assert same(batches(1, config, start=5)[0], read[5])
-    (part,) = batches(1, config, start=5, rows=(3, 4))
+    assert same(batches(1, config, step=5)[0], read[5])
+    (part,) = batches(1, config, step=5, rows=(3, 4))
     assert same(part, {name: array[3:5] for name, array in read[5].items()})
 
 
@@ -75,10 +75,11 @@ READER = """
 import sys
 from itertools import islice
 import numpy as np
-from bert_jax.config.files import from_json
+from bert_jax.workdir.run_files import config_from_json
 from data_pipeline.loader import Loader
 config, out, start, stop = open(sys.argv[1]).read(), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-with Loader(from_json(config).data, split="train", batch_size=16, rows=range(start, stop), start=7) as loader:
+data = config_from_json(config).data
+with Loader(data, split="train", batch_size=16, rows=range(start, stop), step=7) as loader:
     for step, batch in enumerate(islice(loader, 5)):
         np.savez(f"{out}-{step}.npz", **batch)
 """
@@ -96,7 +97,7 @@ def test_any_number_of_processes_reads_the_same_global_batch(
     root = ROOT
     started = [subprocess.Popen([*command, *arguments], cwd=root) for arguments in bounds]
     assert [process.wait() for process in started] == [0] * processes
-    for step, whole in enumerate(batches(5, start=7)):
+    for step, whole in enumerate(batches(5, step=7)):
         pieces = [np.load(tmp_path / f"{i}-{step}.npz") for i in range(processes)]
         assert all(piece["token_ids"].shape == (share, 64) for piece in pieces)
         assert same(whole, {name: np.concatenate([piece[name] for piece in pieces]) for name in whole})
@@ -124,7 +125,7 @@ def test_a_seek_gives_what_reading_on_gives(config: Config, batches):
     epoch = rows // 16
     through = batches(epoch + 3)
     for start in (0, 1, epoch - 1, epoch, epoch + 1):
-        assert same(batches(1, start=start)[0], through[start])
+        assert same(batches(1, step=start)[0], through[start])
 
 
 def test_an_epoch_holds_every_row_once_and_the_next_in_another_order(config: Config, batches):
@@ -222,7 +223,7 @@ def test_a_batch_is_pinned(config: Config, tmp_path: Path):
 
     rows = [[Sequence([2, *range(5 + i, 25 + i), 3, *range(30, 40), 3], 22, i % 2)] for i in range(50)]
     data = write(tmp_path / "data", rows)
-    with Loader(data, split="train", batch_size=8, seed=1, start=5) as loader:
+    with Loader(data, split="train", batch_size=8, seed=1, step=5) as loader:
         batch = next(loader)
     digest = hashlib.sha256(b"".join(batch[name].tobytes() for name in sorted(batch))).hexdigest()
     assert digest[:16] == PINNED
@@ -268,13 +269,13 @@ def test_a_mixture_depends_on_the_position_alone(tmp_path: Path):
 
     whole = rows(40, 300)
     assert rows(8, 1500) == whole
-    assert rows(40, 10, start=252) == whole[252 * 40 : 262 * 40]  # across the end of a cycle
+    assert rows(40, 10, step=252) == whole[252 * 40 : 262 * 40]  # across the end of a cycle
     assert rows(40, 3, seed=1) != whole[:120]
 
 
 def test_the_mixture_is_pinned(tmp_path: Path):
     data = write(tmp_path / "data", numbered(0, 7), numbered(1, 9), weights=(1, 1))
-    with Loader(data, split="train", batch_size=10, seed=3, start=1000) as loader:
+    with Loader(data, split="train", batch_size=10, seed=3, step=1000) as loader:
         assert who(next(loader)) == PINNED_MIXTURE
 
 

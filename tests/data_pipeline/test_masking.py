@@ -441,7 +441,7 @@ def hashed(seed: int, positions: np.ndarray) -> np.ndarray:
     return np.asarray(masking._hash(seed, tf.constant(positions, tf.int64), tf.range(S)))
 
 
-PURPOSES = (masking._FATE, masking._REACH)
+PURPOSES = (masking._REPLACEMENT, masking._REACH)
 FAR = 2**62 + 12345
 """A position that no run reaches."""
 

@@ -242,9 +242,11 @@ def test_a_record_is_what_tensorflow_reads(config: Config):
     }
 
 
-@pytest.mark.parametrize(("objective", "packed"), [("full_sentences", 1), ("documents", 1), ("documents", 4)])
-def test_without_pairs_every_token_is_there_once(data: DataConfig, objective: str, packed: int):
-    data = change(data, objective=objective, max_sequences_per_row=packed)
+@pytest.mark.parametrize(
+    ("input_format", "packed"), [("full_sentences", 1), ("documents", 1), ("documents", 4)]
+)
+def test_without_pairs_every_token_is_there_once(data: DataConfig, input_format: str, packed: int):
+    data = change(data, input_format=input_format, max_sequences_per_row=packed)
     manifest = prepare(data)
     words = tokenizer.load(Path(data.dir) / "tokenizer")
     assert manifest.majority_nsp_accuracy is None
@@ -363,16 +365,16 @@ def test_a_fault_in_the_middle_leaves_nothing(
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
-from bert_jax.config.files import from_json
+from bert_jax.workdir.run_files import config_from_json
 from data_pipeline import prepare
 if __name__ == "__main__":
     prepare._cores = lambda: 2
-    prepare.prepare(from_json(open(sys.argv[1]).read()).data)
+    prepare.prepare(config_from_json(open(sys.argv[1]).read()).data)
 """
 
 
 def start(config: Config, data: DataConfig, folder: Path, program: str = PROGRAM) -> subprocess.Popen:
-    from bert_jax.config.files import to_json
+    from bert_jax.config.as_json import to_json
 
     (folder / "config.json").write_text(to_json(change(config, data=data)))
     return subprocess.Popen(
@@ -458,7 +460,7 @@ def test_two_gigabytes_are_prepared_in_little_memory(config: Config, tmp_path: P
     data = DataConfig(
         source=f"files:{tmp_path}/*.txt",
         dir=str(tmp_path / "data"),
-        objective="documents",
+        input_format="documents",
         sequence_length=512,
         max_sequences_per_row=8,
         validation_fraction=0.01,

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from bert_jax.cli import main as cli
-from bert_jax.config.files import from_json
 from bert_jax.interop.load import load_workdir
 from bert_jax.parallel import sharding
+from bert_jax.training.step import init_state
 from bert_jax.workdir.checkpoint import Checkpoints
-from tests.helpers.configs import replace
+from bert_jax.workdir.inventory import best_step, steps_of, validation_value
+from bert_jax.workdir.progress import Progress
+from bert_jax.workdir.run_files import load_spec
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.runs import assert_identical, finish, history, metrics, start
 
 
@@ -70,10 +73,10 @@ def test_damage_is_named_and_the_newest_good_one_is_used(
     assert (workdir / "checkpoints" / "12").exists()
     with pytest.raises((ValueError, FileNotFoundError), match="step 12"):
         load_workdir(workdir, step=12)
-    config = from_json((workdir / "config.json").read_text())
-    with Checkpoints(workdir, config) as checkpoints:
+    spec = load_spec(workdir)
+    with Checkpoints(workdir, spec) as checkpoints:
         assert checkpoints.latest_step() == 8
-        state, progress = checkpoints.restore(sharding.make_mesh(config.mesh))
+        state, progress = checkpoints.restore(sharding.make_mesh(spec.config.mesh))
         assert (int(state.step), len(progress.losses)) == (8, 8)
     assert "step 12" in caplog.text
     assert message in caplog.text
@@ -89,7 +92,7 @@ def test_a_run_goes_on_from_before_the_damage(recipe: Path, undisturbed: Path, t
     output = finish(start(recipe, workdir))
     assert "the checkpoint of step 12" in output
     assert "the checkpoint of step 8" in output
-    assert "going on from step 4 of" in output
+    assert "resuming from step 4 of" in output
     assert_identical(workdir, undisturbed)
 
 
@@ -119,7 +122,7 @@ def test_a_disk_that_takes_no_checkpoint_is_told_of_at_once(recipe: Path, tmp_pa
 
 @pytest.mark.slow
 def test_too_many_failures_in_a_row_end_the_run(recipe: Path, tmp_path: Path):
-    flags = ["--checkpoint.every", "1", "--checkpoint.failures", "1"]
+    flags = ["--checkpoint.every", "1", "--checkpoint.max-save-failures", "1"]
     output = finish(start_limited(recipe, tmp_path / "run", *flags), status=2)
     assert "File too large" in output.splitlines()[-1]
     assert "Traceback" not in output
@@ -153,13 +156,23 @@ def test_a_full_disk(recipe: Path, undisturbed: Path, small_disk: Path):
 
 
 def test_the_latest_the_best_and_every_so_many_stay(config, tmp_path: Path):
-    from bert_jax.training.step import init_state
-
     config = replace(config, checkpoint__keep=2, checkpoint__keep_every=4, checkpoint__keep_best=1)
-    state = init_state(config)
-    with Checkpoints(tmp_path, config) as checkpoints:
+    spec = spec_of(config)
+    state = init_state(spec)
+    with Checkpoints(tmp_path, spec) as checkpoints:
         for step in range(1, 11):
-            checkpoints.save(step, state)
-            checkpoints.note(step, abs(step - 3.4))
+            value = None if step in (2, 10) else abs(step - 3.4)  # these were not evaluated
+            checkpoints.save(step, state, Progress(), value=value)
     left = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert left == [3, 4, 8, 9, 10]
+    assert best_step(tmp_path, higher_is_better=False) == 3
+
+
+def test_a_number_that_is_none_is_never_the_best_and_of_equals_the_first_is(config, tmp_path: Path):
+    spec = spec_of(replace(config, checkpoint__keep=1, checkpoint__keep_best=1))
+    state = init_state(spec)
+    with Checkpoints(tmp_path, spec) as checkpoints:
+        for step, value in enumerate([5.0, 4.0, 4.0, float("nan"), 6.0], 1):
+            checkpoints.save(step, state, Progress(), value=value)
+    assert steps_of(tmp_path) == [5, 2]
+    assert [validation_value(tmp_path, step) for step in (5, 2)] == [6.0, 4.0]

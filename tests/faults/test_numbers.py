@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import pytest
 from bert_jax.config import Config
 from bert_jax.parallel import sharding
 from bert_jax.run import loss_monitor
-from bert_jax.run.loop import pretrain
-from bert_jax.run.loss_monitor import FEWEST, PATIENCE, is_spike
+from bert_jax.run.loss_monitor import MIN_HISTORY, SPIKE_LENGTH, is_spike
+from bert_jax.run.pretrain import pretrain
 from bert_jax.training import step
-from bert_jax.workdir.history import passed_over
+from bert_jax.workdir.checkpoint import Checkpoints
 from data_pipeline.errors import UserError
 from data_pipeline.loader import record_numbers
 from data_pipeline.manifest import Manifest
-from tests.helpers.configs import replace
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.data import read_batches
 from tests.helpers.runs import assert_identical, history, metrics, state
 from tests.helpers.steps import run
@@ -35,9 +34,10 @@ def test_bad_numbers_do_not_reach_the_parameters(config: Config, monkeypatch: py
     else:
         real = step.gradients
 
-        def gradients(config, state, batch):
-            grads, sums = real(config, state, batch)
-            grads["nsp"]["bias"] = jax.numpy.where(state.step == 1, np.inf, grads["nsp"]["bias"])
+        def gradients(spec, stage, state, batch):
+            grads, sums = real(spec, stage, state, batch)
+            nsp = grads["objective"]["nsp"]["dense"]
+            nsp["bias"] = jax.numpy.where(state.step == 1, np.inf, nsp["bias"])
             return grads, sums
 
         monkeypatch.setattr(step, "gradients", gradients)
@@ -93,7 +93,7 @@ def test_a_run_goes_on_without_the_bad_batch_and_names_its_records(
 
 
 def test_too_many_in_a_row_end_the_run_with_advice(config: Config, tmp_path: Path, poisoned):
-    config = replace(config, train__skips=2, train__eval_every=100, checkpoint__every=1)
+    config = replace(config, train__max_consecutive_skips=2, train__eval_every=100, checkpoint__every=1)
     poisoned(3, 5, 6)
     with pytest.raises(UserError, match=r"2 steps in a row, up to 6, .* lower optimizer\.learning_rate"):
         pretrain(config, workdir=tmp_path / "run")
@@ -110,9 +110,9 @@ def test_a_spike_is_a_rise_that_stays():
     quiet = noisy(131)
     assert not is_spike(quiet, zscore=10)
     assert not is_spike([*quiet[:-1], 30.0], zscore=10), "one bad batch is none"
-    assert is_spike([*quiet[:-PATIENCE], 30.0, 25.0, 28.0], zscore=10)
-    assert not is_spike([*quiet[:-PATIENCE], 0.1, 0.1, 0.1], zscore=10), "nor is a fall"
-    assert not is_spike([5.0] * (FEWEST - 1) + [30.0] * PATIENCE, zscore=10), "nor the beginning"
+    assert is_spike([*quiet[:-SPIKE_LENGTH], 30.0, 25.0, 28.0], zscore=10)
+    assert not is_spike([*quiet[:-SPIKE_LENGTH], 0.1, 0.1, 0.1], zscore=10), "nor is a fall"
+    assert not is_spike([5.0] * (MIN_HISTORY - 1) + [30.0] * SPIKE_LENGTH, zscore=10), "nor the beginning"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -121,51 +121,53 @@ def test_noise_is_no_spike(seed: int):
     assert not any(is_spike(losses[max(0, i - 131) : i], zscore=10) for i in range(2000))
 
 
-@pytest.mark.parametrize(
-    ("rollbacks", "at_step", "expected"),
-    [
-        ([], 5, 0),
-        ([(4, 48)], 3, 0),
-        ([(4, 48)], 4, 48),
-        ([(4, 48), (8, 96)], 6, 48),
-        ([(4, 48), (8, 96)], 8, 96),
-        ([(8, 48), (4, 128)], 8, 128),  # the second one has undone the first
-    ],
-)
-def test_what_a_history_passes_over(rollbacks: list, at_step: int, expected: int):
-    events = [{"to": to, "passed_over": rows} for to, rows in rollbacks]
-    assert passed_over(events, step=at_step) == expected
-
-
-def test_a_rollback_skips_the_bad_window_and_can_be_replayed(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The ninth loss is called a spike; the run goes back to step 6 and past the rows of steps 7 to 9."""
-    config = replace(
+@pytest.fixture
+def spiking(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The ninth loss is called a spike, and one rollback is allowed: the run goes back to step 6."""
+    monkeypatch.setattr(loss_monitor, "is_spike", lambda losses, zscore: len(losses) == 9)
+    return replace(
         config,
         train__steps=12,
         train__eval_every=100,
-        train__rollbacks=1,
+        train__max_rollbacks=1,
         checkpoint__every=2,
         checkpoint__keep=9,
         optimizer__warmup_steps=1,
     )
-    monkeypatch.setattr(loss_monitor, "is_spike", lambda losses, zscore: len(losses) == 9)
+
+
+def test_a_rollback_skips_the_bad_window_and_can_be_replayed(spiking: Config, tmp_path: Path):
+    """Back to step 6, and past the rows of steps 7 to 9."""
     at_once = tmp_path / "at once"
-    assert pretrain(config, workdir=at_once)
+    assert pretrain(spiking, workdir=at_once)
     (rollback,) = history(at_once, "rollback")
-    assert {name: rollback[name] for name in ("at", "to", "passed_over")} == {
-        "at": 9,
-        "to": 6,
-        "passed_over": 48,
-    }
+    assert (rollback["at"], rollback["to"], rollback["skipped_rows"]) == (9, 6, 48)
     assert [line["step"] for line in metrics(at_once)] == list(range(1, 13))
-    for stop in (10, 12):  # a replay does the same, and so does a run that goes on
-        assert pretrain(replace(config, train__stop_at=stop), workdir=tmp_path / "again")
+    for stop in (10, 12):  # a replay does the same, and so does a run that is resumed
+        assert pretrain(replace(spiking, train__stop_at=stop), workdir=tmp_path / "again")
     assert_identical(at_once, tmp_path / "again")
-    monkeypatch.undo()
-    # With a copy of the history the batches are the same, though nothing spikes.
-    (tmp_path / "told").mkdir()
-    (tmp_path / "told" / "history.jsonl").write_text(json.dumps(rollback) + "\n")
-    assert pretrain(config, workdir=tmp_path / "told")
-    assert_identical(at_once, tmp_path / "told")
+    with Checkpoints(at_once, spec_of(spiking), read_only=True) as checkpoints:
+        _, progress = checkpoints.restore(sharding.make_mesh(spiking.mesh))
+    assert progress.position == 12 * 16 + 48, "the position in the stream is in the checkpoint"
+    assert progress.rollbacks == 1
+
+
+@pytest.mark.parametrize("stop", [7, 10])
+def test_the_batches_after_a_rollback_do_not_depend_on_a_log(spiking: Config, tmp_path: Path, stop: int):
+    """Stopped before the spike or behind it; then both logs are gone."""
+    assert pretrain(spiking, workdir=tmp_path / "at once")
+    workdir = tmp_path / "run"
+    assert pretrain(replace(spiking, train__stop_at=stop), workdir=workdir)
+    for name in ("history.jsonl", "metrics.jsonl"):
+        (workdir / name).unlink()
+    assert pretrain(spiking, workdir=workdir)
+    assert metrics(workdir)[-1] == metrics(tmp_path / "at once")[-1]
+    one, other = state(workdir), state(tmp_path / "at once")
+    assert [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
+
+
+def test_no_more_rollbacks_than_allowed(spiking: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The count is in the checkpoint too: a restart does not renew the allowance."""
+    assert pretrain(replace(spiking, train__max_rollbacks=0), workdir=tmp_path)
+    assert history(tmp_path, "rollback") == []
+    assert "0 of 0 rollbacks used" in caplog.text

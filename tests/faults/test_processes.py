@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from bert_jax.config import Config
-from bert_jax.parallel.exit_status import HUNG
+from bert_jax.parallel.exit_status import HUNG, INTERRUPTED
 from tests.helpers.runs import assert_near, finish, history, metrics, start, start_several, state, wait_until
-
-INTERRUPTED = 75
 
 
 def test_a_run_goes_on_in_another_number_of_processes(
@@ -30,7 +28,7 @@ def test_a_run_goes_on_in_another_number_of_processes(
     assert f"SIGTERM at step {stopped_at}: saved" in outputs[1]
     monkeypatch.delenv("SIGNAL")
     output = finish(start(recipe, workdir, "--train.microbatches", "4", "--model.scan-unroll", "2"))
-    assert f"going on from step {stopped_at} of" in output
+    assert f"resuming from step {stopped_at} of" in output
     assert_near(workdir, undisturbed, atol=2e-6)
     starts = history(workdir, "start")
     assert [(entry["processes"], entry["devices"]) for entry in starts] == [(2, 4), (1, 1)]
@@ -55,7 +53,7 @@ def test_nobody_waits_for_ever_for_a_process_that_is_gone(recipe: Path, tmp_path
     """The others end; what one of them says tells where it stood."""
     workdir = tmp_path / "run"
     flags = ["--train.steps", "100000", "--train.eval-every", "100000", "--checkpoint.every", "2"]
-    first, second = start_several(recipe, workdir, *flags, "--train.hang-seconds", "15", processes=2)
+    first, second = start_several(recipe, workdir, *flags, "--train.watchdog-seconds", "15", processes=2)
     wait_until(lambda: len(metrics(workdir)) >= 6, first, second)
     second.send_signal(signal.Signals[name])
     since = time.monotonic()
@@ -67,7 +65,7 @@ def test_nobody_waits_for_ever_for_a_process_that_is_gone(recipe: Path, tmp_path
         assert first.returncode == HUNG, output
         assert "process 0 made no progress for 15 s, in phase " in output
         assert "Current thread" in output
-        assert "train.py" in output
+        assert "loop.py" in output
     else:
         assert first.returncode not in (0, INTERRUPTED), output
     copied = tmp_path / "copy"
@@ -76,7 +74,7 @@ def test_nobody_waits_for_ever_for_a_process_that_is_gone(recipe: Path, tmp_path
 
 
 def test_processes_that_disagree_stop(recipe: Path, tmp_path: Path):
-    """All at once, before anything is written; the odd one is named."""
+    """All at once, before anything is written; the one that differs is named."""
     workdir = tmp_path / "run"
     both = start_several(recipe, workdir, processes=2, own_flags=[[], ["--optimizer.learning-rate", "0.5"]])
     for process in both:
@@ -108,3 +106,36 @@ def test_a_copy_of_the_data_that_is_not_whole_is_named(recipe: Path, config: Con
 def test_half_an_environment_is_refused(recipe: Path, tmp_path: Path):
     process = start(recipe, tmp_path / "run", env={"JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"})
     assert "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS" in finish(process, status=2)
+
+
+STALE_LOGS = '''
+import jax
+from pathlib import Path
+from bert_jax.run import loss_monitor
+
+loss_monitor.is_spike = lambda losses, zscore: len(losses) == 9
+read_bytes, read_text = Path.read_bytes, Path.read_text
+
+def stale(path, content, empty):
+    """Process 1 sees the logs as a network's disk may show them: as they were at the beginning."""
+    return empty if path.suffix == ".jsonl" and jax.process_index() == 1 else content
+
+Path.read_bytes = lambda path: stale(path, read_bytes(path), b"")
+Path.read_text = lambda path, *args, **kwargs: stale(path, read_text(path, *args, **kwargs), "")
+'''
+
+
+def test_processes_with_different_ages_of_the_logs_train_on_the_same_batches(recipe: Path, tmp_path: Path):
+    """A rollback, a stop behind it, and a restart: process 1 never sees what process 0 has written."""
+    spiking = tmp_path / "recipe.py"
+    spiking.write_text(STALE_LOGS + recipe.read_text())
+    flags = ["--train.max-rollbacks", "1", "--checkpoint.every", "2", "--train.eval-every", "100"]
+    finish(start(spiking, tmp_path / "alone", *flags))
+    for stop in (10, 12):
+        for process in start_several(
+            spiking, tmp_path / "run", *flags, "--train.stop-at", str(stop), processes=2
+        ):
+            finish(process)
+    (rollback,) = history(tmp_path / "run", "rollback")
+    assert (rollback["at"], rollback["to"], rollback["skipped_rows"]) == (9, 6, 48)
+    assert_near(tmp_path / "run", tmp_path / "alone", atol=2e-6)

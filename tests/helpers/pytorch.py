@@ -11,14 +11,14 @@ import transformers
 
 from bert_jax.config import Config
 from bert_jax.interop import huggingface
-from bert_jax.models.bert import Params
+from bert_jax.training.network import Network, Params
 
 
-def pytorch_model(kind: Any, config: Config, params: Params) -> Any:
+def pytorch_model(kind: Any, network: Network, params: Params) -> Any:
     """`kind` is BertForPreTraining or BertForMaskedLM."""
-    fields = {name: getattr(config.model, name) for name in huggingface.CONFIG_FIELDS}
+    fields = {name: getattr(network.model, name) for name in network.encoder.HUGGINGFACE.fields}
     made = kind(transformers.BertConfig(**fields))
-    weights = huggingface.to_tensors(config.model, params)
+    weights = huggingface.to_tensors(network, params)
     made.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, strict=False)
     return made
 

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from bert_jax.config import MeshConfig
-from bert_jax.config.files import from_json
 from bert_jax.parallel import sharding
 from bert_jax.workdir.checkpoint import Checkpoints
+from bert_jax.workdir.run_files import load_spec
 from tests.helpers.paths import ROOT
 
 SECONDS = 300
@@ -100,8 +100,7 @@ def history(workdir: Path, event: str) -> list[dict]:
 
 def state(workdir: Path, *, step: int | None = None) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, the last one if `step` is None: parameters, moments, step."""
-    config = from_json((workdir / "config.json").read_text())
-    with Checkpoints(workdir, config, read_only=True) as checkpoints:
+    with Checkpoints(workdir, load_spec(workdir), read_only=True) as checkpoints:
         mesh = sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
         restored, _ = checkpoints.restore(mesh, step=step)
     return {

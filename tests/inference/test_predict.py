@@ -14,7 +14,7 @@ import pytest
 from bert_jax.inference import predict as predicting
 from bert_jax.inference.fill_mask import Guess
 from bert_jax.inference.predict import predictions
-from bert_jax.interop.load import open_trained
+from bert_jax.interop.load import load_model
 
 
 def said(folder: Path, *lines: str, file: Path | None = None, top: int = 2) -> list[dict[str, Any]]:
@@ -27,9 +27,10 @@ def said(folder: Path, *lines: str, file: Path | None = None, top: int = 2) -> l
 def pairs(folder_of, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model that was trained on the columns question1 and question2."""
     folder = folder_of("classification")
-    trained = open_trained(folder)
-    task = dataclasses.replace(trained.task, text="question1", pair="question2")
-    monkeypatch.setattr(predicting, "open_trained", lambda folder: trained._replace(task=task))
+    loaded = load_model(folder)
+    settings = dataclasses.replace(loaded.network.settings, text="question1", pair="question2")
+    network = loaded.network._replace(settings=settings)
+    monkeypatch.setattr(predicting, "load_model", lambda folder: loaded._replace(network=network))
     return folder
 
 
@@ -64,43 +65,45 @@ def test_a_file_without_a_column_is_told_which_one_the_model_was_trained_on(pair
 
 
 @pytest.mark.parametrize(
-    ("head", "short", "long"),
+    ("kind", "short", "long"),
     [
         ("classification", "a name", "name " * 100),
-        ("tokens", "a name", "name " * 100),
+        ("regression", "a name", "name " * 100),
+        ("token_classification", "a name", "name " * 100),
         (
-            "qa",
+            "question_answering",
             '{"question": "what ?", "context": "' + "name " * 100 + '"}',
             '{"question": "' + "what " * 20 + '", "context": "a name"}',
         ),
     ],
 )
 def test_texts_that_lost_their_end_are_counted(
-    head: str, short: str, long: str, folder_of, caplog: pytest.LogCaptureFixture
+    kind: str, short: str, long: str, folder_of, caplog: pytest.LogCaptureFixture
 ):
     """A context is read in windows and loses nothing."""
     with caplog.at_level(logging.WARNING, "bert_jax.inference.predict"):
-        said(folder_of(head), short, short)
+        said(folder_of(kind), short, short)
         assert not caplog.messages
-        assert len(said(folder_of(head), short, long, short, long)) == 4
+        assert len(said(folder_of(kind), short, long, short, long)) == 4
     assert caplog.messages == ["2 examples are too long and were cut, the first is standard input line 2"]
 
 
 # A model that was only pretrained
 
 
-def test_a_pretrained_model_predicts_words(folder_of):
-    found = said(folder_of("pretraining"), "the [MASK] of [MASK]", "[MASK]", top=3)
+@pytest.mark.parametrize("kind", ["mlm_nsp", "mlm"])
+def test_a_pretrained_model_predicts_words(kind: str, folder_of):
+    found = said(folder_of(kind), "the [MASK] of [MASK]", "[MASK]", top=3)
     assert found[0]["text"] == "the [MASK] of [MASK]"
     assert [len(guesses) for answer in found for guesses in answer["guesses"]] == [3, 3, 3]
     with pytest.raises(ValueError, match="standard input line 2: the text has no"):
-        said(folder_of("pretraining"), "[MASK]", "no mask")
+        said(folder_of(kind), "[MASK]", "no mask")
 
 
 def test_of_two_pieces_that_are_one_word_the_likelier_stays(folder_of, monkeypatch: pytest.MonkeyPatch):
     guesses = [Guess("name", 0.5), Guess("value", 0.2), Guess("name", 0.1)]
     monkeypatch.setattr(predicting, "fill", lambda *_, **__: [guesses])
-    (found,) = said(folder_of("pretraining"), "the [MASK]")
+    (found,) = said(folder_of("mlm_nsp"), "the [MASK]")
     assert list(found["guesses"][0].items()) == [("name", 0.5), ("value", 0.2)]
 
 
@@ -109,9 +112,9 @@ def test_a_file_for_a_pretrained_model_is_read_as_those_of_tasks_are(packing: st
     raw = "\ufeffone\u2028[MASK]\r\n[MASK] two\0\r\n\r\n".encode()
     path = tmp_path / f"a.txt{packing}"
     path.write_bytes(gzip.compress(raw) if packing else raw)
-    found = said(folder_of("pretraining"), file=path)
+    found = said(folder_of("mlm_nsp"), file=path)
     assert [answer["text"] for answer in found] == ["one\u2028[MASK]", "[MASK] two "]
     raw = b"[MASK]\n[MASK] caf\xe9\n"
     path.write_bytes(gzip.compress(raw) if packing else raw)
     with pytest.raises(ValueError, match=r"a\.txt.* line 2: not valid UTF-8"):
-        said(folder_of("pretraining"), file=path)
+        said(folder_of("mlm_nsp"), file=path)

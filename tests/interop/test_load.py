@@ -16,14 +16,20 @@ import torch
 import transformers
 
 from bert_jax.config import Config
-from bert_jax.config.files import from_json, to_json
 from bert_jax.inference.fill_mask import fill_mask
 from bert_jax.interop import huggingface
 from bert_jax.interop.export import export, export_every
-from bert_jax.interop.load import load_workdir, open_trained
-from bert_jax.run.loop import pretrain
-from bert_jax.training.step import TrainState
-from tests.helpers.configs import replace
+from bert_jax.interop.load import load_model, load_workdir
+from bert_jax.objectives import mlm
+from bert_jax.ops.attention import cudnn, xla
+from bert_jax.parallel.platform import Platform
+from bert_jax.run.pretrain import pretrain
+from bert_jax.training.step import init_state
+from bert_jax.workdir import run_files
+from bert_jax.workdir.checkpoint import Checkpoints
+from bert_jax.workdir.progress import Progress
+from data_pipeline.errors import UserError
+from tests.helpers.configs import replace, spec_of
 
 TEXT = "the [MASK] of the object"
 
@@ -42,6 +48,12 @@ def exported(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.fixture
+def classifier(folder_of: Callable[..., Path], tmp_path: Path) -> Path:
+    """A folder with a model for labels, to be changed."""
+    return shutil.copytree(folder_of("classification"), tmp_path / "classifier")
+
+
 def edit(file: Path, change: Callable[[dict], object]) -> None:
     fields = json.loads(file.read_text())
     change(fields)
@@ -58,6 +70,18 @@ def test_the_names_of_2018_are_understood(exported: Path):
     }
     assert any(name.endswith("gamma") for name in renamed)
     safetensors.numpy.save_file(renamed, file)
+    assert fill_mask(exported, TEXT) == expected
+
+
+def test_weights_may_have_more_than_the_class_that_their_config_names(exported: Path):
+    """As the published bert-base-uncased: a BertForMaskedLM that has a pooler and a next-sentence head."""
+    expected = fill_mask(exported, TEXT)
+    names = safetensors.numpy.load_file(exported / "model.safetensors").keys()
+    assert {"cls.seq_relationship.weight", "bert.pooler.dense.bias"} < names
+    edit(exported / "config.json", lambda fields: fields.update(architectures=["BertForMaskedLM"]))
+    network, params, _ = load_model(exported)
+    assert network.objective is mlm
+    assert params["objective"].keys() == {"mlm"}
     assert fill_mask(exported, TEXT) == expected
 
 
@@ -80,7 +104,7 @@ def test_a_model_without_a_head_for_words_is_refused(exported: Path):
     tensors = safetensors.numpy.load_file(file)
     safetensors.numpy.save_file({n: a for n, a in tensors.items() if not n.startswith("cls.")}, file)
     with pytest.raises(ValueError, match=r"no tensor cls\.predictions"):
-        open_trained(exported)
+        load_model(exported)
 
 
 def test_weights_in_several_files(exported: Path):
@@ -92,7 +116,7 @@ def test_weights_in_several_files(exported: Path):
     assert fill_mask(exported, TEXT) == expected
     next(exported.glob("*.safetensors")).unlink()
     with pytest.raises(FileNotFoundError, match=r"has no model-.*, which model.safetensors.index.json names"):
-        open_trained(exported)
+        load_model(exported)
 
 
 @pytest.mark.parametrize("name", ["../run/secret.safetensors", "/etc/passwd", "", 7])
@@ -100,7 +124,7 @@ def test_an_index_does_not_lead_out_of_its_folder(exported: Path, name: object):
     (exported / "model.safetensors").rename(exported / "model-00001-of-00001.safetensors")
     (exported / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(ValueError, match="as a file of weights"):
-        open_trained(exported)
+        load_model(exported)
 
 
 def test_a_tokenizer_that_was_saved_with_padding_and_a_limit(exported: Path):
@@ -114,21 +138,23 @@ def test_a_tokenizer_that_was_saved_with_padding_and_a_limit(exported: Path):
     assert fill_mask(exported, TEXT) == expected
 
 
-def test_a_run_with_a_kernel_for_a_chip_opens_without_one(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_with_a_kernel_for_a_chip_opens_without_one(config: Config, tmp_path: Path):
     """Kernels want the chip, and rows of the training's shape: a text alone has neither."""
-    config = replace(
-        from_json((run / "config.json").read_text()),
+    asked = replace(
+        config,
         model__attention_probs_dropout_prob=0.0,
         model__attention="cudnn",
         model__dtype="bfloat16",
         data__max_sequences_per_row=1,
     )
-    (tmp_path / "config.json").write_text(to_json(config))
-    (tmp_path / "checkpoints/2").mkdir(parents=True)
-    monkeypatch.setattr("bert_jax.interop.load.read_state", lambda *_, **__: TrainState(2, {}, {}))
-    assert load_workdir(tmp_path)[0].model.attention == "auto"
+    spec = spec_of(asked, platform=Platform("cuda", 9.0))
+    assert spec.kernel is cudnn
+    run_files.write(spec, tmp_path)
+    shutil.copytree(Path(config.data.dir) / "tokenizer", tmp_path / "tokenizer")
+    with Checkpoints(tmp_path, spec) as checkpoints:
+        checkpoints.save(2, init_state(spec)._replace(step=np.asarray(2, np.int32)), Progress())
+    assert load_workdir(tmp_path)[0].kernel is xla
+    assert fill_mask(tmp_path, TEXT)
 
 
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -141,27 +167,11 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.json is not an object of JSON",
     ),
     "half a config": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
-    "several labels a text": (
-        lambda folder: edit(
-            folder / "config.json", lambda f: f.update(problem_type="multi_label_classification")
-        ),
-        "multi_label_classification: a text has one label here",
-    ),
     "relative positions": (
         lambda folder: edit(
             folder / "config.json", lambda f: f.update(position_embedding_type="relative_key")
         ),
         "position_embedding_type 'relative_key'",
-    ),
-    "task parameters of something else": (
-        lambda folder: edit(
-            folder / "config.json", lambda f: f.update(task_specific_params={"bert-jax": {"text": 3}})
-        ),
-        r"task_specific_params that do not fit: task\.text is 3",
-    ),
-    "half the tokenizer's settings": (
-        lambda folder: (folder / "tokenizer_config.json").write_text("{"),
-        r"tokenizer_config\.json is not JSON",
     ),
     "half a tokenizer": (
         lambda folder: (folder / "tokenizer.json").write_text("{"),
@@ -179,22 +189,64 @@ def test_what_cannot_be_opened_is_told_in_a_line(exported: Path, name: str):
     spoil, message = DAMAGED[name]
     spoil(exported)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as refused:
-        open_trained(exported)
+        load_model(exported)
     assert "\n" not in str(refused.value)
 
 
-def test_how_long_rows_are_is_the_tokenizers_word_if_it_has_one(exported: Path):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"problem_type": "multi_label_classification"},
+            "multi_label_classification: a text has one label here",
+        ),
+        ({"id2label": {"first": "no"}}, "id2label {'first': 'no'}, which does not number labels"),
+        ({"task_specific_params": {"bert-jax": {"text": 3}}}, r"that do not fit: task\.text is 3"),
+        ({"task_specific_params": {"bert-jax": {"colour": "red"}}}, "that do not fit: .*colour"),
+        ({"task_specific_params": {"bert-jax": 3}}, "task_specific_params that do not fit"),
+        ({"task_specific_params": ["bert-jax"]}, "task_specific_params that do not fit"),
+    ],
+    ids=[
+        "several labels",
+        "labels without numbers",
+        "a wrong type",
+        "an unknown field",
+        "a number",
+        "a list",
+    ],
+)
+def test_a_task_of_something_else_is_told_in_a_line(classifier: Path, fields: dict, message: str):
+    edit(classifier / "config.json", lambda found: found.update(fields))
+    with pytest.raises(UserError, match=message) as refused:
+        load_model(classifier)
+    assert "\n" not in str(refused.value)
+
+
+def test_half_the_tokenizers_settings_are_told_in_a_line(classifier: Path):
+    """They say how long the rows of a task are."""
+    (classifier / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is not JSON") as refused:
+        load_model(classifier)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["classification", "question_answering"])
+def test_how_long_rows_are_is_the_tokenizers_word_if_it_has_one(
+    folder_of: Callable[..., Path], tmp_path: Path, kind: str
+):
+    """What windows of a context share, where it is not noted, is a quarter of it."""
+    folder = shutil.copytree(folder_of(kind), tmp_path / "folder")
     for told, length in ((32, 32), (None, 64), (int(1e30), 64)):
-        edit(
-            exported / "tokenizer_config.json", lambda fields, told=told: fields.update(model_max_length=told)
-        )
-        assert open_trained(exported).task.sequence_length == length
+        edit(folder / "tokenizer_config.json", lambda fields, told=told: fields.update(model_max_length=told))
+        settings = load_model(folder).network.settings
+        assert settings.sequence_length == length
+        assert getattr(settings, "stride", length // 4) == length // 4
 
 
 def test_a_run_without_a_checkpoint_is_none(run: Path, tmp_path: Path):
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoints/2")
-    for use in (open_trained, load_workdir, lambda workdir: export_every(workdir, out=tmp_path / "out")):
+    for use in (load_model, load_workdir, lambda workdir: export_every(workdir, out=tmp_path / "out")):
         with pytest.raises(FileNotFoundError, match="checkpoint"):
             use(tmp_path / "run")
 
@@ -206,7 +258,7 @@ def test_the_card_of_an_export_has_scores_and_nothing_else_in_its_table(exported
 
 
 def test_the_weights_are_those_of_the_run(run: Path, exported: Path):
-    config, params, _ = load_workdir(run)
+    spec, params, _ = load_workdir(run)
     theirs = transformers.BertForPreTraining.from_pretrained(exported).state_dict()
-    for name, array in huggingface.to_tensors(config.model, jax.device_get(params)).items():
+    for name, array in huggingface.to_tensors(spec.network, jax.device_get(params)).items():
         np.testing.assert_array_equal(theirs[name], torch.tensor(array))

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.config import Config, DataConfig, MaskingConfig
-from bert_jax.ops.attention import attention, choose, splash
-from tests.helpers.configs import replace
+from bert_jax.config import Config, MaskingConfig
+from bert_jax.ops.attention import select_kernel, splash, xla
+from bert_jax.ops.attention.kernel import Request
+from bert_jax.parallel.platform import Platform
+from data_pipeline.errors import UserError
+from tests.helpers.configs import replace, spec_of
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -27,11 +30,17 @@ def reference(query, key, value, segments) -> np.ndarray:
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     out = np.zeros_like(query)
     for b, q, h in np.ndindex(B, S, H):
-        visible = np.flatnonzero(segments[b] == segments[b, q])
-        logits = key[b, visible, h] @ query[b, q, h] / np.sqrt(E)
+        seen = np.flatnonzero(segments[b] == segments[b, q])
+        logits = key[b, seen, h] @ query[b, q, h] / np.sqrt(E)
         probs = np.exp(logits - logits.max())
-        out[b, q, h] = probs / probs.sum() @ value[b, visible, h]
+        out[b, q, h] = probs / probs.sum() @ value[b, seen, h]
     return out
+
+
+def attention(*qkv, segment_ids_BxS, dropout_rate=0.0, dropout_keys=None) -> jax.Array:
+    return xla.apply(
+        *qkv, segment_ids_BxS=segment_ids_BxS, dropout_rate=dropout_rate, dropout_keys=dropout_keys
+    )
 
 
 def test_it_is_the_formula_within_each_segment(qkv):
@@ -91,7 +100,7 @@ def test_splash_is_the_plain_form_within_segments():
         return attention(*qkv, segment_ids_BxS=jnp.asarray(segments))
 
     def fast(*qkv):
-        return splash(*qkv, segment_ids_BxS=jnp.asarray(segments), interpret=True)
+        return splash.apply(*qkv, segment_ids_BxS=jnp.asarray(segments), interpret=True)
 
     np.testing.assert_allclose(fast(query, key, value), plain(query, key, value), atol=1e-5)
     gradients = [
@@ -102,47 +111,73 @@ def test_splash_is_the_plain_form_within_segments():
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("platform", "changes", "expected"),
-    [
-        ("cpu", {}, "xla"),
-        ("tpu", {}, "splash"),
-        ("tpu", {"model__attention_probs_dropout_prob": 0.1}, "xla"),
-        ("tpu", {"data__sequence_length": 128}, "xla"),
-        ("gpu", {}, "cudnn"),
-        ("gpu", {"model__dtype": "float32"}, "xla"),
-        ("gpu", {"model__attention_probs_dropout_prob": 0.1}, "xla"),
-        ("gpu", {"data__max_sequences_per_row": 4}, "xla"),
-        ("gpu", {"model__attention": "xla"}, "xla"),
-    ],
+CPU = Request(
+    platform="cpu",
+    capability=None,
+    dtype="bfloat16",
+    sequence_length=512,
+    head_dim=64,
+    dropout=False,
+    packed=False,
 )
-def test_auto_picks_what_can_do_what_is_asked(platform: str, changes: dict, expected: str):
-    able = {"model__dtype": "bfloat16", "model__attention_probs_dropout_prob": 0.0}
-    data = DataConfig(sequence_length=512, masking=MaskingConfig(max_predictions=77))
-    config = replace(Config(data=data), **able | changes)
-    assert choose(config, platform=platform).model.attention == expected
+TPU, H100 = CPU._replace(platform="tpu"), CPU._replace(platform="cuda", capability=9.0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("request_", "expected"),
     [
-        (
-            {"model__attention": "splash"},
-            r"'splash' has no dropout, but model\.attention_probs_dropout_prob is 0\.1",
-        ),
-        ({"model__attention": "cudnn"}, "'cudnn' has no dropout"),
+        (CPU, "xla"),
+        (TPU, "splash"),
+        (TPU._replace(packed=True), "splash"),
+        (TPU._replace(dropout=True), "xla"),
+        (TPU._replace(sequence_length=128), "xla"),
+        (TPU._replace(sequence_length=600), "xla"),
+        (H100, "cudnn"),
+        (H100._replace(capability=8.0, sequence_length=128), "cudnn"),
+        (H100._replace(capability=7.5), "xla"),
+        (H100._replace(dtype="float32"), "xla"),
+        (H100._replace(dropout=True), "xla"),
+        (H100._replace(packed=True), "xla"),
+        (H100._replace(head_dim=12), "xla"),
+        (H100._replace(head_dim=256), "xla"),
+        (H100._replace(platform="rocm", capability=None), "xla"),
     ],
 )
-def test_a_kernel_that_cannot_do_it_is_refused(changes: dict, message: str):
-    with pytest.raises(ValueError, match=message):
-        replace(Config(), **changes)
+def test_auto_is_the_first_that_can_do_what_is_asked(request_: Request, expected: str):
+    assert expected == select_kernel("auto", request_).NAME
 
 
-def test_kernels_say_which_rows_they_take():
-    config = replace(Config(), model__attention_probs_dropout_prob=0.0, model__dtype="bfloat16")
-    with pytest.raises(ValueError, match=r"multiples of 128, not data\.sequence_length 96"):
-        replace(replace(config, data__sequence_length=96), model__attention="splash")
-    with pytest.raises(ValueError, match=r"one sequence a row, but data\.max_sequences_per_row is 3"):
-        replace(replace(config, data__max_sequences_per_row=3), model__attention="cudnn")
-    with pytest.raises(ValueError, match=r"computes in bfloat16, but model\.dtype is 'float32'"):
-        replace(replace(config, model__dtype="float32"), model__attention="cudnn")
+@pytest.mark.parametrize(
+    ("asked", "request_", "message"),
+    [
+        ("splash", CPU, "'splash' is for TPUs; use another one, or auto"),
+        ("splash", TPU._replace(dropout=True), r"has no dropout .*model\.attention_probs_dropout_prob"),
+        ("splash", TPU._replace(sequence_length=96), r"not of 96 \(data\.sequence_length\)"),
+        ("cudnn", TPU, "is for NVIDIA GPUs"),
+        ("cudnn", H100._replace(capability=7.0), r"8\.0 \(Ampere\) or later, and this GPU has 7\.0"),
+        ("cudnn", H100._replace(packed=True), r"one sequence a row here \(data\.max_sequences_per_row\)"),
+        ("cudnn", H100._replace(dtype="float32"), r"in bfloat16, not in float32 \(model\.dtype\)"),
+        ("cudnn", H100._replace(head_dim=20), "multiples of 8 up to 128, not of 20"),
+        ("flash", CPU, r"model\.attention is 'flash'; there are auto, splash, cudnn, xla"),
+    ],
+)
+def test_a_kernel_that_cannot_do_it_says_why(asked: str, request_: Request, message: str):
+    with pytest.raises(UserError, match=message):
+        select_kernel(asked, request_)
+
+
+def test_a_run_asks_for_what_its_config_needs(config: Config):
+    spec = spec_of(config)
+    assert spec.kernel is xla
+    assert spec.config.model.attention == "auto", "what was chosen is not stored as if it had been asked for"
+    long = replace(
+        config,
+        model__max_position_embeddings=512,
+        model__attention_probs_dropout_prob=0.0,
+        data__sequence_length=512,
+        data__masking=MaskingConfig(max_predictions=77),
+    )
+    assert spec_of(long, platform=Platform("tpu")).kernel is splash
+    assert spec_of(long, platform=Platform("cuda", 9.0)).kernel is xla, "rows are packed, and it is float32"
+    with pytest.raises(UserError, match="'cudnn' is for NVIDIA GPUs"):
+        spec_of(replace(long, model__attention="cudnn"))

@@ -38,7 +38,7 @@ print(jax.process_index(), "of", jax.process_count())
 """
 
 
-def test_a_process_that_nothing_is_said_to_is_alone():
+def test_a_process_without_others_is_alone():
     assert finish(python(JOIN)) == "0 of 1\n"
 
 
@@ -59,7 +59,7 @@ def test_one_that_waits_in_vain_says_so():
     address = f"localhost:{free_port()}"
     process = python(program, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=0)
     output = finish(process, status=HUNG)
-    assert "not all processes of the run have come within 3 s" in output
+    assert "timed out after 3 s waiting for the processes of the run to connect" in output
     assert f"JAX_COORDINATOR_ADDRESS={address}" in output
 
 
@@ -73,10 +73,10 @@ def test_one_that_waits_in_vain_says_so():
         ("123", "x is 2 on process 1 (host b), process 2 (host c), and 1 on 1 of 3"),
     ],
 )
-def test_the_odd_process_is_named(values: str, message: str | None):
-    told = [{"same": "0", "x": value} for value in values]
-    assert (disagreement(HOSTS, told) or "").endswith(message or "")
-    assert (message is None) == (disagreement(HOSTS, told) is None)
+def test_the_process_that_differs_is_named(values: str, message: str | None):
+    known = [{"same": "0", "x": value} for value in values]
+    assert (disagreement(HOSTS, known) or "").endswith(message or "")
+    assert (message is None) == (disagreement(HOSTS, known) is None)
 
 
 def test_a_fact_that_one_lacks_is_one_too():

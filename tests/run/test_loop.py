@@ -1,4 +1,4 @@
-"""Runs: stopped anywhere and gone on with, they end with the same bits. Mostly with real processes."""
+"""Runs: stopped anywhere and resumed, they end with the same bits. Mostly with real processes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.config import Config
-from bert_jax.config.files import from_json, to_json
+from bert_jax.config import Config, MeshConfig
 from bert_jax.interop.load import load_workdir
-from bert_jax.training.step import init_state
+from bert_jax.parallel import sharding
+from bert_jax.run import loop
+from bert_jax.run.pretrain import pretrain
+from bert_jax.training.step import TrainState, init_state, jit_train_step
+from bert_jax.workdir import run_files
+from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.metrics_file import rewind
+from bert_jax.workdir.progress import Progress
 from data_pipeline.prepare import prepare
-from tests.helpers.configs import replace
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.data import real_documents
 from tests.helpers.runs import assert_identical, finish, metrics, start, state
 
@@ -51,14 +58,14 @@ def test_resume_is_bit_exact(run, config: Config, tmp_path: Path):
     run(*flags, "--train.stop-at", "7")
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 8))
     output = run(*flags, compiles=True)
-    assert "going on from step 7" in output
+    assert "resuming from step 7" in output
     assert_identical(tmp_path / "run", tmp_path / "at once")
 
 
 def test_a_run_writes_what_the_contract_says(run, config: Config, tmp_path: Path):
     output = run("--checkpoint.every", "8", "--checkpoint.keep", "2")
     workdir = tmp_path / "run"
-    assert from_json((workdir / "config.json").read_text()).train.steps == 20
+    assert run_files.load_config(workdir).train.steps == 20
     lines = metrics(workdir)
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert {
@@ -76,7 +83,7 @@ def test_a_run_writes_what_the_contract_says(run, config: Config, tmp_path: Path
     assert next((workdir / "tensorboard").iterdir()).stat().st_size > 1000
     assert "step 20/20 validation" in output
     again = run("--checkpoint.every", "8", "--checkpoint.keep", "2")
-    assert "going on from step 20" in again
+    assert "resuming from step 20" in again
     assert len(metrics(workdir)) == 20
 
 
@@ -89,7 +96,7 @@ def test_the_loss_goes_down_on_real_text(run, tmp_path: Path):
 
 def test_a_loss_that_is_not_finite_is_not_saved(run, tmp_path: Path):
     flags = ["--optimizer.learning-rate", "1e30", "--optimizer.clip-norm", "1e30", "--checkpoint.every", "1"]
-    flags += ["--train.skips", "3"]
+    flags += ["--train.max-consecutive-skips", "3"]
     output = run(*flags, status=2)
     assert "3 steps in a row, up to" in output.splitlines()[-1]
     assert "a lower optimizer.learning_rate" in output.lower()
@@ -119,17 +126,12 @@ def test_the_workdir_of_another_config_is_refused(run, finished: Path, tmp_path:
 @pytest.fixture(scope="module")
 def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run of three steps."""
-    from bert_jax.run.loop import pretrain
-
     workdir = tmp_path_factory.mktemp("finished") / "run"
     assert pretrain(replace(config, train__stop_at=3), workdir=workdir)
     return workdir
 
 
 def test_the_workdir_of_another_dataset_is_refused(config: Config, finished: Path, tmp_path: Path):
-    from bert_jax.run.loop import pretrain
-    from data_pipeline.prepare import prepare
-
     other = replace(config, data__dir=str(tmp_path / "other"), data__seed=5)
     prepare(other.data)
     fields = json.loads((Path(other.data.dir) / "manifest.json").read_text())
@@ -141,8 +143,6 @@ def test_the_workdir_of_another_dataset_is_refused(config: Config, finished: Pat
 
 
 def test_a_tokenizer_larger_than_the_vocabulary_of_the_model_is_refused(config: Config, tmp_path: Path):
-    from bert_jax.run.loop import pretrain
-
     fields = json.loads((Path(config.data.dir) / "manifest.json").read_text())
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "manifest.json").write_text(json.dumps(fields | {"vocab_size": 701}))
@@ -153,15 +153,13 @@ def test_a_tokenizer_larger_than_the_vocabulary_of_the_model_is_refused(config: 
 
 def test_a_run_that_died_before_its_first_checkpoint_is_begun_anew(config: Config, tmp_path: Path):
     """With another config and another tokenizer, if need be: nothing of the first start stays."""
-    from bert_jax.run.loop import pretrain
-
     workdir = tmp_path / "run"
     (workdir / "tokenizer").mkdir(parents=True)
     (workdir / "tokenizer" / "tokenizer.json").write_text("of another corpus")
-    (workdir / "config.json").write_text(to_json(replace(config, train__seed=9)))
+    run_files.write(spec_of(replace(config, train__seed=9)), workdir)
     (workdir / "checkpoints" / "1.orbax-checkpoint-tmp-0").mkdir(parents=True)
     assert pretrain(replace(config, train__stop_at=1), workdir=workdir)
-    assert from_json((workdir / "config.json").read_text()).train.seed == 0
+    assert run_files.load_config(workdir).train.seed == 0
     copied, original = (Path(p) / "tokenizer" / "tokenizer.json" for p in (workdir, config.data.dir))
     assert copied.read_text() == original.read_text()
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
@@ -177,23 +175,16 @@ def test_looking_at_a_run_leaves_what_it_is_writing(config: Config, finished: Pa
 
 def test_saving_is_allowed_where_the_loop_forbids_copies(config: Config, tmp_path: Path):
     """On a GPU every save copies from the device. On a CPU only what NumPy cannot share memory with."""
-    import jax.numpy as jnp
-
-    from bert_jax.training.step import TrainState
-    from bert_jax.workdir.checkpoint import Checkpoints
-
     x = jnp.ones(8, jnp.int4)
     with jax.transfer_guard("disallow"):
         with pytest.raises(RuntimeError, match="Disallowed"):
             np.asarray(x)
-        with Checkpoints(tmp_path, config) as checkpoints:
-            checkpoints.save(1, TrainState(x, {"x": x}, ()))
+        with Checkpoints(tmp_path, spec_of(config)) as checkpoints:
+            checkpoints.save(1, TrainState(x, {"x": x}, ()), Progress())
             assert checkpoints.latest_step() == 1
 
 
 def test_a_folder_that_is_no_workdir_is_not_written_to(config: Config, tmp_path: Path):
-    from bert_jax.run.loop import pretrain
-
     (tmp_path / "thesis.txt").write_text("important")
     with pytest.raises(ValueError, match=r"holds no run, but thesis\.txt"):
         pretrain(config, workdir=tmp_path)
@@ -201,37 +192,29 @@ def test_a_folder_that_is_no_workdir_is_not_written_to(config: Config, tmp_path:
 
 
 def test_a_checkpoint_restores_onto_another_mesh(config: Config, finished: Path):
-    from bert_jax.config import MeshConfig
-    from bert_jax.parallel import sharding
-    from bert_jax.workdir.checkpoint import Checkpoints
-
     expected = state(finished)
-    with Checkpoints(finished, config) as checkpoints:
+    with Checkpoints(finished, spec_of(config)) as checkpoints:
         for data, fsdp, tensor in ((8, 1, 1), (2, 2, 2), (1, 4, 2)):
             mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
             restored, _ = checkpoints.restore(mesh)
-            query = restored.params["layers"]["query"]["kernel"]
-            assert query.sharding == sharding.params_sharding(mesh, ("layers", "embed", "heads"))
+            query = restored.params["encoder"]["layers"]["query"]["kernel"]
+            assert query.sharding == sharding.named(mesh, "layers", "embed", "heads")
             for path, leaf in jax.tree.leaves_with_path(restored):
                 assert (np.asarray(leaf) == expected[jax.tree_util.keystr(path)]).all()
 
 
 def test_a_checkpoint_of_other_shapes_is_refused_by_name(config: Config, finished: Path, tmp_path: Path):
     """Even if config and metadata agree: Orbax alone would restore what is there."""
-    from bert_jax.config import MeshConfig
-    from bert_jax.parallel import sharding
-    from bert_jax.workdir.checkpoint import Checkpoints
-
-    odd = init_state(replace(config, model__intermediate_size=96))
-    with Checkpoints(tmp_path, config) as checkpoints:
-        checkpoints.save(5, odd)
-    with Checkpoints(tmp_path, config) as checkpoints:
+    other = init_state(spec_of(replace(config, model__intermediate_size=96)))
+    with Checkpoints(tmp_path, spec_of(config)) as checkpoints:
+        checkpoints.save(5, other, Progress())
+    with Checkpoints(tmp_path, spec_of(config)) as checkpoints:
         mesh = sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
         with pytest.raises(ValueError, match=r"does not fit the model: .*intermediate.*96"):
             checkpoints.restore(mesh)
 
 
-def test_metrics_are_rewound_to_the_step_that_the_run_goes_on_from(tmp_path: Path):
+def test_metrics_are_rewound_to_the_step_that_the_run_resumes_from(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "split": "train"}) + "\n" for step in (1, 2, 3, 4)]
     path.write_text("".join(lines) + '{"step": 5, "spl')  # killed while it wrote
@@ -252,3 +235,49 @@ def test_a_checkpoint_is_of_its_own_step_though_training_goes_on_while_it_is_wri
         FileNotFoundError, match=r"no checkpoint of step 4 \(there: 3, 6, 9, 12, 15, 18, 20\)"
     ):
         load_workdir(tmp_path / "run", step=4)
+
+
+def test_a_step_is_compiled_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the loop does between fifty steps: logging, evaluation, checkpoints."""
+    made = []
+
+    def jit_and_keep(*arguments: Any) -> Any:
+        made.append(jit_train_step(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "jit_train_step", jit_and_keep)
+    fifty = {"train__steps": 50, "train__eval_every": 20, "train__log_every": 5, "checkpoint__every": 20}
+    pretrain(replace(config, **fifty), workdir=tmp_path / "run")
+    assert [step._cache_size() for step in made] == [1]
+
+
+def test_a_step_is_dispatched_before_the_metrics_of_the_one_before_are_read(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The device has work while the host logs."""
+    order, steps = [], {}
+
+    def jit_and_note(*arguments: Any) -> Any:
+        train_step = jit_train_step(*arguments)
+
+        def noted(*inputs: Any) -> Any:
+            state, metrics = train_step(*inputs)
+            steps[id(metrics)] = metrics, len(steps) + 1  # kept, so that no other one gets its id
+            order.append(f"dispatch {len(steps)}")
+            return state, metrics
+
+        return noted
+
+    def device_get_and_note(tree: Any) -> Any:
+        if id(tree) in steps:
+            order.append(f"read {steps[id(tree)][1]}")
+        return device_get(tree)
+
+    device_get = jax.device_get
+    monkeypatch.setattr(loop, "jit_train_step", jit_and_note)
+    monkeypatch.setattr(jax, "device_get", device_get_and_note)
+    pretrain(replace(config, train__steps=6, train__eval_every=100), workdir=tmp_path / "run")
+    expected = ["dispatch 1"]
+    for step in range(1, 6):
+        expected += [f"dispatch {step + 1}", f"read {step}"]
+    assert order == [*expected, "read 6"]

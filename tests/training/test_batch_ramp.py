@@ -17,15 +17,16 @@ from jax.sharding import Mesh
 
 from bert_jax.config import Config, TrainConfig
 from bert_jax.parallel.sharding import make_mesh
-from bert_jax.run.data import PretrainingFeed
-from bert_jax.run.loop import pretrain
-from bert_jax.training.batch_ramp import rows_before, stages
+from bert_jax.run.data import PretrainingData
+from bert_jax.run.pretrain import pretrain
+from bert_jax.training.batch_ramp import Stage, make_stages, position_at, stage_of
 from bert_jax.training.fits import check_fits
-from bert_jax.training.optimizer import learning_rate_schedule
+from bert_jax.training.optimizer import schedule_of
+from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import TrainState
 from bert_jax.workdir.metrics_file import read_metrics
 from data_pipeline.loader import Loader
-from tests.helpers.configs import replace
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.runs import assert_identical, metrics
 
 
@@ -44,14 +45,16 @@ def test_stages_cover_the_run(sizes: set[int], ramp_steps: int, rest: int, micro
         batch_ramp=tuple(ramp),
         batch_ramp_steps=ramp_steps if ramp else 0,
     )
-    found = stages(train)
+    found = make_stages(train, max_steps=train.steps)
     assert [stage.rows for stage in found] == [*ramp, whole]
     assert (found[0].start, found[-1].stop) == (0, train.steps)
     assert all(one.stop == other.start for one, other in pairwise(found))
     turns = [stage.stop - stage.start for stage in found[:-1]]
     assert not turns or max(turns) - min(turns) <= 1
     by_step = [stage.rows for stage in found for _ in range(stage.start, stage.stop)]
-    assert [rows_before(train, step) for step in range(train.steps + 1)] == np.cumsum([0, *by_step]).tolist()
+    positions = [position_at(found, step) for step in range(train.steps + 1)]
+    assert positions == np.cumsum([0, *by_step]).tolist()
+    assert [stage_of(found, step).rows for step in range(train.steps)] == by_step
     for stage in found:
         assert stage.rows / stage.microbatches <= whole / microbatches
         assert stage.microbatches == 1 or stage.rows / (stage.microbatches - 1) > whole / microbatches
@@ -69,13 +72,13 @@ def test_stages_cover_the_run(sizes: set[int], ramp_steps: int, rest: int, micro
 )
 def test_a_ramp_that_cannot_work_is_refused(flags: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        TrainConfig(global_batch_size=16, **flags)
+        Config(train=TrainConfig(global_batch_size=16, **flags))
 
 
 def test_a_ramp_that_does_not_divide_over_the_mesh_is_refused(config: Config):
     config = replace(config, train__batch_ramp=(4,), train__batch_ramp_steps=2)
     with pytest.raises(ValueError, match=r"train\.batch_ramp 4 is not divisible by 8"):
-        check_fits(config, make_mesh(config.mesh))
+        check_fits(spec_of(config), make_mesh(config.mesh))
 
 
 def test_growing_batches_are_the_rows_of_one_sequence(config: Config):
@@ -90,7 +93,7 @@ def test_growing_batches_are_the_rows_of_one_sequence(config: Config):
             ]
 
     whole = rows(10, batch_size=8)
-    grown = rows(2, batch_size=8) + rows(4, batch_size=16, start=2, rows_before=16)
+    grown = rows(2, batch_size=8) + rows(4, batch_size=16, step=2, position=16)
     assert len(whole) == len(grown)
     for one, other in zip(whole, grown, strict=True):
         assert all((one[name] == other[name]).all() for name in one)
@@ -99,14 +102,14 @@ def test_growing_batches_are_the_rows_of_one_sequence(config: Config):
 def test_the_time_to_begin_with_a_larger_batch_is_not_that_of_its_steps(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A second goes by when the clock is read, a thousand when a feed is opened or compiled for."""
+    """A second goes by when the clock is read, a thousand when data is opened or a step compiled."""
     clock = [0.0]
 
     def read() -> float:
         clock[0] += 1
         return clock[0]
 
-    def slow_to_compile(config: Config, mesh: Mesh) -> Callable[..., Any]:
+    def slow_to_compile(spec: RunSpec, mesh: Mesh, stage: Stage) -> Callable[..., Any]:
         known = {"loss": 7.0, "grad_norm": 1.0, "skipped": 0.0, "tokens": 100.0}
         metrics = {name: jnp.float32(value) for name, value in known.items()}
         compiling = iter([1000.0])
@@ -117,12 +120,12 @@ def test_the_time_to_begin_with_a_larger_batch_is_not_that_of_its_steps(
 
         return step
 
-    def slow_to_open(self: PretrainingFeed, **arguments: Any) -> Any:
+    def slow_to_open(self: PretrainingData, **arguments: Any) -> Any:
         clock[0] += 1000
         return opened(self, **arguments)
 
-    opened = PretrainingFeed.batches
-    monkeypatch.setattr(PretrainingFeed, "batches", slow_to_open)
+    opened = PretrainingData.batches
+    monkeypatch.setattr(PretrainingData, "batches", slow_to_open)
     monkeypatch.setattr("bert_jax.run.metrics.time", SimpleNamespace(perf_counter=read))
     monkeypatch.setattr("bert_jax.run.loop.jit_train_step", slow_to_compile)
     config = replace(config, train__batch_ramp=(8,), train__batch_ramp_steps=3, train__stop_at=6)
@@ -140,7 +143,7 @@ def test_the_time_to_begin_with_a_larger_batch_is_not_that_of_its_steps(
 @pytest.mark.slow
 def test_a_run_that_stops_on_its_way_up_ends_with_the_same_bits(config: Config, tmp_path: Path):
     config = replace(config, train__steps=8, train__microbatches=2, optimizer__warmup_steps=3)
-    rate = learning_rate_schedule(config)
+    rate = schedule_of(spec_of(config))
     config = replace(config, train__batch_ramp=(8,), train__batch_ramp_steps=4)
     assert pretrain(config, workdir=tmp_path / "at once")
     for stop in (3, 8):

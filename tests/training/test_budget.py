@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.config import Config, ModelConfig, TrainConfig
-from bert_jax.parallel.processes import Agreement
+from bert_jax.config import Config, TrainConfig
+from bert_jax.parallel.processes import DelayedMax
 from bert_jax.run.clock import Clock, Phase
-from bert_jax.run.loop import pretrain
-from bert_jax.training.batch_ramp import rows_before
-from bert_jax.training.budget import in_steps
-from bert_jax.training.flops import train_step_flops
-from tests.helpers.configs import replace
+from bert_jax.run.pretrain import pretrain
+from bert_jax.training.batch_ramp import position_at
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.runs import assert_identical, finish, metrics, start_several
 
 
@@ -24,14 +22,14 @@ def test_tokens_are_columns_of_rows(tokens: str, steps: int):
     config = Config(train=TrainConfig(steps=99_999, global_batch_size=512, budget=f"{tokens} tokens"))
     config = replace(config, optimizer__warmup_steps=0)
     assert config.data.sequence_length * config.train.global_batch_size == 65536
-    assert in_steps(config).train.steps == steps
-    assert in_steps(in_steps(config)) == in_steps(config)
+    assert spec_of(config).steps == steps
+    assert spec_of(config).config.train.steps == 99_999, "what was asked for stays"
 
 
 def test_flops_are_those_of_a_step():
     config = replace(Config(), train__budget="1e19 flops", optimizer__warmup_steps=0)
-    steps = in_steps(config).train.steps
-    assert (steps - 1) * train_step_flops(config) < 1e19 <= steps * train_step_flops(config)
+    spec = spec_of(config)
+    assert (spec.steps - 1) * spec.step_flops < 1e19 <= spec.steps * spec.step_flops
 
 
 def test_a_batch_that_grows_is_counted_as_it_is():
@@ -41,10 +39,11 @@ def test_a_batch_that_grows_is_counted_as_it_is():
         )
     )
     config = replace(config, optimizer__warmup_steps=0)
-    train = in_steps(config).train
-    assert rows_before(train, train.steps - 1) * 128 < 4e6 <= rows_before(train, train.steps) * 128
+    spec = spec_of(config)
+    last_two = [position_at(spec.stages, step) * 128 for step in (spec.steps - 1, spec.steps)]
+    assert last_two[0] < 4e6 <= last_two[1]
     with pytest.raises(ValueError, match=r"ends within train\.batch_ramp_steps 100"):
-        in_steps(replace(config, train__budget="1e5 tokens"))
+        spec_of(replace(config, train__budget="1e5 tokens"))
 
 
 @pytest.mark.parametrize(
@@ -56,28 +55,28 @@ def test_what_is_no_budget_is_named(budget: str):
 
 
 def test_a_budget_within_the_warmup_is_refused_by_its_name():
-    config = replace(Config(model=ModelConfig()), train__budget="1e6 tokens")
+    config = replace(Config(), train__budget="1e6 tokens")
     with pytest.raises(ValueError, match=r"warmup_steps 10000 .* the 31 steps of train\.budget '1e6 tokens'"):
-        in_steps(config)
+        spec_of(config)
 
 
 def test_only_the_steps_of_the_budget_count():
     """Not the train.steps that it replaces."""
     config = replace(Config(), train__steps=20_000, train__budget="2e9 tokens")  # 61,036 steps
     config = replace(config, train__stop_at=50_000, optimizer__warmup_steps=40_000)
-    assert in_steps(config).train.steps == 61_036
+    assert spec_of(config).steps == 61_036
     with pytest.raises(
         ValueError, match=r"stop_at is 70000; .* 1 and the 61,036 steps of train\.budget '2e9"
     ):
-        in_steps(replace(config, train__stop_at=70_000))
+        spec_of(replace(config, train__stop_at=70_000))
     with pytest.raises(
         ValueError, match=r"decay_steps 30000 together pass the 61,036 steps of train\.budget"
     ):
-        in_steps(
+        spec_of(
             replace(config, optimizer__schedule="warmup_stable_decay", optimizer__decay_steps=30_000),
         )
     ramp = replace(config, train__batch_ramp=(64,), train__batch_ramp_steps=30_000)
-    assert in_steps(ramp).train.steps > 61_036
+    assert spec_of(ramp).steps > 61_036
 
 
 def test_more_steps_than_can_be_counted_are_refused():
@@ -85,7 +84,7 @@ def test_more_steps_than_can_be_counted_are_refused():
         TrainConfig(steps=2**31)
     config = replace(Config(), train__budget="1e24 flops")
     with pytest.raises(ValueError, match=r"the [\d,]{14,} steps of train\.budget '1e24 flops' are too many"):
-        in_steps(config)
+        spec_of(config)
 
 
 @pytest.fixture
@@ -132,10 +131,10 @@ def test_the_process_that_is_furthest_in_the_budget_counts_across_restarts(
 ):
     """As if the clock of another one ran twice as fast: 40 s are over after 20 steps."""
 
-    def largest(self: Agreement, value: float) -> float:
+    def largest(self: DelayedMax, value: float) -> float:
         return value if isinstance(value, bool) else min(1.0, 2 * value)
 
-    monkeypatch.setattr(Agreement, "largest", largest)
+    monkeypatch.setattr(DelayedMax, "__call__", largest)
     config = replace(
         config, train__budget=f"{40 / 3600} hours", train__steps=1000, optimizer__warmup_steps=100
     )

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from bert_jax.config import Config, MeshConfig, OptimizerConfig
-from bert_jax.models import bert as model
 from bert_jax.parallel import sharding
-from bert_jax.training.optimizer import UNDECAYED, decay_mask, learning_rate_schedule, make_optimizer
+from bert_jax.training.network import Params, init_params, parameters
+from bert_jax.training.optimizer import decay_mask, make_optimizer, schedule_of
 from bert_jax.training.step import init_state, state_sharding
-from tests.helpers.configs import replace
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.data import read_batches
 from tests.helpers.steps import run
 
@@ -29,7 +29,7 @@ def flat(tree) -> Arrays:
 
 def reference(config: Config, params: Arrays, gradients: list[Arrays]) -> Arrays:
     """Clipping; then Loshchilov and Hutter (2019) or You et al. (2020), each algorithm 2, layer by layer."""
-    o, rate = config.optimizer, learning_rate_schedule(config)
+    o, rate = config.optimizer, schedule_of(spec_of(config))
     mu, nu = ({name: np.zeros_like(x) for name, x in params.items()} for _ in range(2))
     for step, grads in enumerate(gradients):
         norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
@@ -39,10 +39,10 @@ def reference(config: Config, params: Arrays, gradients: list[Arrays]) -> Arrays
             nu[name] = o.b2 * nu[name] + (1 - o.b2) * g**2
             first, second = (1 - o.b1 ** (step + 1), 1 - o.b2 ** (step + 1)) if o.bias_correction else (1, 1)
             update = mu[name] / first / (np.sqrt(nu[name] / second) + o.eps)
-            if name.split("/")[-1] not in UNDECAYED:
+            if name.split("/")[-1] not in ("bias", "scale"):
                 update += o.weight_decay * params[name]
                 if o.name == "lamb":
-                    layers = range(len(update)) if name.startswith("layers/") else [...]
+                    layers = range(len(update)) if name.startswith("encoder/layers/") else [...]
                     for layer in layers:
                         update[layer] *= np.linalg.norm(params[name][layer]) / np.linalg.norm(update[layer])
             params = params | {name: params[name] - float(rate(step)) * update}
@@ -51,8 +51,8 @@ def reference(config: Config, params: Arrays, gradients: list[Arrays]) -> Arrays
 
 @pytest.fixture
 def gradients(config: Config) -> list:
-    """Of random numbers, large enough in the first step to be clipped."""
-    params = init_state(config).params
+    """Random numbers, large enough in the first step to be clipped."""
+    params = init_state(spec_of(config)).params
     keys = jax.random.split(jax.random.key(1), 6)
     scales = [0.1, 0.001, 0.002, 0.001, 0.003, 0.001]
     return [
@@ -73,9 +73,9 @@ def test_six_steps_are_those_of_the_formula(
         optimizer__warmup_steps=2,
         optimizer__weight_decay=0.1,
     )
-    params = init_state(config).params
+    params = init_state(spec_of(config)).params
     expected = reference(config, flat(params), list(map(flat, gradients)))
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(spec_of(config))
     state = optimizer.init(params)
     for step, grads in enumerate(gradients):
         updates, state = optimizer.update(grads, state, params, position=jnp.asarray(step))
@@ -84,20 +84,21 @@ def test_six_steps_are_those_of_the_formula(
         np.testing.assert_allclose(found, expected[path], atol=3e-6, err_msg=path)
 
 
-def first_update(optimizer, grads: model.Params, params: model.Params) -> model.Params:
+def first_update(optimizer, grads: Params, params: Params) -> Params:
     return optimizer.update(grads, optimizer.init(params), params, position=jnp.zeros((), jnp.int32))[0]
 
 
 def test_the_trust_ratio_is_that_of_one_layer(config: Config, gradients: list):
     """Ten times the weights of layer 1: its update is ten times as long, and no other one changes."""
     config = replace(config, optimizer__name="lamb", optimizer__weight_decay=0.0, optimizer__warmup_steps=0)
-    optimizer = make_optimizer(config)
-    params = init_state(config).params
+    optimizer = make_optimizer(spec_of(config))
+    params = init_state(spec_of(config)).params
     larger = jax.tree.map(lambda x: x, params)
-    larger["layers"]["query"]["kernel"] = params["layers"]["query"]["kernel"].at[1].multiply(10)
+    query = larger["encoder"]["layers"]["query"]
+    query["kernel"] = query["kernel"].at[1].multiply(10)
     one, other = (first_update(optimizer, gradients[0], p) for p in (params, larger))
     ratio = jax.tree.map(lambda a, b: b / a, one, other)
-    kernel = ratio["layers"]["query"].pop("kernel")
+    kernel = ratio["encoder"]["layers"]["query"].pop("kernel")
     np.testing.assert_allclose(kernel[0], 1, rtol=1e-5)
     np.testing.assert_allclose(kernel[1], 10, rtol=1e-5)
     for rest in jax.tree.leaves(ratio):
@@ -106,8 +107,8 @@ def test_the_trust_ratio_is_that_of_one_layer(config: Config, gradients: list):
 
 def test_where_a_norm_is_zero_the_ratio_is_one(config: Config):
     config = replace(config, optimizer__name="lamb", optimizer__warmup_steps=0)
-    params = jax.tree.map(jnp.zeros_like, init_state(config).params)
-    optimizer = make_optimizer(config)
+    params = jax.tree.map(jnp.zeros_like, init_state(spec_of(config)).params)
+    optimizer = make_optimizer(spec_of(config))
     zeros, ones = (jax.tree.map(lambda x, v=value: jnp.full_like(x, v), params) for value in (0, 1))
     for grads in (zeros, ones):
         updates = first_update(optimizer, grads, params)
@@ -139,15 +140,12 @@ def test_moments_lie_like_their_parameters(config: Config, name: str, bias_corre
         optimizer__mu_dtype="bfloat16",
     )
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    layout = state_sharding(config, mesh)
-    state = jax.eval_shape(lambda: init_state(config))
+    spec = spec_of(config)
+    layout = state_sharding(spec, mesh)
+    state = jax.eval_shape(lambda: init_state(spec))
     adam = next(part for part in layout.opt_state if hasattr(part, "mu"))
-    assert (
-        adam.mu
-        == adam.nu
-        == layout.params
-        == sharding.params_sharding(mesh, model.definition(config.model)[1])
-    )
+    declared = jax.tree.map(lambda p: sharding.named(mesh, *p.logical_axes), parameters(spec.network))
+    assert adam.mu == adam.nu == layout.params == declared
     moments = next(part for part in state.opt_state if hasattr(part, "mu"))
     assert {x.dtype for x in jax.tree.leaves(moments.mu)} == {jnp.dtype("bfloat16")}
     assert {x.dtype for x in jax.tree.leaves(moments.nu)} == {jnp.dtype("float32")}
@@ -155,7 +153,7 @@ def test_moments_lie_like_their_parameters(config: Config, name: str, bias_corre
 
 def test_a_first_moment_in_bfloat16_stays_one_and_is_near(config: Config, gradients: list):
     def updated(config: Config):
-        optimizer, params = make_optimizer(config), init_state(config).params
+        optimizer, params = make_optimizer(spec_of(config)), init_state(spec_of(config)).params
         state = optimizer.init(params)
         for step, grads in enumerate(gradients):
             updates, state = optimizer.update(grads, state, params, position=jnp.asarray(step))
@@ -188,11 +186,13 @@ def test_schedules_have_no_jump(config: Config, schedule: str, warmup: int):
     """From any step to the next the rate changes by less than the steepest of them, 1 - sqrt, ever does."""
     decay = 30 if schedule == "warmup_stable_decay" else 0
     config = with_schedule(config, steps=200, schedule=schedule, warmup_steps=warmup, decay_steps=decay)
-    rates = np.array([float(learning_rate_schedule(config)(step)) for step in range(201)])
+    rates = np.array([float(schedule_of(spec_of(config))(step)) for step in range(201)])
     assert rates.max() == pytest.approx(1.0)
     assert rates[warmup] == pytest.approx(1.0)
-    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    update = jax.eval_shape(lambda: first_update(make_optimizer(config), params, params))
+    params = jax.eval_shape(lambda: init_state(spec_of(config)).params)
+    update = jax.eval_shape(
+        lambda params: first_update(make_optimizer(spec_of(config)), params, params), params
+    )
     assert jax.tree.map(jnp.shape, update) == jax.tree.map(jnp.shape, params), "the optimizer takes it"
     steepest = 1 - 0.5**0.5 if schedule == "inverse_sqrt" and not warmup else (1 / 30) ** 0.5
     assert np.abs(np.diff(rates)).max() <= steepest + 1e-6
@@ -215,7 +215,7 @@ def test_the_stable_rate_comes_down_by_the_square_root(config: Config):
         warmup_steps=10,
         end_learning_rate=0.2,
     )
-    rate = learning_rate_schedule(config)
+    rate = schedule_of(spec_of(config))
     assert [float(rate(step)) for step in (10, 50, 100)] == [1.0] * 3
     assert float(rate(125)) == pytest.approx(1 - 0.8 * 0.5)
     assert float(rate(200)) == pytest.approx(0.2)
@@ -243,13 +243,14 @@ def test_warmup_and_decay_must_fit_in_the_run(config: Config):
 
 
 def test_what_decays_is_matrices_and_embeddings(config: Config):
-    mask = decay_mask(init_state(config).params)
+    mask = decay_mask(spec_of(config).network)
     decayed = {".".join(key.key for key in path) for path, value in jax.tree.leaves_with_path(mask) if value}
     assert decayed == {
-        "embeddings.word", "embeddings.position", "embeddings.token_type",
-        "layers.query.kernel", "layers.key.kernel", "layers.value.kernel", "layers.attention_output.kernel",
-        "layers.intermediate.kernel", "layers.output.kernel",
-        "mlm_transform.kernel", "pooler.kernel", "nsp.kernel",
+        "encoder.embeddings.word", "encoder.embeddings.position", "encoder.embeddings.token_type",
+        "encoder.layers.query.kernel", "encoder.layers.key.kernel", "encoder.layers.value.kernel",
+        "encoder.layers.attention_output.kernel", "encoder.layers.intermediate.kernel",
+        "encoder.layers.output.kernel", "objective.mlm.transform.kernel", "objective.pooler.dense.kernel",
+        "objective.nsp.dense.kernel",
     }  # fmt: skip
 
 
@@ -259,7 +260,7 @@ def test_what_decays_is_matrices_and_embeddings(config: Config):
 )
 def test_schedules_warm_up_and_come_down(config: Config, schedule: str, halfway: float):
     config = replace(config, optimizer__schedule=schedule, train__steps=105, optimizer__warmup_steps=5)
-    rate = learning_rate_schedule(config)
+    rate = schedule_of(spec_of(config))
     values = [float(rate(step)) for step in range(106)]
     peak = config.optimizer.learning_rate
     assert values[:6] == pytest.approx([peak * i / 5 for i in range(6)])
@@ -271,16 +272,16 @@ def test_schedules_warm_up_and_come_down(config: Config, schedule: str, halfway:
 def test_lower_layers_take_shorter_steps(config: Config):
     """decay^d, d layers below the heads; the same direction (Clark et al. 2020)."""
     config = replace(config, optimizer__warmup_steps=0)
-    params = model.init_params(config.model, jax.random.key(0))
+    params = init_params(spec_of(config).network, jax.random.key(0))
     grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
 
-    def updates(decay: float) -> model.Params:
-        optimizer = make_optimizer(replace(config, optimizer__layer_decay=decay))
+    def updates(decay: float) -> Params:
+        optimizer = make_optimizer(spec_of(replace(config, optimizer__layer_decay=decay)))
         return first_update(optimizer, grads, params)
 
     ratio = jax.tree.map(lambda a, b: np.asarray(b / a), updates(1.0), updates(0.5))
     for path, found in jax.tree.leaves_with_path(ratio):
-        top = path[0].key
+        top = path[1].key
         L = config.model.num_hidden_layers
         expected = {"embeddings": 0.5 ** (L + 1), "layers": 0.5 ** np.arange(L, 0, -1)}.get(top, 1.0)
         expected = np.reshape(expected, [-1] + [1] * (found.ndim - 1))

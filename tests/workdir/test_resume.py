@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bert_jax.config import Config, OptimizerConfig, TrainConfig
-from bert_jax.run.loop import pretrain
-from bert_jax.workdir.resume import obstacles
-from tests.helpers.configs import replace
+from bert_jax.run.pretrain import pretrain
+from bert_jax.workdir.resume import incompatible_changes
+from tests.helpers.configs import replace, spec_of
 from tests.helpers.runs import assert_identical
 
 PLANNED: dict[str, Any] = {
@@ -25,19 +25,23 @@ def run_of(schedule: str, *, steps: int = 100, **optimizer: Any) -> Config:
     return Config(optimizer=OptimizerConfig(**optimizer), train=TrainConfig(steps=steps))
 
 
+def changes(saved: Config, config: Config, *, step: int) -> list[str]:
+    return incompatible_changes(spec_of(saved), spec_of(config), step=step)
+
+
 def test_how_it_computes_and_what_it_writes_may_change():
     one = run_of("linear")
     other = replace(
         one, train__stop_at=7, train__microbatches=2, mesh__fsdp=2, data__dir="x", checkpoint__keep=9
     )
-    assert obstacles(one, other, step=50) == []
+    assert changes(one, other, step=50) == []
 
 
 @pytest.mark.parametrize("field", ["train__seed", "optimizer__weight_decay", "data__sequence_length"])
 def test_what_it_computes_may_not(field: str):
     one = run_of("constant")
-    (odd,) = obstacles(one, replace(one, **{field: 64}), step=50)
-    assert odd.startswith(f"{field.replace('__', '.')} is ")
+    (change,) = changes(one, replace(one, **{field: 64}), step=50)
+    assert change.startswith(f"{field.replace('__', '.')} is ")
 
 
 STABLE = {"decay_steps": 40}
@@ -56,11 +60,11 @@ STABLE = {"decay_steps": 40}
     ],
 )
 def test_a_schedule_may_change_after_the_steps_so_far(saved: Config, config: Config, step: int):
-    assert obstacles(saved, config, step=step) == []
+    assert changes(saved, config, step=step) == []
 
 
 @pytest.mark.parametrize(
-    ("saved", "config", "step", "odd"),
+    ("saved", "config", "step", "change"),
     [
         (run_of("linear"), run_of("linear", steps=200), 12, "train.steps is 100, not 200"),
         (run_of("cosine"), run_of("cosine", steps=200), 50, "train.steps is 100, not 200"),
@@ -79,8 +83,8 @@ def test_a_schedule_may_change_after_the_steps_so_far(saved: Config, config: Con
         ),
     ],
 )
-def test_what_it_has_done_may_not(saved: Config, config: Config, step: int, odd: str):
-    assert obstacles(saved, config, step=step) == [odd]
+def test_what_it_has_done_may_not(saved: Config, config: Config, step: int, change: str):
+    assert changes(saved, config, step=step) == [change]
 
 
 def test_a_constant_run_that_gets_more_steps_and_a_decay_is_the_one_that_was_planned_so(

@@ -1,0 +1,103 @@
+"""The section `model`: how an encoder is run, and what each kind of encoder is made of.
+
+Fields carry Hugging Face's names. The classes stand here and not beside the encoders in models/, because
+whatever reads a config (`--help`, `prepare`, `show-config`) should not wait for JAX.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from data_pipeline.config import Section
+from data_pipeline.errors import require
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """How an encoder is run, whichever it is. By itself it stands for the encoder of `init.source`."""
+
+    path: ClassVar[str] = "model"
+    kind: ClassVar[str | None] = None
+    """Hugging Face's `model_type`."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters are float32 either way."""
+    scan_unroll: int = 1
+    """Layers compiled as one body: 1 compiles fast, num_hidden_layers runs fastest. Same checkpoint."""
+    attention: str = "auto"
+    """Attention kernel. auto: the first that can do what is asked, on the devices that are there; the log
+    says which. None of the fused ones has dropout on the probabilities."""
+    remat: Literal["none", "dots", "full", "offload"] = "none"
+    """Activations that the backward pass computes again to save memory: none; all but the products with
+    weights; whole layers; as dots, with the products kept in the host's memory."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.scan_unroll >= 1, f"model.scan_unroll is {self.scan_unroll}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class EncoderConfig(ModelConfig):
+    """The sizes that every encoder has; defaults are BERT-base uncased."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights, a normal distribution truncated at two of them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"model.{name} is {value}; it must be at least 1")
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"model.hidden_size {self.hidden_size} is not divisible by model.num_attention_heads "
+            f"{self.num_attention_heads}",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """vocab_size, up to a multiple of 128: matrix units want it. The surplus never wins a softmax."""
+        return -(-self.vocab_size // 128) * 128
+
+
+@dataclass(frozen=True)
+class BertConfig(EncoderConfig):
+    """BERT (Devlin et al. 2018); models/bert.py. Defaults are BERT-base uncased."""
+
+    kind: ClassVar[str] = "bert"
+
+    hidden_act: Literal["gelu", "gelu_new", "relu"] = "gelu"
+    """gelu is exact (erf), gelu_new its tanh form (google-research/bert)."""
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    """Dropout of the attention probabilities; 0 where a fused attention kernel is to be used."""
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.type_vocab_size >= 1,
+            f"model.type_vocab_size is {self.type_vocab_size}; it must be at least 1",
+        )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name} is {value}; it must be at least 0 and less than 1")

@@ -1,0 +1,130 @@
+"""The section `task`: what an encoder is fine-tuned for; the tasks are in tasks/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bert_jax.config.objective import ObjectiveConfig
+from data_pipeline.errors import require
+
+
+@dataclass(frozen=True)
+class TaskConfig(ObjectiveConfig):
+    """Where the examples of a task are, and how long to train on them."""
+
+    path: ClassVar[str] = "task"
+    noted: ClassVar[tuple[str, ...]] = ("sequence_length",)
+    """Fields that an exported model keeps, to read and cut new texts as those of the training."""
+
+    train: str = ""
+    """A file of examples, .gz or not, or tfds:NAME:SPLIT, such as tfds:glue/sst2:train. Which kinds of file a
+    task reads is in docs/finetuning.md."""
+    validation: str = ""
+    """Like `train`: scored after each part of the training; the checkpoint with the best score is kept."""
+    sequence_length: int = 128
+    """Tokens of a row at most; longer texts are cut, contexts of questions read in windows."""
+    epochs: float = 3.0
+    """Passes over the training examples: train.steps follows from it."""
+    warmup: float = 0.1
+    """Warm-up as a share of the steps: optimizer.warmup_steps follows from it."""
+    evaluations: int = 1
+    """Evaluations an epoch: train.eval_every and checkpoint.every follow from it."""
+    patience: int | None = None
+    """Early stopping: evaluations in a row without a better score before the training ends; None: never."""
+    dropout: float | None = None
+    """Dropout in place of the rates that the encoder of init.source was trained with; None: those."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.sequence_length >= 8,
+            f"task.sequence_length is {self.sequence_length}; it must be at least 8",
+        )
+        require(self.epochs > 0, f"task.epochs is {self.epochs}; it must be positive")
+        require(0 <= self.warmup < 1, f"task.warmup is {self.warmup}; it must be at least 0 and less than 1")
+        for name in ("evaluations", "patience"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"task.{name} is {value}; it must be at least 1")
+        require(
+            self.dropout is None or 0 <= self.dropout < 1,
+            f"task.dropout is {self.dropout}; it must be at least 0 and less than 1, or None",
+        )
+
+
+@dataclass(frozen=True)
+class TextTaskConfig(TaskConfig):
+    """A task on a text, or on two."""
+
+    noted: ClassVar[tuple[str, ...]] = (*TaskConfig.noted, "text", "pair", "label")
+
+    text: str = "sentence"
+    """Column of the text."""
+    pair: str | None = None
+    """Column of a second text; None: there is none."""
+    label: str = "label"
+    """Column of the label, or of the number."""
+
+
+def _check_labels(labels: tuple[str, ...]) -> None:
+    require(len(set(labels)) == len(labels), f"task.labels {labels} has one twice")
+
+
+@dataclass(frozen=True)
+class ClassificationConfig(TextTaskConfig):
+    """One of several labels for a text (tasks/classification.py)."""
+
+    kind: ClassVar[str] = "classification"
+
+    labels: tuple[str, ...] = ()
+    """Labels in the order of the logits; empty: those of the training examples, sorted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_labels(self.labels)
+
+
+@dataclass(frozen=True)
+class RegressionConfig(TextTaskConfig):
+    """A number for a text (tasks/regression.py)."""
+
+    kind: ClassVar[str] = "regression"
+
+
+@dataclass(frozen=True)
+class TokenClassificationConfig(TaskConfig):
+    """A label for each word of a sentence (tasks/token_classification.py)."""
+
+    kind: ClassVar[str] = "token_classification"
+    noted: ClassVar[tuple[str, ...]] = (*TaskConfig.noted, "text", "label")
+
+    text: str = "tokens"
+    """Column of the words."""
+    label: str = "ner"
+    """Column of their labels."""
+    labels: tuple[str, ...] = ()
+    """Labels in the order of the logits; empty: those of the training examples, sorted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_labels(self.labels)
+
+
+@dataclass(frozen=True)
+class QuestionAnsweringConfig(TaskConfig):
+    """The part of a context that answers a question (tasks/question_answering.py)."""
+
+    kind: ClassVar[str] = "question_answering"
+    noted: ClassVar[tuple[str, ...]] = (*TaskConfig.noted, "stride", "longest_answer")
+
+    stride: int = 64
+    """Tokens that neighbouring windows of a long context share."""
+    longest_answer: int = 30
+    """Tokens of an answer at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.stride >= 0, f"task.stride is {self.stride}; it must be at least 0")
+        require(
+            self.longest_answer >= 1, f"task.longest_answer is {self.longest_answer}; it must be at least 1"
+        )

@@ -1,0 +1,1 @@
+"""Fine-tuning: the rows of a task, runs on them, and GLUE."""

@@ -1,0 +1,176 @@
+"""The rows of a task: what a fine-tuning trains on, and the logits of a network for them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tokenizers
+from jax.sharding import Mesh
+
+from bert_jax.config import TaskConfig
+from bert_jax.interop.initialize import copy_tokenizer
+from bert_jax.models.encoder import Batch
+from bert_jax.objectives.objective import Sums
+from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.precision import precision
+from bert_jax.parallel import sharding
+from bert_jax.parallel.processes import assert_processes_agree
+from bert_jax.run.data import Evaluator
+from bert_jax.tasks import task_of
+from bert_jax.tasks.features import Features
+from bert_jax.training import network as networks
+from bert_jax.training.network import Network, Params
+from bert_jax.training.run_spec import RunSpec
+from bert_jax.workdir.provenance import facts
+
+
+class Split(NamedTuple):
+    """Examples, and the rows made of them."""
+
+    examples: list[Any]
+    features: Features
+
+
+class TaskData:
+    """The `TrainingData` of a task, all in memory. Each epoch permutes the rows anew: which row is where is a
+    function of the seed."""
+
+    has_validation = True
+    baselines: dict[str, float] = {}  # noqa: RUF012 (as in TrainingData; never changed)
+
+    def __init__(self, spec: RunSpec, *, train: Split, validation: Split):
+        config = spec.config
+        assert config.init.source is not None
+        self._source, self._seed = Path(config.init.source), config.train.seed
+        self._train, self._validation = train, validation
+        self._count = len(train.features.examples_N)
+        self.fingerprint = _digest(train.features.arrays, validation.features.arrays)
+        assert_processes_agree(facts(config) | {"the examples": f"of fingerprint {self.fingerprint[:12]}"})
+
+    @contextmanager
+    def batches(
+        self, *, batch_size: int, rows: Sequence[int], step: int, position: int
+    ) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+        def read() -> Iterator[dict[str, np.ndarray]]:
+            first = position
+            while True:
+                records = self.records([first + row for row in rows])
+                yield {name: array[records] for name, array in self._train.features.arrays.items()}
+                first += batch_size
+
+        yield read()
+
+    def records(self, positions: Sequence[int]) -> list[int]:
+        places = (divmod(position, self._count) for position in positions)
+        return [int(self._order(epoch)[place]) for epoch, place in places]
+
+    def evaluator(self, spec: RunSpec, mesh: Mesh) -> Evaluator:
+        task, settings = task_of(spec.network.settings), spec.network.settings
+        examples, features = self._validation
+        batch_size = spec.config.train.global_batch_size
+        apply = compile_apply(spec.network, spec.kernel, mesh)
+
+        def run(params: Params, stop: Callable[[], bool]) -> dict[str, float] | None:
+            found = logits_of(
+                features.arrays, params, apply=apply, mesh=mesh, batch_size=batch_size, stop=stop
+            )
+            if found is None:
+                return None
+            logits, loss = found
+            predictions = task.predict(examples, features, logits, settings)
+            return {"loss": loss} | task.score(examples, predictions, settings)
+
+        return run
+
+    def write_tokenizer(self, directory: Path) -> None:
+        copy_tokenizer(self._source, directory)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 it lives as long as its run
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(self._count)
+
+
+Apply = Callable[[Params, Batch], tuple[jax.Array, Sums]]
+
+
+def compile_apply(network: Network, kernel: Kernel, mesh: Mesh) -> Apply:
+    """The logits of a batch, on all devices, and the sums of its loss where it has labels."""
+    task, settings = task_of(network.settings), network.settings
+
+    def apply(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
+        with precision(network.model.dtype):
+            both = networks.modules(network, params)
+            logits = task.logits(settings, both.objective, both.encoder, batch, kernel=kernel)
+            return logits, task.loss_sums(logits, batch) if "labels" in batch else {}
+
+    return jax.jit(apply, out_shardings=sharding.replicated(mesh))
+
+
+def logits_of(
+    arrays: Mapping[str, np.ndarray],
+    params: Params,
+    *,
+    apply: Apply,
+    mesh: Mesh,
+    batch_size: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[np.ndarray, float] | None:
+    """Logits of all rows, [N, ...], and the mean loss, 0 where they have no labels.
+
+    None if `stop`, asked before each batch, says so.
+    """
+    count = len(arrays["token_ids"])
+    parts, total, weight = [], 0.0, 0.0
+    mine = np.array(sharding.local_rows(mesh, batch_size))
+    for first in range(0, count, batch_size):
+        if stop():
+            return None
+        rows = first + mine
+        exists = rows < count
+        batch = {name: array[np.where(exists, rows, 0)] for name, array in arrays.items()}
+        if "weights" in batch:  # the rows that fill the last batch up weigh nothing
+            exists = exists.reshape(-1, *[1] * (batch["weights"].ndim - 1))
+            batch["weights"] = np.where(exists, batch["weights"], np.float32(0))
+        logits, sums = jax.device_get(
+            apply(params, sharding.global_batch(batch, mesh, batch_size=batch_size))
+        )
+        parts.append(logits[: count - first])
+        if sums:
+            total, weight = total + float(sums["loss"][0]), weight + float(sums["loss"][1])
+    return np.concatenate(parts), total / max(weight, 1)
+
+
+def make_splits(
+    settings: TaskConfig, splits: Sequence[list[Any]], tokenizer: tokenizers.Tokenizer
+) -> list[Split]:
+    """Examples with rows of `task.sequence_length` columns, or of as many as the longest example needs."""
+    task = task_of(settings)
+    features = [task.featurize(examples, tokenizer, settings) for examples in splits]
+    used = max(int(f.arrays["segment_ids"].any(axis=0).sum()) for f in features)
+    columns = min(settings.sequence_length, -(-used // 16) * 16)  # few shapes, few compilations
+    return [Split(e, _cut(f, columns)) for e, f in zip(splits, features, strict=True)]
+
+
+def _cut(features: Features, columns: int) -> Features:
+    S = features.arrays["token_ids"].shape[1]
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        return array[:, :columns] if array.ndim > 1 and array.shape[1] == S else array
+
+    arrays = {name: cut(array) for name, array in features.arrays.items()}
+    return features._replace(arrays=arrays, places=cut(features.places))
+
+
+def _digest(*splits: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for arrays in splits:
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,14 @@
+"""Precision of matrix products."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def precision(dtype: Any) -> AbstractContextManager[None]:
+    """float32 means float32: TPUs and recent GPUs would multiply it in fewer bits by default."""
+    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")

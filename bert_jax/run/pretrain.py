@@ -1,0 +1,15 @@
+"""Pretraining: the training loop on a prepared dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bert_jax.config import Config
+from bert_jax.interop.initialize import resolve
+from bert_jax.run.data import PretrainingData
+from bert_jax.run.loop import train
+
+
+def pretrain(config: Config, *, workdir: Path) -> bool:
+    """`train` on the prepared dataset in `data.dir`; raises as `train` does."""
+    return train(resolve(config), PretrainingData, workdir=workdir)

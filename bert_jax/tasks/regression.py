@@ -1,0 +1,152 @@
+"""Regression: a number for a text, or for two, such as their similarity (Devlin et al. 2018, section 4.1).
+
+Shapes in names: B rows of a batch, N rows of all examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+from flax import nnx
+
+from bert_jax.config import EncoderConfig, RegressionConfig
+from bert_jax.models.encoder import Batch, Encoder, EncoderModule
+from bert_jax.objectives.objective import Metric, RowShape, Sums
+from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.tasks import classification, text
+from bert_jax.tasks.columns import number
+from bert_jax.tasks.features import Features, all_labelled
+from bert_jax.tasks.libraries import check_library
+from bert_jax.tasks.task import Target
+from bert_jax.tasks.text import Text
+
+Config = RegressionConfig
+INPUT_FORMATS: tuple[str, ...] = ()
+REDUCTION: Literal["rows", "batch"] = "rows"
+PREDICTS_TOKENS = False
+HUGGINGFACE_SUFFIX = "ForSequenceClassification"
+
+read_stdin = text.read_stdin
+example = text.example
+refuses = classification.refuses
+logits = classification.logits
+weights = classification.weights
+kept_bytes = classification.kept_bytes
+
+
+def read(source: str, settings: RegressionConfig, *, labelled: bool = True) -> list[Text]:
+    """Reads .tsv (no quoting: a quote is a character) and .csv with a header line, .jsonl, or TFDS."""
+    return text.read(source, settings, labelled=labelled, as_label=number)
+
+
+def with_labels(settings: RegressionConfig, examples: Sequence[Text]) -> RegressionConfig:
+    """A number has no labels."""
+    return settings
+
+
+def featurize(
+    examples: Sequence[Text], tokenizer: tokenizers.Tokenizer, settings: RegressionConfig
+) -> Features:
+    """labels: [N] float32; weights: [N]."""
+    features = text.featurize(examples, tokenizer, sequence_length=settings.sequence_length)
+    if all_labelled(examples, [example.label for example in examples]):
+        features.arrays["labels"] = np.array([example.label for example in examples], np.float32)
+        features.arrays["weights"] = np.ones(len(examples), np.float32)
+    return features
+
+
+def init(settings: Any, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    return encoder.sequence_classification_head(model, num_labels=1, rngs=rngs)
+
+
+def sums(
+    settings: Any,
+    head: Any,
+    encoder: EncoderModule,
+    batch: Batch,
+    *,
+    kernel: Kernel,
+    dropout_keys: jax.Array | None = None,
+) -> Sums:
+    found = logits(settings, head, encoder, batch, kernel=kernel, dropout_keys=dropout_keys)
+    return loss_sums(found, batch)
+
+
+def loss_sums(logits_Bx1: jax.Array, batch: Batch) -> Sums:
+    """loss: the squared error."""
+    weights = batch["weights"]
+    return {"loss": ((jnp.square(logits_Bx1[:, 0] - batch["labels"]) * weights).sum(), weights.sum())}
+
+
+def flops(settings: Any, model: EncoderConfig, rows: RowShape) -> float:
+    D = model.hidden_size
+    return 2 * (D * D + D)
+
+
+def predict(
+    examples: Sequence[Text], features: Features, logits: np.ndarray, settings: RegressionConfig
+) -> list[dict[str, Any]]:
+    """score: the number."""
+    assert len(logits) == len(features.examples_N)
+    return [{"score": float(score)} for score in logits[:, 0]]
+
+
+def metrics(settings: Any) -> tuple[Metric, ...]:
+    return (
+        Metric("pearson", "Pearson's correlation"),
+        Metric("spearman", "Spearman's correlation"),
+        Metric("mse", "Mean squared error", higher_is_better=False),
+    )
+
+
+def check_libraries() -> None:
+    check_library("scipy")
+
+
+def score(
+    examples: Sequence[Text], predictions: Sequence[dict[str, Any]], settings: RegressionConfig
+) -> dict[str, float]:
+    """Correlations of SciPy, and the mean squared error."""
+    check_libraries()
+    from scipy import stats
+
+    assert len(examples) == len(predictions) > 0
+    truth = np.array([example.label for example in examples], np.float64)
+    predicted = np.array([prediction["score"] for prediction in predictions], np.float64)
+
+    def correlation(statistic: Callable[..., Any]) -> float:
+        # Not defined where nothing varies. A model that predicts the same for every text has learned nothing:
+        # 0.0 ranks it below any that has, and NaN would not compare.
+        if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
+            return 0.0
+        return float(statistic(truth, predicted).statistic)
+
+    return {
+        "pearson": correlation(stats.pearsonr),
+        "spearman": correlation(stats.spearmanr),
+        "mse": float(np.mean((truth - predicted) ** 2)),
+    }
+
+
+def explain(
+    example: Text, features: Features, logits: np.ndarray, settings: RegressionConfig, label: str | None
+) -> Target:
+    (prediction,) = predict([example], features, logits, settings)
+    classification.check_label(label, ())
+    return Target(f"{prediction['score']:.4f}", "the number", lambda logits: logits[0, 0])
+
+
+def to_huggingface(settings: RegressionConfig) -> dict[str, Any]:
+    return {"problem_type": "regression", "num_labels": 1}
+
+
+def from_huggingface(suffix: str, fields: dict[str, Any]) -> RegressionConfig | None:
+    if suffix != HUGGINGFACE_SUFFIX:
+        return None
+    is_number = fields.get("problem_type") == "regression" or len(classification.labels_of(fields)) == 1
+    return RegressionConfig() if is_number else None

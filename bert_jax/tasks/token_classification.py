@@ -1,0 +1,318 @@
+"""Token classification: a label for each word, such as entities (Devlin et al. 2018, section 5.3).
+
+Shapes in names: B rows of a batch, N rows of all examples, S row length, C labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+from flax import nnx
+
+from bert_jax.config import EncoderConfig, TokenClassificationConfig
+from bert_jax.models.encoder import Batch, Encoder, EncoderModule
+from bert_jax.objectives.objective import Metric, RowShape, Sums
+from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.cross_entropy import cross_entropy
+from bert_jax.tasks import classification, columns, records
+from bert_jax.tasks.features import Features, all_labelled, label_index, make_arrays
+from bert_jax.tasks.libraries import check_library
+from bert_jax.tasks.pieces import Pieces
+from bert_jax.tasks.task import Target
+from data_pipeline.corpus import sanitize
+from data_pipeline.errors import UserError
+
+Config = TokenClassificationConfig
+INPUT_FORMATS: tuple[str, ...] = ()
+REDUCTION: Literal["rows", "batch"] = "rows"
+PREDICTS_TOKENS = False
+HUGGINGFACE_SUFFIX = "ForTokenClassification"
+
+refuses = classification.refuses
+weights = classification.weights
+kept_bytes = classification.kept_bytes
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """A sentence, each of whose words has a label."""
+
+    where: str
+    words: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
+    """None: unknown, they are to be predicted."""
+
+
+# Examples
+
+
+def read(source: str, settings: TokenClassificationConfig, *, labelled: bool = True) -> list[TokenLabels]:
+    """Reads .conll, .jsonl with lists of words and of labels, or TFDS; to predict, words may be a string."""
+    formats = {".conll": lambda path: _conll(path, settings, labelled), ".jsonl": records.json_lines}
+    label = settings.label if labelled else None
+    wanted = (settings.text, settings.label)
+    found = records.read(source, formats, kind=settings.kind, columns=wanted, label=label)
+    return [_example(where, record, settings, labelled) for where, record in found]
+
+
+def read_stdin(lines: Iterable[bytes], settings: TokenClassificationConfig) -> Iterator[TokenLabels]:
+    """Words with spaces between them, a sentence a line."""
+    text = records.decoded(lines, records.STDIN)
+    found = records.texts(records.STDIN, text, settings.text)
+    return (_example(where, record, settings, labelled=False) for where, record in found)
+
+
+def example(text: str, pair: str | None, settings: TokenClassificationConfig) -> TokenLabels:
+    return TokenLabels("the text", tuple(text.split()))
+
+
+def _conll(path: str, settings: TokenClassificationConfig, labelled: bool) -> Iterator[records.Record]:
+    """A word a line, its label in the last column, an empty line between sentences.
+
+    Each sentence is where its first word is.
+    """
+    # Not str.split(), which would split a word at its no-break space.
+    rows = enumerate((re.findall(r"[^ \t\r\n]+", line) for line in records.lines_of(path)), 1)
+    width = 0
+    for is_gap, group in itertools.groupby(rows, lambda row: row[1][:1] in ([], ["-DOCSTART-"])):
+        if is_gap:
+            continue
+        sentence = list(group)
+        start, first = sentence[0]
+        width = width or max(2, len(first))
+        for number, cells in sentence:
+            if labelled and len(cells) != width:
+                raise UserError(f"{path} line {number}: a broken row of {len(cells)} columns, not {width}")
+        words, labels = [cells[0] for _, cells in sentence], [cells[-1] for _, cells in sentence]
+        yield f"{path} line {start}", {settings.label: labels, settings.text: words}
+
+
+def _example(
+    where: str, record: dict[str, Any], settings: TokenClassificationConfig, labelled: bool
+) -> TokenLabels:
+    advice = columns.advice("text", labelled=labelled)
+    value = columns.column(where, record, settings.text, advice)
+    if isinstance(value, str) and not labelled:
+        value = sanitize(value).split()
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise UserError(f"{where}: {settings.text!r} is not a list of words")
+    words = tuple(map(sanitize, value))
+    if not words or not all(word.strip() for word in words):
+        raise UserError(f"{where}: {settings.text!r} has {'an empty word' if words else 'no words'}")
+    if not labelled:
+        return TokenLabels(where, words)
+    labels = columns.column(where, record, settings.label, columns.advice("label", labelled=labelled))
+    if not isinstance(labels, list):
+        raise UserError(f"{where}: {settings.label!r} is not a list of labels")
+    if len(labels) != len(words):
+        raise UserError(f"{where} has {len(words)} words and {len(labels)} labels")
+    names = tuple(columns.label_name(where, settings.label, label) for label in labels)
+    return TokenLabels(where, words, names)
+
+
+def with_labels(
+    settings: TokenClassificationConfig, examples: Sequence[TokenLabels]
+) -> TokenClassificationConfig:
+    """Those of the examples, sorted, unless others were asked for."""
+    found = {label for example in examples for label in example.labels or ()}
+    return dataclasses.replace(settings, labels=settings.labels or tuple(sorted(found)))
+
+
+def featurize(
+    examples: Sequence[TokenLabels], tokenizer: tokenizers.Tokenizer, settings: TokenClassificationConfig
+) -> Features:
+    """labels: [N, S] int32, index in the labels at the first piece of each word; weights: [N, S], 1.0 there;
+    places: [N, S], the word of which a column has the first piece, else -1."""
+    S, pieces = settings.sequence_length, Pieces(tokenizer)
+    rows: list[tuple[list[int], list[int] | None]] = []
+    cut = []
+    words_NxS = np.full((len(examples), S), -1, np.int32)
+    encoded = pieces.of_words([list(example.words) for example in examples])
+    for n, (example, by_word) in enumerate(zip(examples, encoded, strict=True)):
+        rows.append(([i for word in by_word for i in word][: S - 2], None))
+        first_columns = 1 + np.cumsum([0, *map(len, by_word)])
+        inside = np.flatnonzero(first_columns[:-1] < S - 1)
+        words_NxS[n, first_columns[inside]] = inside
+        if first_columns[-1] > S - 1:
+            cut.append(example.where)
+    arrays = make_arrays(rows, pieces, S=S)
+    if all_labelled(examples, [example.labels for example in examples]):
+        arrays["labels"] = np.zeros((len(rows), S), np.int32)
+        for n, example in enumerate(examples):
+            assert example.labels is not None
+            assert len(example.labels) == len(example.words), example.where
+            known = [label_index(example, label, settings.labels) for label in example.labels]
+            at = np.flatnonzero(words_NxS[n] >= 0)
+            arrays["labels"][n, at] = np.array(known, np.int32)[words_NxS[n, at]]
+        arrays["weights"] = (words_NxS >= 0).astype(np.float32)
+    return Features(arrays, np.arange(len(rows), dtype=np.int32), words_NxS, cut)
+
+
+# Head and loss
+
+
+def init(
+    settings: TokenClassificationConfig, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rngs
+) -> nnx.Module:
+    return encoder.token_classification_head(model, num_labels=len(settings.labels), rngs=rngs)
+
+
+def logits(
+    settings: Any,
+    head: Any,
+    encoder: EncoderModule,
+    batch: Batch,
+    *,
+    kernel: Kernel,
+    dropout_keys: jax.Array | None = None,
+) -> jax.Array:
+    """[B, S, C]"""
+    hidden_BxSxD = encoder.encode(batch, kernel=kernel, dropout_keys=dropout_keys)
+    return head(hidden_BxSxD, dropout_keys=dropout_keys)
+
+
+def sums(
+    settings: Any,
+    head: Any,
+    encoder: EncoderModule,
+    batch: Batch,
+    *,
+    kernel: Kernel,
+    dropout_keys: jax.Array | None = None,
+) -> Sums:
+    found = logits(settings, head, encoder, batch, kernel=kernel, dropout_keys=dropout_keys)
+    return loss_sums(found, batch)
+
+
+def loss_sums(logits_BxSxC: jax.Array, batch: Batch) -> Sums:
+    """loss, in nats, and accuracy, both of words."""
+    weights = batch["weights"].ravel()
+    by_word = logits_BxSxC.reshape(-1, logits_BxSxC.shape[-1])
+    loss, hits = cross_entropy(by_word, batch["labels"].ravel(), weights)
+    return {"loss": (loss, weights.sum()), "accuracy": (hits, weights.sum())}
+
+
+def flops(settings: TokenClassificationConfig, model: EncoderConfig, rows: RowShape) -> float:
+    return rows.sequence_length * 2 * len(settings.labels) * model.hidden_size
+
+
+# Predictions and scores
+
+
+def predict(
+    examples: Sequence[TokenLabels],
+    features: Features,
+    logits: np.ndarray,
+    settings: TokenClassificationConfig,
+) -> list[dict[str, Any]]:
+    """words, and labels: None for a word that did not fit in the row."""
+    assert len(logits) == len(features.examples_N)
+    predictions = []
+    for example, words_S, best_S in zip(examples, features.places, logits.argmax(axis=-1), strict=True):
+        labels: list[str | None] = [None] * len(example.words)
+        for word, best in zip(words_S.tolist(), best_S.tolist(), strict=True):
+            if word >= 0:
+                labels[word] = settings.labels[best]
+        predictions.append({"words": list(example.words), "labels": labels})
+    return predictions
+
+
+def metrics(settings: Any) -> tuple[Metric, ...]:
+    return (
+        Metric("f1", "F1 of entities"),
+        Metric("precision", "Precision of entities"),
+        Metric("recall", "Recall of entities"),
+        Metric("accuracy", "Accuracy on words"),
+    )
+
+
+def check_libraries() -> None:
+    check_library("seqeval")
+
+
+SCHEMES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
+"""The prefixes of labels in IOB1, IOB2, IOE, IOBES and BILOU, and what each is in IOBES."""
+
+
+def score(
+    examples: Sequence[TokenLabels],
+    predictions: Sequence[dict[str, Any]],
+    settings: TokenClassificationConfig,
+) -> dict[str, float]:
+    """Entities as conlleval counts them, by seqeval.
+
+    A word without a prediction counts as "O". Labels such as NOUN, which do not say where an entity begins,
+    are of one word each. So are letters alone, unless all labels are those of a scheme without types.
+    """
+    check_libraries()
+    from seqeval import metrics
+
+    assert len(examples) == len(predictions) > 0
+    truth = [list(example.labels or ()) for example in examples]
+    predicted = [["O" if label is None else label for label in p["labels"]] for p in predictions]
+    accuracy = float(metrics.accuracy_score(truth, predicted))
+    typed = not set(settings.labels) <= {"O", *SCHEMES}
+    truth = [[_iobes(label, typed) for label in sentence] for sentence in truth]
+    predicted = [[_iobes(label, typed) for label in sentence] for sentence in predicted]
+    return {
+        "precision": float(metrics.precision_score(truth, predicted, zero_division=0)),
+        "recall": float(metrics.recall_score(truth, predicted, zero_division=0)),
+        "f1": float(metrics.f1_score(truth, predicted, zero_division=0)),
+        "accuracy": accuracy,
+    }
+
+
+def _iobes(label: str, typed: bool) -> str:
+    letter, dash, kind = label.partition("-")
+    if label == "O":
+        return label
+    if letter in SCHEMES and (dash or not typed):
+        return SCHEMES[letter] + dash + kind
+    return f"S-{label}"
+
+
+def explain(
+    example: TokenLabels,
+    features: Features,
+    logits: np.ndarray,
+    settings: TokenClassificationConfig,
+    label: str | None,
+) -> Target:
+    """The word that has a label most surely, of those that are no O if there are any."""
+    (prediction,) = predict([example], features, logits, settings)
+    classification.check_label(label, settings.labels)
+    labels, words_S = settings.labels, features.places[0]
+    at = np.flatnonzero(words_S >= 0)
+    asked = [label] if label else [name for name in labels if name != "O"] or list(labels)
+    wanted = [labels.index(name) for name in asked]
+    log_probs = np.asarray(jax.nn.log_softmax(jnp.asarray(logits[0]), axis=-1))[at][:, wanted]
+    row, place = np.unravel_index(int(log_probs.argmax()), log_probs.shape)
+    column, index = int(at[row]), wanted[int(place)]
+    word = prediction["words"][words_S[column]]
+    return Target(
+        " ".join(f"{w}/{tag}" for w, tag in zip(prediction["words"], prediction["labels"], strict=True)),
+        f"log-probability of {labels[index]} for {word}",
+        lambda logits: jax.nn.log_softmax(logits[0, column])[index],
+    )
+
+
+# Hugging Face
+
+
+def to_huggingface(settings: TokenClassificationConfig) -> dict[str, Any]:
+    return classification.label_fields(settings.labels)
+
+
+def from_huggingface(suffix: str, fields: dict[str, Any]) -> TokenClassificationConfig | None:
+    if suffix != HUGGINGFACE_SUFFIX:
+        return None
+    return TokenClassificationConfig(labels=classification.labels_of(fields))

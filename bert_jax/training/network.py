@@ -1,0 +1,148 @@
+"""Encoder and objective together: which parameters there are, and the functions of them.
+
+Parameters are a nested dict of float32 arrays, {"encoder": ..., "objective": ...}; outside of models/ and
+objectives/ a network is nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from bert_jax.config import EncoderConfig, ObjectiveConfig
+from bert_jax.models import encoder_of
+from bert_jax.models.encoder import Batch, Encoder
+from bert_jax.models.layers import Axes, Depth
+from bert_jax.objectives.objective import Objective, RowShape, Sums
+from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.precision import precision
+
+Params = dict[str, Any]
+
+
+class Network(NamedTuple):
+    """An encoder and what it is trained for: all that decides which parameters there are."""
+
+    model: EncoderConfig
+    objective: Objective
+    settings: ObjectiveConfig
+    """The config section of the objective."""
+
+    @property
+    def encoder(self) -> Encoder:
+        return encoder_of(self.model)
+
+    @property
+    def huggingface_class(self) -> str:
+        """Transformers' class for it: BertForPreTraining."""
+        return f"{self.encoder.HUGGINGFACE.class_prefix}{self.objective.HUGGINGFACE_SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What is declared of a parameter where it is made (models/layers.py), and its shape."""
+
+    shape: tuple[int, ...]
+    logical_axes: Axes
+    huggingface: str
+    transposed: bool
+    decay: bool
+    depth: Depth
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether the first axis is the layers of the encoder."""
+        return self.logical_axes[0] == "layers"
+
+
+class Modules(nnx.Module):
+    """A network with its parameters."""
+
+    def __init__(self, network: Network, *, rngs: nnx.Rngs):
+        self.encoder = network.encoder.init(network.model, rngs=rngs)
+        self.objective = network.objective.init(network.settings, network.encoder, network.model, rngs=rngs)
+
+
+@functools.cache
+def _definition(network: Network) -> tuple[nnx.GraphDef, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: Modules(network, rngs=nnx.Rngs(0))))
+
+
+def parameters(network: Network) -> Params:
+    """A nested dict like the parameters, of a `Parameter` each."""
+
+    def declared(variable: nnx.Variable) -> Parameter:
+        known = {
+            name: variable.get_metadata(name) for name in Parameter.__dataclass_fields__ if name != "shape"
+        }
+        return Parameter(shape=variable.shape, **known)
+
+    state = _definition(network)[1]
+    is_variable = lambda node: isinstance(node, nnx.Variable)  # noqa: E731
+    return nnx.to_pure_dict(jax.tree.map(declared, state, is_leaf=is_variable))
+
+
+def init_params(network: Network, key: jax.Array) -> Params:
+    """Initial parameters, float32: a function of the key alone."""
+    return nnx.to_pure_dict(nnx.split(Modules(network, rngs=nnx.Rngs(key)))[1])
+
+
+def modules(network: Network, params: Params) -> Modules:
+    """The network with these parameters, to be called inside of `jax.jit`."""
+    return nnx.merge(_definition(network)[0], params)
+
+
+def sums(
+    network: Network,
+    params: Params,
+    batch: Batch,
+    *,
+    kernel: Kernel,
+    dropout_keys: jax.Array | None = None,
+) -> Sums:
+    """Losses and accuracies of a batch. Dropout is on if there are keys, one for each row."""
+    with precision(network.model.dtype):
+        both = modules(network, params)
+        return network.objective.sums(
+            network.settings, both.objective, both.encoder, batch, kernel=kernel, dropout_keys=dropout_keys
+        )
+
+
+def encode(network: Network, params: Params, batch: Batch, *, kernel: Kernel) -> jax.Array:
+    """The last hidden states, [B, S, D] in the compute dtype."""
+    with precision(network.model.dtype):
+        return modules(network, params).encoder.encode(batch, kernel=kernel)
+
+
+def count_parameters(network: Network) -> int:
+    """Without the rows that pad the vocabulary."""
+
+    def size(parameter: Parameter) -> int:
+        count = math.prod(parameter.shape)
+        if "vocab" in parameter.logical_axes:
+            count = count // network.model.padded_vocab_size * network.model.vocab_size
+        return count
+
+    return sum(map(size, jax.tree.leaves(parameters(network))))
+
+
+def flops(network: Network, rows: RowShape) -> float:
+    """FLOPs of the matrix products for a row, forward and backward, without rematerialization.
+
+    Backward counts as twice forward (Kaplan et al. 2020, section 2.1). Every position counts, padding too, as
+    it is computed.
+    """
+    encoder = network.encoder.flops(network.model, sequence_length=rows.sequence_length)
+    return 3.0 * (encoder + network.objective.flops(network.settings, network.model, rows))
+
+
+def kept_bytes(network: Network, rows: RowShape, *, kernel: Kernel, tensor: int = 1) -> float:
+    """Bytes that the forward pass over a row leaves to the backward pass, on one device of `tensor`."""
+    S, model = rows.sequence_length, network.model
+    encoder = network.encoder.kept_bytes(model, sequence_length=S, kernel=kernel, tensor=tensor)
+    return encoder + network.objective.kept_bytes(network.settings, model, rows, tensor=tensor)

@@ -1,0 +1,104 @@
+"""Which checkpoints a workdir has: their steps, which is best, which are damaged. Reads files, not arrays."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_jax.config import Config
+from bert_jax.workdir import digests
+from bert_jax.workdir.history import History
+from bert_jax.workdir.run_files import CONFIG_FILE, load_spec
+
+log = logging.getLogger(__name__)
+
+COMMITTED = "commit_success.txt"
+"""Orbax writes it last."""
+
+
+def steps_of(workdir: Path) -> list[int]:
+    """The steps of the checkpoints of a workdir, good and bad, newest first."""
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def check_has_run(workdir: Path) -> None:
+    """Raises FileNotFoundError unless `workdir` holds a run with checkpoints."""
+    if not (workdir / CONFIG_FILE).is_file() or not steps_of(workdir):
+        raise FileNotFoundError(f"{workdir} holds no run with a checkpoint")
+
+
+def damage(workdir: Path, step: int) -> str | None:
+    """What is wrong with the files of a checkpoint; None if nothing is."""
+    folder = workdir / "checkpoints" / str(step)
+    if not (folder / COMMITTED).is_file():
+        return f"{COMMITTED} is missing"
+    return digests.verify(folder)
+
+
+def newest_good_step(workdir: Path, *, quarantine: bool) -> int:
+    """The step of the newest checkpoint that is not damaged, -1 if there is none.
+
+    Args:
+      quarantine: set the damaged ones that are newer aside, to `workdir/damaged`.
+    """
+    for step in steps_of(workdir):
+        wrong = damage(workdir, step)
+        if wrong is None:
+            return step
+        folder = workdir / "checkpoints" / str(step)
+        log.warning("the checkpoint of step %d in %s is damaged: %s", step, folder.parent, wrong)
+        if quarantine:
+            aside = workdir / "damaged" / str(step)
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier accident
+            aside.parent.mkdir(exist_ok=True)
+            os.replace(folder, aside)
+            History(workdir).add("damaged", step=step, why=wrong)
+    return -1
+
+
+def validation_value(workdir: Path, step: int) -> float | None:
+    """The value of the metric that says which checkpoint is best, as it was saved with this one."""
+    try:
+        saved = json.loads((workdir / "checkpoints" / str(step) / "metrics" / "metrics").read_bytes())
+        return float(saved["value"])
+    except FileNotFoundError:
+        return None  # it was saved without an evaluation
+
+
+def best_step(workdir: Path, *, higher_is_better: bool) -> int | None:
+    """The checkpoint with the best value, the first of equals; None if none has one."""
+    values = {step: validation_value(workdir, step) for step in steps_of(workdir)}
+    known = {
+        step: value if higher_is_better else -value for step, value in values.items() if value is not None
+    }
+    return max(known, key=lambda step: (known[step], -step), default=None)
+
+
+def step_to_use(workdir: Path, config: Config) -> int | None:
+    """The best checkpoint of a fine-tuning; None, which is the latest, of a pretraining."""
+    if config.task is None:
+        return None
+    return best_step(workdir, higher_is_better=load_spec(workdir).best.higher_is_better)
+
+
+def listing(workdir: Path) -> Iterator[tuple[str, str | None]]:
+    """A line about each checkpoint, oldest first, and what is wrong with it, every byte read.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    check_has_run(workdir)
+    best = load_spec(workdir).best.name
+    for step in reversed(steps_of(workdir)):
+        folder = workdir / "checkpoints" / str(step)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        written = datetime.datetime.fromtimestamp(folder.stat().st_mtime).isoformat(" ", timespec="seconds")
+        found = validation_value(workdir, step)
+        value = "" if found is None else f"validation {best} {found:.4f}"
+        yield f"step {step:9,d}  {size / 2**20:10,.1f} MiB  {written}  {value:22s}", damage(workdir, step)

@@ -1,0 +1,106 @@
+"""config.json, what was asked of a run, and resolved.json, what followed from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bert_jax import models, objectives, tasks
+from bert_jax.config import Config, ModelConfig, as_json
+from bert_jax.objectives.objective import RowShape
+from bert_jax.ops.attention import xla
+from bert_jax.training.network import Network
+from bert_jax.training.run_spec import RunSpec, best_metric
+from data_pipeline.errors import UserError
+
+CONFIG_FILE, RESOLVED_FILE = "config.json", "resolved.json"
+
+
+def kinds() -> as_json.Kinds:
+    """The classes of the sections that are of several kinds."""
+    return {
+        "model": [ModelConfig, *(model.Config for model in models.MODELS)],
+        "objective": [objective.Config for objective in objectives.OBJECTIVES],
+        "task": [task.Config for task in tasks.TASKS],
+    }
+
+
+def config_from_json(text: str) -> Config:
+    """Raises UserError as `as_json.from_json`."""
+    return as_json.from_json(text, kinds())
+
+
+def load_config(workdir: Path) -> Config:
+    """What was asked of the run. Raises FileNotFoundError, or UserError with the file's name."""
+    return _named(workdir / CONFIG_FILE, config_from_json)
+
+
+def load_spec(workdir: Path) -> RunSpec:
+    """What the run does, with the plain attention kernel: its own may be for a device that is not here.
+
+    Raises:
+      FileNotFoundError, UserError: the workdir holds no run, or the file is damaged; names it.
+    """
+    config = load_config(workdir)
+    return _named(workdir / RESOLVED_FILE, lambda text: spec_from_json(text, config))
+
+
+def write(spec: RunSpec, workdir: Path) -> None:
+    """Both files, each by an atomic replacement."""
+    for name, content in (CONFIG_FILE, as_json.to_json(spec.config)), (RESOLVED_FILE, spec_to_json(spec)):
+        unfinished = workdir / f"{name}.unfinished"
+        unfinished.write_text(content)
+        os.replace(unfinished, workdir / name)
+
+
+def spec_to_json(spec: RunSpec) -> str:
+    """All but the config itself."""
+    network = spec.network
+    fields = {
+        "model": as_json.to_dict(network.model),
+        network.settings.path: as_json.to_dict(network.settings),
+        "rows": spec.rows._asdict(),
+        "steps": spec.steps,
+        "warmup_steps": spec.warmup_steps,
+        "eval_every": spec.eval_every,
+        "checkpoint_every": spec.checkpoint_every,
+        "best": spec.best.name,
+        "kernel": spec.kernel.NAME,
+    }
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def spec_from_json(text: str, config: Config) -> RunSpec:
+    """The inverse, but for the kernel. Raises UserError if it is not of a run with this config."""
+    try:
+        fields = json.loads(text)
+        path = "objective" if config.task is None else "task"
+        settings = as_json.from_dict(path, fields[path], kinds())
+        objective = next(
+            found for found in (*objectives.OBJECTIVES, *tasks.TASKS) if found.Config is type(settings)
+        )
+        network = Network(as_json.from_dict("model", fields["model"], kinds()), objective, settings)
+        counts = {
+            name: int(fields[name]) for name in ("steps", "warmup_steps", "eval_every", "checkpoint_every")
+        }
+        return RunSpec(
+            config=config,
+            network=network,
+            rows=RowShape(**fields["rows"]),
+            best=best_metric(network, fields["best"]),
+            kernel=xla,
+            **counts,
+        )
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"not of this version of bert-jax ({error!r})") from error
+
+
+def _named(file: Path, read: Any) -> Any:
+    try:
+        return read(file.read_text())
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error

@@ -1,0 +1,135 @@
+"""Classification: labels of texts, what is said of a text, and scores of which known values are checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.config import ClassificationConfig
+from bert_jax.tasks import classification
+from bert_jax.tasks.text import Text
+from tests.helpers.examples import features_of, round_trip, text, write
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def texts(labels: str) -> list[Text]:
+    """A text for each letter, which is its label."""
+    return [text("a", label=label) for label in labels]
+
+
+# Labels
+
+
+def test_whole_numbers_and_truth_values_of_json_are_labels_too(tmp_path: Path):
+    rows = [{"sentence": "text", "label": label} for label in ("good", 1, True, " 1 ")]
+    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    labels = [example.label for example in classification.read(path, ClassificationConfig())]
+    assert labels == ["good", "1", "True", "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tsv", "sentence\tlabel\none\t \n", r"a\.tsv row 1: 'label' is empty"),
+        ("a.jsonl", '{"sentence": "one", "label": 1.0}', r"line 1: 'label' is 1\.0, neither a string nor"),
+        ("a.jsonl", '{"sentence": "one", "label": null}', r"line 1: 'label' is None, neither a string nor"),
+    ],
+)
+def test_what_is_no_label_is_said_with_its_row(tmp_path: Path, name: str, content: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        classification.read(write(tmp_path, name, content), ClassificationConfig())
+
+
+def test_the_labels_are_those_of_the_examples_unless_others_are_asked_for():
+    assert classification.with_labels(ClassificationConfig(), texts("yny")).labels == ("n", "y")
+    asked = ClassificationConfig(labels=("y", "n", "x"), epochs=2.0)
+    assert classification.with_labels(asked, texts("yny")) == asked
+
+
+def test_labels_of_texts_are_places_among_the_labels():
+    arrays = features_of(ClassificationConfig(labels=("y", "n")), texts("nyn")).arrays
+    assert (arrays["labels"].tolist(), arrays["labels"].dtype) == ([1, 0, 1], np.int32)
+    assert (arrays["weights"].tolist(), arrays["weights"].dtype) == ([1, 1, 1], np.float32)
+
+
+def test_a_label_must_be_known():
+    with pytest.raises(ValueError, match=r"^train.tsv row 1 has the label 'x'; known are 'no', 'yes'$"):
+        features_of(ClassificationConfig(labels=("no", "yes")), texts("x"))
+
+
+# Predictions
+
+
+def test_a_label_and_the_probability_of_each():
+    examples, settings = [text("a"), text("b")], ClassificationConfig(labels=("no", "yes"))
+    logits = np.array([[0, np.log(3)], [1e4, 0]], np.float32)  # large ones do not overflow
+    said = classification.predict(examples, features_of(settings, examples), logits, settings)
+    assert [one["label"] for one in said] == ["yes", "no"]
+    assert said[0]["scores"] == pytest.approx({"no": 0.25, "yes": 0.75})
+    assert said[1]["scores"] == {"no": 1.0, "yes": 0.0}
+
+
+def test_texts_come_back():
+    examples = [text("a", label="yes"), text("b", "c", label="perhaps"), text("d", label="no")]
+    said = round_trip(ClassificationConfig(labels=("no", "yes", "perhaps")), examples)
+    assert [one["label"] for one in said] == ["yes", "perhaps", "no"]
+
+
+# Scores
+
+
+def score(truth: str, said: str, labels: str) -> dict[str, float]:
+    settings = ClassificationConfig(labels=tuple(labels))
+    return classification.score(texts(truth), [{"label": label} for label in said], settings)
+
+
+def classified(truth: str, said: str) -> dict[str, float]:
+    return score(truth, said, "".join(sorted({*truth, *said})))
+
+
+def test_scores_of_labels():
+    """Of y, 1 of 2 is found and nothing else is called y: F1 2/3; of n, 2 of 2, and 1 too many: F1 4/5."""
+    scores = classified("yynn", "ynnn")
+    assert scores["accuracy"] == 0.75
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert scores["mcc"] == pytest.approx((1 * 2 - 0 * 1) / (1 * 2 * 2 * 3) ** 0.5)
+
+
+def test_the_macro_mean_is_over_the_labels_that_occur():
+    assert classified("aab", "aac")["macro_f1"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("labels", "f1"), [("ny", 2 / 3), ("yn", 4 / 5)])
+def test_of_two_labels_the_second_has_an_f1(labels: str, f1: float):
+    assert score("yynn", "ynnn", labels)["f1"] == pytest.approx(f1)
+
+
+@pytest.mark.parametrize("labels", ["y", "ny", "nyz"])
+def test_the_scores_do_not_depend_on_the_labels_that_occur(labels: str):
+    metrics = classification.metrics(ClassificationConfig(labels=tuple(labels)))
+    assert score("yy", "yy", labels).keys() == {metric.name for metric in metrics}
+    assert score("nn", "nn", "ny")["f1"] == 0
+
+
+def test_one_label_correlates_with_nothing():
+    assert classified("yyy", "yyy") == {"accuracy": 1.0, "macro_f1": 1.0, "mcc": 0.0}
+    assert classified("yyn", "yyy")["mcc"] == 0.0
+
+
+# Hugging Face
+
+
+def test_classes_of_transformers_that_are_no_classification_of_ours():
+    fields = {"id2label": {"0": "no", "1": "yes"}}
+    suffix = classification.HUGGINGFACE_SUFFIX
+    assert classification.from_huggingface(suffix, fields) == ClassificationConfig(labels=("no", "yes"))
+    assert classification.from_huggingface(suffix, {}) == ClassificationConfig(labels=("LABEL_0", "LABEL_1"))
+    for other in ({"problem_type": "regression"}, {"id2label": {"0": "LABEL_0"}}):
+        assert classification.from_huggingface(suffix, fields | other) is None
+    assert classification.from_huggingface("ForTokenClassification", fields) is None
+    with pytest.raises(ValueError, match="a text has one label here"):
+        classification.from_huggingface(suffix, fields | {"problem_type": "multi_label_classification"})

@@ -1,0 +1,335 @@
+"""Token classification: words with a label each, from every source to their rows, and entities as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert_jax.config import TokenClassificationConfig
+from bert_jax.tasks import token_classification
+from bert_jax.tasks.token_classification import TokenLabels, read, read_stdin
+from tests.helpers.examples import (
+    AWKWARD_WORDS,
+    KINDS,
+    assert_theirs,
+    features_of,
+    pieces,
+    round_trip,
+    theirs,
+    words,
+    write,
+)
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # as those of seqeval
+
+SETTINGS = TokenClassificationConfig(text="tokens", label="ner")
+
+
+def settings_of(*labels: str, S: int = 32) -> TokenClassificationConfig:
+    return TokenClassificationConfig(labels=labels, sequence_length=S)
+
+
+# Files
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "a.conll",
+            "-DOCSTART- -X- O\n\nParis NNP B-LOC\nis VBZ O\n 東京\tNNP \tB-LOC \n\n \n"
+            "-DOCSTART- -X- O\nSo RB O\n",
+        ),
+        (
+            "a.jsonl",
+            '{"tokens": ["Paris", "is", "東京"], "ner": ["B-LOC", "O", "B-LOC"]}\n'
+            '{"tokens": ["So"], "ner": ["O"]}',
+        ),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_words(tmp_path: Path, name: str, content: str, packing: str):
+    examples = read(write(tmp_path, name + packing, content), SETTINGS)
+    assert [(example.words, example.labels) for example in examples] == [
+        (("Paris", "is", "東京"), ("B-LOC", "O", "B-LOC")),
+        (("So",), ("O",)),
+    ]
+
+
+def test_a_sentence_is_where_its_first_word_is(tmp_path: Path):
+    path = write(tmp_path, "a.conll", "-DOCSTART- O\n\nParis LOC\nis O\n\nSo O\n")
+    assert [example.where for example in read(path, SETTINGS)] == [f"{path} line 3", f"{path} line 6"]
+
+
+def test_words_to_predict_are_a_list_or_a_string_or_a_column(tmp_path: Path):
+    path = write(tmp_path, "a.jsonl", '{"tokens": ["New York", "!"]}\n{"tokens": " New York !"}')
+    found = [example.words for example in read(path, SETTINGS, labelled=False)]
+    assert found == [("New York", "!"), ("New", "York", "!")]
+    path = write(tmp_path, "a.conll", "New\nYork O O\n\n10\u00a0000\n")
+    examples = read(path, SETTINGS, labelled=False)
+    assert [(example.words, example.labels) for example in examples] == [
+        (("New", "York"), None),
+        (("10\u00a0000",), None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.conll", "Paris LOC\nis\n", r"a\.conll line 2: a broken row of 1 columns, not 2"),
+        ("a.conll", "Paris\n", r"a\.conll line 1: a broken row of 1 columns, not 2"),
+        ("a.conll", "Paris N LOC\n\nis V\n", r"a\.conll line 3: a broken row of 2 columns, not 3"),
+        ("a.conll", b"Paris LOC\n\xff O\n", r"a\.conll line 2: not valid UTF-8"),
+        ("a.conll", "\u00a0 O\n", r"a\.conll line 1: 'tokens' has an empty word"),
+        ("a.conll", "-DOCSTART- O\n\n", r"a\.conll has no examples"),
+        ("a.jsonl", '{"tokens": ["a", "b"], "ner": ["O"]}', r"a\.jsonl line 1 has 2 words and 1 labels"),
+        ("a.jsonl", '{"tokens": [], "ner": []}', r"line 1: 'tokens' has no words"),
+        ("a.jsonl", '{"tokens": ["a", " "], "ner": ["O", "O"]}', r"line 1: 'tokens' has an empty word"),
+        ("a.jsonl", '{"tokens": ["a", 2], "ner": ["O", "O"]}', r"line 1: 'tokens' is not a list of words"),
+        ("a.jsonl", '{"tokens": "a b", "ner": ["O", "O"]}', r"line 1: 'tokens' is not a list of words"),
+        ("a.jsonl", '{"tokens": ["a"], "ner": "O"}', r"line 1: 'ner' is not a list of labels"),
+        ("a.jsonl", '{"tokens": ["a"], "ner": [""]}', r"line 1: 'ner' is empty"),
+        (
+            "a.jsonl",
+            '{"tokens": ["a"], "pos": ["N"]}',
+            r"has no column 'ner'; it has tokens, pos; .*--task\.label",
+        ),
+        (
+            "a.tsv",
+            "tokens\tner\na\tO\n",
+            r"a\.tsv' is no source of token_classification examples; .*\.conll, \.jsonl, each",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_row(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+):
+    with pytest.raises(ValueError, match=message) as error:
+        read(write(tmp_path, name, content), SETTINGS)
+    assert "\n" not in str(error.value)
+
+
+# Lines of standard input
+
+
+def test_a_line_is_words():
+    def typed(line: str) -> list[TokenLabels]:
+        return [*read_stdin([b"\xef\xbb\xbf" + line.encode() + b"\r\n"], SETTINGS)]
+
+    where = "standard input line 1"
+    assert typed("10\u202f000  fans") == [TokenLabels(where, ("10", "000", "fans"))]
+    assert typed("New\0York \ufeff!") == [TokenLabels(where, ("New", "York", "!"))]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [(b"\n", "'tokens' has no words"), (b"caf\xe9", "not valid UTF-8")]
+)
+def test_what_is_wrong_with_a_line_is_said_with_its_number(line: bytes, message: str):
+    lines = read_stdin([b"one\n", line], SETTINGS)
+    next(lines)
+    with pytest.raises(ValueError, match=f"standard input line 2: {message}"):
+        next(lines)
+
+
+# TFDS
+
+
+@pytest.fixture
+def small_names(store_tfds: Callable[..., None]) -> str:
+    """Shaped like TFDS's conll2003."""
+    import tensorflow_datasets as tfds
+
+    sequence, names = tfds.features.Sequence, tfds.features.ClassLabel(names=["O", "B-LOC"])
+    store_tfds(
+        "small_names",
+        {"tokens": sequence(tfds.features.Text()), "ner": sequence(names)},
+        train=[{"tokens": ["Paris", "東京", "!"], "ner": [1, 1, 0]}, {"tokens": ["So"], "ner": [0]}],
+        test=[{"tokens": ["Paris"], "ner": [-1]}],
+    )
+    return "tfds:small_names"
+
+
+def test_tfds_gives_the_same_examples_as_files(small_names: str):
+    source = f"{small_names}:train"
+    assert read(source, SETTINGS) == [
+        TokenLabels(f"{source} record 1", ("Paris", "東京", "!"), ("B-LOC", "B-LOC", "O")),
+        TokenLabels(f"{source} record 2", ("So",), ("O",)),
+    ]
+    with pytest.raises(ValueError, match="test record 1: the label is -1, which stands for none"):
+        read(f"{small_names}:test", SETTINGS)
+
+
+# Labels
+
+
+def test_the_labels_are_those_of_the_examples_unless_others_are_asked_for():
+    examples = [TokenLabels("", ("a", "b"), ("O", "B-X")), TokenLabels("", ("c",), ("I-X",))]
+    assert token_classification.with_labels(SETTINGS, examples).labels == ("B-X", "I-X", "O")
+    asked = settings_of("O", "B-X", "I-X", "B-Y")
+    assert token_classification.with_labels(asked, examples) == asked
+
+
+def test_a_label_must_be_known():
+    with pytest.raises(ValueError, match=r"^dev.conll row 3 has the label 'B-X'; known are 'O'$"):
+        features_of(settings_of("O"), [TokenLabels("dev.conll row 3", ("a", "b"), ("O", "B-X"))])
+
+
+# Rows
+
+
+@given(st.lists(words, min_size=1, max_size=20), st.integers(8, 40))
+@settings(deadline=None)
+def test_words_are_hugging_faces(some: list[str], S: int):
+    features = features_of(settings_of(S=S), [TokenLabels("row 1", tuple(some))])
+    arguments = {"is_split_into_words": True, "truncation": True, "max_length": S}
+    encoded = theirs()([some], padding="max_length", **arguments)
+    assert_theirs(features, encoded)
+    word_ids = [-1 if word is None else word for word in encoded.word_ids(0)]
+    firsts = [word if word != before else -1 for before, word in zip([-1, *word_ids], word_ids, strict=False)]
+    assert features.places.tolist() == [firsts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_word_has_a_first_piece(kind: str):
+    """Also a word that the tokenizer drops; and its neighbours keep their labels."""
+    labels = [str(i) for i in range(len(AWKWARD_WORDS))]
+    example = TokenLabels("row 1", tuple(AWKWARD_WORDS), tuple(labels))
+    features = features_of(settings_of(*labels, S=512), [example], kind=kind)
+    (columns,) = np.nonzero(features.places[0] >= 0)
+    assert features.places[0, columns].tolist() == list(range(len(AWKWARD_WORDS)))
+    assert features.arrays["labels"][0, columns].tolist() == list(range(len(AWKWARD_WORDS)))
+    assert features.arrays["weights"][0].tolist() == (features.places[0] >= 0).tolist()
+    assert not features.arrays["labels"][0, features.places[0] < 0].any()
+    assert features.cut == []
+    # Each word has its own pieces, as if it were alone.
+    ends = [*columns[1:], features.arrays["segment_ids"].sum() - 1]
+    for word, start, end in zip(AWKWARD_WORDS, columns, ends, strict=True):
+        alone = features_of(settings_of(S=512), [TokenLabels("row 1", (word,))], kind=kind)
+        assert pieces(alone, 0, slice(1, -1), kind) == pieces(features, 0, slice(start, end), kind)
+
+
+def test_a_dropped_word_is_unknown():
+    features = features_of(settings_of(), [TokenLabels("row 1", ("a", "\u200d", "b"))])
+    assert pieces(features) == ["[CLS]", "a", "[UNK]", "b", "[SEP]"]
+
+
+def test_a_long_sentence_ends_with_the_row():
+    """A word may lose pieces, but not the first; those beyond have no column."""
+    example = TokenLabels("row 1", ("a", "b", "c", "d", "e", "unaffordable", "g"), tuple("0123456"))
+    features = features_of(settings_of(*"0123456", S=8), [example, TokenLabels("row 2", (), ())])
+    assert pieces(features)[-2:] == ["una", "[SEP]"]
+    assert features.places.tolist() == [[-1, 0, 1, 2, 3, 4, 5, -1], [-1] * 8]
+    assert features.arrays["labels"].tolist() == [[0, 0, 1, 2, 3, 4, 5, 0], [0] * 8]
+    assert features.arrays["weights"].tolist() == [[0, 1, 1, 1, 1, 1, 1, 0], [0] * 8]
+    assert pieces(features, 1) == ["[CLS]", "[SEP]"]
+    assert features.cut == ["row 1"]
+
+
+# Predictions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+@settings(deadline=None, max_examples=20)
+def test_labels_of_words_come_back(kind: str, data: st.DataObject):
+    labels = ["O", "B-A", "I-A"]
+    words = data.draw(
+        st.lists(st.sampled_from(AWKWARD_WORDS).filter(lambda word: len(word) < 20), max_size=12)
+    )
+    truth = data.draw(st.lists(st.sampled_from(labels), min_size=len(words), max_size=len(words)))
+    examples = [TokenLabels("row 1", tuple(words), tuple(truth))]
+    said = round_trip(settings_of(*labels, S=128), examples, kind=kind)
+    assert said == [{"words": words, "labels": truth}]
+
+
+def test_words_beyond_the_row_have_no_label():
+    examples = [TokenLabels("row 1", tuple("abcdefgh"), ("O", "X") * 4), TokenLabels("row 2", ("a",), ("X",))]
+    said = round_trip(settings_of("O", "X", S=8), examples)
+    assert said[0] == {"words": list("abcdefgh"), "labels": ["O", "X", "O", "X", "O", "X", None, None]}
+    assert said[1] == {"words": ["a"], "labels": ["X"]}
+
+
+# Scores
+
+
+def tagged(truth: list[str], said: list[str | None]) -> dict[str, float]:
+    """Of one sentence."""
+    words = tuple("w" for _ in truth)
+    settings = settings_of(*sorted({*truth, *said} - {None}))
+    predictions = [{"words": list(words), "labels": said}]
+    return token_classification.score([TokenLabels("", words, tuple(truth))], predictions, settings)
+
+
+def test_entities_count_as_a_whole():
+    """Of three entities one is found, one is cut short, one is missed."""
+    truth = ["B-PER", "I-PER", "O", "B-LOC", "I-LOC", "B-LOC"]
+    said = ["B-PER", "I-PER", "O", "B-LOC", "O", "O"]
+    assert tagged(truth, said) == pytest.approx(
+        {"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "accuracy": 4 / 6}
+    )
+
+
+def test_the_type_of_an_entity_counts():
+    assert tagged(["B-PER", "O"], ["B-LOC", "O"]) == {"precision": 0, "recall": 0, "f1": 0, "accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["I-PER", "I-PER", "O"], ["B-PER", "I-PER", "O"], ["B-PER", "E-PER", "O"], ["O", "S-PER", "S-LOC"]],
+)
+def test_all_schemes_are_understood(labels: list[str]):
+    assert tagged(labels, labels)["f1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("B-X L-X B-X L-X / B-X L-X B-X O", "B-X E-X B-X E-X / B-X E-X B-X O"),
+        ("B-X I-X L-X U-X / B-X I-X L-X O", "B-X I-X E-X S-X / B-X I-X E-X O"),
+        ("B-X L-X U-Y U-Y / B-X U-X U-Y O", "B-X E-X S-Y S-Y / B-X S-X S-Y O"),
+        ("B I I O / B I O O", "B-X I-X I-X O / B-X I-X O O"),
+        ("B L U O / B L O U", "B-X E-X S-X O / B-X E-X O S-X"),
+    ],
+)
+def test_the_letters_of_bilou_and_labels_without_a_type_are_entities_as_the_others(one: str, other: str):
+    scores = [tagged(*map(str.split, case.split(" / "))) for case in (one, other)]
+    assert scores[0] == scores[1]
+    assert scores[0]["f1"] < 1
+
+
+def test_a_whole_entity_without_a_type_counts():
+    assert tagged(["B", "I", "I", "O"], ["B", "I", "O", "O"])["f1"] == 0
+    assert tagged(["B", "I", "O", "B"], ["B", "I", "O", "O"])["f1"] == pytest.approx(2 / 3)
+
+
+def test_letters_beside_other_labels_are_of_one_word_each():
+    """The nouns S, adjectives A and interjections I of some corpora."""
+    assert tagged(["S", "A", "I", "I"], ["S", "A", "I", "O"]) == pytest.approx(
+        {"precision": 1, "recall": 3 / 4, "f1": 6 / 7, "accuracy": 3 / 4}
+    )
+
+
+def test_a_label_beside_those_of_a_scheme_is_of_one_word():
+    scores = tagged(["B-PER", "I-PER", "X", "X"], ["B-PER", "I-PER", "X", "O"])
+    assert scores["recall"] == pytest.approx(2 / 3)
+
+
+def test_a_word_without_a_prediction_is_outside():
+    truth = ["B-PER", "O", "B-PER", "O"]
+    assert tagged(truth, ["B-PER", "O", None, None]) == tagged(truth, ["B-PER", "O", "O", "O"])
+
+
+def test_nothing_found_scores_nothing():
+    assert tagged(["B-PER"], ["O"]) == {"precision": 0, "recall": 0, "f1": 0, "accuracy": 0}
+    assert tagged(["O"], ["O"]) == {"precision": 0, "recall": 0, "f1": 0, "accuracy": 1}
+
+
+def test_labels_that_begin_nothing_are_of_one_word_each():
+    """Parts of speech, for which precision, recall and F1 are the accuracy."""
+    truth, said = ["NOUN", "NOUN", "VERB", "DET"], ["NOUN", "OTHER", "VERB", "DET"]
+    assert tagged(truth, said) == {"precision": 0.75, "recall": 0.75, "f1": 0.75, "accuracy": 0.75}
