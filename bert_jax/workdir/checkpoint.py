@@ -85,7 +85,8 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, progress: Progress, *, value: float | None = None) -> None:
         """Starts to write a checkpoint, in place of one of this step; returns once the state is copied.
 
-        A disk that refuses it is warned of; the next one is tried.
+        A disk that refuses it is warned of; the next one is tried. The only checkpoint is not replaced, as a
+        kill would leave none.
 
         Args:
           value: of the validation metric that says which checkpoints are best, at this step.
@@ -94,7 +95,10 @@ class Checkpoints:
           OSError: more than `checkpoint.max_save_failures` in a row failed.
         """
         self.poll_save(wait=True)
-        if step in self._manager.all_steps():  # it was saved by a signal, before its evaluation
+        steps = self._manager.all_steps()
+        if step in steps:  # it was saved by a signal, before its evaluation
+            if len(steps) == 1:
+                return
             self._manager.delete(step)
         run = {
             "config": to_json(self._spec.config),

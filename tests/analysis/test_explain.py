@@ -147,7 +147,7 @@ def test_the_command(folder_of, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_page_does_not_hold_millions_of_numbers(folder_of, monkeypatch: pytest.MonkeyPatch):
     found = explain(folder_of("classification"), "the value of a name")
-    monkeypatch.setattr(explanation_page, "MOST_NUMBERS", found.attentions.size - 1)
+    monkeypatch.setattr(explanation_page, "MAX_NUMBERS", found.attentions.size - 1)
     text = explanation_page.explanation_page(found)
     assert f"are {found.attentions.size:,} numbers, too many for a page: --json FILE writes them" in text
     assert "<script" not in text
