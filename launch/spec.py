@@ -76,7 +76,7 @@ class Spec:
 
     @property
     def chips(self) -> int:
-        """Of a slice, or of a machine with GPUs."""
+        """Chips of a slice, or GPUs of a machine."""
         return math.prod(int(side) for side in self.size.split("x"))
 
     @property

@@ -112,7 +112,7 @@ OPTIMIZED = {"ops", "parity", "test_step", "test_collectives", "test_network"}
 @pytest.fixture(scope="module", autouse=True)
 def normal_passes(request: pytest.FixtureRequest) -> Iterator[None]:
     """There XLA compiles as it does for users, though `make test` has its costly passes off."""
-    places = {request.path.stem, *request.path.parts}
+    places = {request.path.stem, *request.path.relative_to(request.config.rootpath).parts}
     if not jax.config.read("jax_disable_most_optimizations") or not OPTIMIZED & places:
         yield
         return
