@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from bert_jax.run.clock import Clock
+from bert_jax.run.tensorboard import EventFile
 from bert_jax.training.batch_ramp import position_at
 from bert_jax.training.chips import chip
 from bert_jax.training.network import flops
 from bert_jax.training.run_spec import RunSpec
+from bert_jax.workdir.log_file import LogFile
 from bert_jax.workdir.metrics_file import rewind
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,10 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        if self._writes:
-            self._close()
 
     def rewind(self, step: int) -> None:
         """Takes back what was written of later steps, which are done again."""
         if self._writes:
-            self._close()
             self._open(step)
         self._bar.n = step
         self._bar.refresh()
@@ -76,11 +73,8 @@ class MetricsWriter:
             return
         place = {"step": step, "split": split, "tokens": tokens, "hours": self._clock.total / 3600}
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps(place | finite) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
-        self._tensorboard.flush()
+        self._lines.write(json.dumps(place | finite).encode() + b"\n")
+        self._events.write(step, {f"{split}/{name}": value for name, value in metrics.items()})
         if split == "train":
             self._bar.set_postfix_str(
                 f"loss {metrics['loss']:.3f}, {metrics.get('tokens_per_second', 0):,.0f} tokens/s"
@@ -96,30 +90,15 @@ class MetricsWriter:
                 log.info("step %s %s: %s", of, split, ", ".join(shown))
 
     def _open(self, step: int) -> None:
-        path = self._workdir / "metrics.jsonl"
-        rewind(path, step)
-        self._file = path.open("a")
-        self._tensorboard = _summary_writer()(str(self._workdir / "tensorboard"), purge_step=step + 1)
-
-    def _close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        file = self._workdir / "metrics.jsonl"
+        rewind(file, step)
+        self._lines = LogFile(file)
+        self._events = EventFile(self._workdir / "tensorboard", start=step)
 
 
 def describe_records(records: Sequence[int]) -> str:
     """The first few of them."""
     return ", ".join(map(str, records[:5])) + (" ..." if len(records) > 5 else "")
-
-
-def _summary_writer() -> Any:
-    """The class. Its package would import PyTorch, where that is installed, for seconds and for nothing."""
-    hidden: dict[str, Any] = {} if "torch" in sys.modules else {"torch": None}
-    sys.modules.update(hidden)
-    from tensorboardX import SummaryWriter
-
-    for name in hidden:
-        del sys.modules[name]
-    return SummaryWriter
 
 
 def _short(value: float) -> str:

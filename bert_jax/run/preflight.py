@@ -30,7 +30,6 @@ OWN_FILES = {
     "damaged",
     "history.jsonl",
     "metrics.jsonl",
-    "metrics.tmp",
     "report",
     PROBE,
     "resolved.json",

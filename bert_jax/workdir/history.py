@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from bert_jax.workdir.log_file import LogFile
 from data_pipeline.errors import UserError
 
 FILE = "history.jsonl"
@@ -29,6 +30,7 @@ class History:
 
     def __init__(self, workdir: Path):
         self._path = workdir / FILE
+        self._file: LogFile | None = None
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """Those of one kind, oldest first. A line that a killed process left half-written is none.
@@ -55,8 +57,5 @@ class History:
         if jax.process_index() != 0:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = json.dumps({"event": event, "time": now} | fields)
-        with self._path.open("ab") as file:
-            whole = self._path.read_bytes().rfind(b"\n") + 1
-            file.truncate(whole)  # without what a killed process left half-written
-            file.write(line.encode() + b"\n")
+        self._file = self._file or LogFile(self._path)
+        self._file.write(json.dumps({"event": event, "time": now} | fields).encode() + b"\n")

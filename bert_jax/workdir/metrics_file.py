@@ -47,11 +47,12 @@ def validation_values(path: Path, name: str, *, until: float = math.inf) -> dict
 
 
 def rewind(path: Path, step: int) -> None:
-    """Drops the lines after `step`, and a half-written last one, by an atomic replacement."""
+    """Cuts off the lines after `step`, and a half-written last one."""
     if not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    replacement = path.with_suffix(".tmp")
-    replacement.write_text("".join(kept))
-    os.replace(replacement, path)
+    size = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            break
+        size += len(line)
+    os.truncate(path, size)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ from bert_jax.workdir.inventory import best_step, steps_of, validation_value
 from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.run_files import load_spec
 from tests.helpers.configs import replace, spec_of
-from tests.helpers.runs import assert_identical, finish, history, metrics, start
+from tests.helpers.runs import assert_identical, finish, history, metrics, start, wait_until, whole_lines
 
 
 def largest(folder: Path) -> Path:
@@ -141,6 +144,37 @@ def small_disk(tmp_path: Path):
         pytest.skip("may not mount a file system here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def is_stopped(process: subprocess.Popen) -> bool:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] == "T"
+
+
+def test_a_disk_that_takes_no_log_ends_no_run(
+    recipe: Path, undisturbed: Path, small_disk: Path, tmp_path: Path
+):
+    """Metrics, history and TensorBoard's file are on a full disk, checkpoints are not; then there is room."""
+    workdir, filler = tmp_path / "run", small_disk / "filler"
+    workdir.mkdir()
+    for name in ("metrics.jsonl", "history.jsonl"):
+        (small_disk / name).touch()
+        (workdir / name).symlink_to(small_disk / name)
+    (workdir / "tensorboard").symlink_to(small_disk, target_is_directory=True)
+    with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
+        file.write(bytes(2**21))
+    process = start(recipe, workdir, env=os.environ | {"SIGNAL": "SIGSTOP 0 save 8"})
+    wait_until(lambda: is_stopped(process), process)
+    assert not metrics(workdir)
+    filler.unlink()
+    process.send_signal(signal.SIGCONT)
+    output = finish(process)
+    for name in ("metrics.jsonl", "history.jsonl", "tensorboard/events.out.tfevents"):
+        assert output.count(f"{workdir / name}") == 1
+    assert_identical(workdir, undisturbed)
+    assert [entry["event"] for entry in map(json.loads, whole_lines(workdir / "history.jsonl"))] == [
+        "start",
+        "end",
+    ]
 
 
 @pytest.mark.slow
