@@ -62,16 +62,16 @@ class Scores(NamedTuple):
 
 def score_workdir(spec: RunSpec, *, workdir: Path, step: int, rows: int) -> Scores:
     """Scores the checkpoint of `step`; the pseudo-perplexity on `rows` held-out rows at most."""
-    with open_checkpoint(spec, workdir=workdir, step=step) as (state, mesh, loader):
+    with open_checkpoint(spec, workdir=workdir, step=step) as (params, _, mesh, loader):
         special_ids = loader.manifest.special_ids
         train, held_out = (
             token_counts(Path(spec.config.data.dir), split) for split in ("train", "validation")
         )
         train[special_ids] = held_out[special_ids] = 0
         buckets_V = bucket_of_piece(train, special_ids=special_ids)
-        buckets = by_frequency(spec, state.params, buckets_V, mesh=mesh, loader=loader)
+        buckets = by_frequency(spec, params, buckets_V, mesh=mesh, loader=loader)
         unmasked = read_unmasked(spec, loader.manifest, rows=rows)
-        pseudo = pseudo_log_likelihood(spec, state.params, unmasked, special_ids=special_ids, mesh=mesh)
+        pseudo = pseudo_log_likelihood(spec, params, unmasked, special_ids=special_ids, mesh=mesh)
     return Scores(buckets, float(held_out[train.argmax()] / held_out.sum()), *pseudo)
 
 

@@ -23,7 +23,7 @@ from bert_jax.parallel.platform import Platform, local_platform
 from bert_jax.training.network import Network, Params, parameters
 from bert_jax.training.run_spec import RunSpec, pretraining_spec
 from bert_jax.training.step import TrainState
-from bert_jax.workdir.checkpoint import Checkpoints
+from bert_jax.workdir.checkpoint import read_params
 from bert_jax.workdir.inventory import step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline.errors import UserError
@@ -158,8 +158,7 @@ def _read(source: Path, network: Network, mesh: Mesh) -> dict[str, Any]:
     left_out = {p.huggingface for p in declared if "labels" in p.logical_axes and not is_same_task}
     if steps_of(source):
         spec = load_spec(source)
-        with Checkpoints(source, spec, read_only=True) as checkpoints:
-            params = checkpoints.restore(mesh, step=step_to_use(source, spec.config))[0].params
+        params, _ = read_params(source, spec, step=step_to_use(source, spec.config), mesh=mesh)
         names = [parameter.huggingface for parameter in jax.tree.leaves(parameters(theirs))]
         weights = dict(zip(names, jax.tree.leaves(params), strict=True))
     else:

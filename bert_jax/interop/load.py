@@ -12,7 +12,7 @@ from bert_jax.config import TaskConfig
 from bert_jax.interop import huggingface
 from bert_jax.training.network import Network, Params
 from bert_jax.training.run_spec import RunSpec
-from bert_jax.workdir.checkpoint import read_state
+from bert_jax.workdir.checkpoint import read_params
 from bert_jax.workdir.inventory import check_has_run, step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline.config import read_object
@@ -83,5 +83,4 @@ def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[RunSpec, Pa
     spec = load_spec(workdir)
     if step is None:
         step = step_to_use(workdir, spec.config)
-    state = read_state(workdir, spec, step=step)
-    return spec, state.params, int(state.step)
+    return spec, *read_params(workdir, spec, step=step)

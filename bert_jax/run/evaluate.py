@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from bert_jax.parallel import sharding
 from bert_jax.training.fits import check_fits
 from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
-from bert_jax.training.step import TrainState, eval_step
+from bert_jax.training.step import eval_step
 from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.inventory import check_has_run
 
@@ -60,11 +60,18 @@ def evaluate(
     return {"loss": sum(metrics[name] for name in losses)} | metrics
 
 
+class OpenCheckpoint(NamedTuple):
+    """The parameters of a checkpoint on their mesh, and held-out rows for them."""
+
+    params: Params
+    step: int
+    mesh: Mesh
+    loader: Loader
+
+
 @contextlib.contextmanager
-def open_checkpoint(
-    spec: RunSpec, *, workdir: Path, step: int | None = None
-) -> Iterator[tuple[TrainState, Mesh, Loader]]:
-    """The checkpoint of `step`, the latest one if None, on its mesh, and the validation rows for it."""
+def open_checkpoint(spec: RunSpec, *, workdir: Path, step: int | None = None) -> Iterator[OpenCheckpoint]:
+    """The checkpoint of `step`, the latest one if None, and the validation rows of the run."""
     from data_pipeline.loader import Loader
 
     check_has_run(workdir)
@@ -78,13 +85,13 @@ def open_checkpoint(
         Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader,
         Checkpoints(workdir, spec, fingerprint=loader.manifest.fingerprint, read_only=True) as checkpoints,
     ):
-        yield checkpoints.restore(mesh, step=step)[0], mesh, loader
+        yield OpenCheckpoint(*checkpoints.restore_params(mesh, step=step), mesh, loader)
 
 
 def evaluate_workdir(spec: RunSpec, *, workdir: Path) -> dict[str, float]:
     """Held-out metrics of the latest checkpoint, with its step and the baselines to compare with."""
-    with open_checkpoint(spec, workdir=workdir) as (state, mesh, loader):
+    with open_checkpoint(spec, workdir=workdir) as (params, at_step, mesh, loader):
         step = compile_eval_step(spec, mesh)
-        metrics = evaluate(spec, state.params, step=step, mesh=mesh, loader=loader)
+        metrics = evaluate(spec, params, step=step, mesh=mesh, loader=loader)
         assert metrics is not None, "nothing stops it"
-        return {"step": int(state.step)} | metrics | loader.manifest.baselines
+        return {"step": at_step} | metrics | loader.manifest.baselines

@@ -64,6 +64,8 @@ def train(spec: RunSpec, make_data: Callable[[RunSpec], TrainingData], *, workdi
             with MetricsWriter(spec, workdir, start=run.step, clock=clock) as run.writer:
                 finished = run.train()
             clock.enter("save", step=run.step)  # which leaving the block waits for
+            if finished:  # whoever is about to be killed does without the digests
+                checkpoints.wait()
     run.history.add("end", step=run.step, finished=finished, seconds=clock.seconds)
     log.info("%s", clock)
     if not finished:

@@ -1,6 +1,9 @@
 """Checkpoints of a run, written and read with Orbax: asynchronous, with digests.
 
-A checkpoint counts once Orbax has committed it, by renaming its folder; its digests are written just before.
+A checkpoint counts once Orbax has committed it, by renaming its folder. Names and sizes of its files are
+written just before, their digests after: a commit does not wait for gigabytes to be read back.
+
+Parameters are an item of their own: who uses a model reads a third of what who trains it does.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ from bert_jax.config import CheckpointConfig, MeshConfig
 from bert_jax.config.as_json import to_json
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import broadcast_from_process_0
+from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import TrainState, abstract_state
 from bert_jax.workdir import digests
+from bert_jax.workdir.digests import BackgroundDigests
 from bert_jax.workdir.inventory import damage, newest_good_step, steps_of
 from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.resume import incompatible_changes
@@ -34,12 +39,26 @@ from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
 
+PARAMS, OPTIMIZER = "params", "optimizer"
+"""Items of a checkpoint: folders in it."""
+
 
 def read_state(workdir: Path, spec: RunSpec, *, step: int | None = None) -> TrainState:
     """A checkpoint on one device, beside a run that is training; arguments as in `Checkpoints.restore`."""
-    mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
     with Checkpoints(workdir, spec, read_only=True) as checkpoints:
-        return checkpoints.restore(mesh, step=step)[0]
+        return checkpoints.restore(_one_device(), step=step)[0]
+
+
+def read_params(
+    workdir: Path, spec: RunSpec, *, step: int | None = None, mesh: Mesh | None = None
+) -> tuple[Params, int]:
+    """The parameters of a checkpoint, on `mesh` or on one device, and its step."""
+    with Checkpoints(workdir, spec, read_only=True) as checkpoints:
+        return checkpoints.restore_params(mesh or _one_device(), step=step)
+
+
+def _one_device() -> Mesh:
+    return sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
 
 
 class Checkpoints:
@@ -63,6 +82,7 @@ class Checkpoints:
         self._read_only = read_only
         self._failures = 0
         self._being_written: int | None = None
+        self._digests = BackgroundDigests()
         found = newest_good_step(workdir, quarantine=not read_only) if jax.process_index() == 0 else 0
         self._newest = broadcast_from_process_0(found)
         self._manager = self._open()
@@ -99,6 +119,7 @@ class Checkpoints:
         if step in steps:  # it was saved by a signal, before its evaluation
             if len(steps) == 1:
                 return
+            self._digests.wait()  # they are not those of another folder with this name
             self._manager.delete(step)
         run = {
             "config": to_json(self._spec.config),
@@ -106,7 +127,8 @@ class Checkpoints:
             "fingerprint": self._fingerprint,
             "progress": progress._asdict(),
         }
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+        arrays = {item: ocp.args.StandardSave(tree) for item, tree in _items(state).items()}
+        items = ocp.args.Composite(**arrays, run=ocp.args.JsonSave(run))
         metrics = None if value is None or not math.isfinite(value) else {"value": value, "step": step}
         self._being_written, self._before = step, self._newest
         self._newest = step
@@ -116,15 +138,24 @@ class Checkpoints:
 
     def poll_save(self, *, wait: bool) -> None:
         """Takes note of how the last write ended, if it has; warns of a failure."""
-        if self._being_written is None or (not wait and self._manager.is_saving_in_progress()):
-            return
-        with self._tolerate_disk_errors():
-            self._manager.wait_until_finished()
-            self._being_written, self._failures = None, 0
+        if self._being_written is not None:
+            if not wait and self._manager.is_saving_in_progress():
+                return
+            with self._tolerate_disk_errors():
+                self._manager.wait_until_finished()
+                if jax.process_index() == 0:
+                    self._digests.add(self._directory / str(self._being_written))
+                self._being_written, self._failures = None, 0
+        self._digests.write_found()
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is written, and its digests are too."""
+        self.poll_save(wait=True)
+        self._digests.wait()
 
     def delete_after(self, step: int) -> int:
         """Deletes the checkpoints of later steps. Returns the newest step left, 0 if there is none."""
-        self.poll_save(wait=True)
+        self.wait()
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)
@@ -139,6 +170,20 @@ class Checkpoints:
           FileNotFoundError: there is no such checkpoint.
           UserError: it is damaged, or of another config, dataset or shape; names what differs.
         """
+        step = self._step_to_read(step)
+        progress = self._check_run(step)
+        restored = self._restore_items(step, _items(abstract_state(self._spec, mesh)))
+        optimizer = restored[OPTIMIZER]
+        return TrainState(optimizer["step"], restored[PARAMS], optimizer["opt_state"]), progress
+
+    def restore_params(self, mesh: Mesh, *, step: int | None = None) -> tuple[Params, int]:
+        """Its parameters alone, and its step. Arguments and errors as of `restore`."""
+        step = self._step_to_read(step)
+        self._check_run(step)
+        abstract = _items(abstract_state(self._spec, mesh))
+        return self._restore_items(step, {PARAMS: abstract[PARAMS]})[PARAMS], step
+
+    def _step_to_read(self, step: int | None) -> int:
         if step is None:
             step = self.latest_step()
         elif step in steps_of(self._workdir) and (wrong := damage(self._workdir, step)):
@@ -147,13 +192,15 @@ class Checkpoints:
             have = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
             raise FileNotFoundError(f"{self._directory} has no {wanted} (there: {have})")
-        progress = self._check_run(step)
-        abstract = abstract_state(self._spec, mesh)
-        self._check_shapes(step, abstract)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )
-        return restored.state, progress
+        return step
+
+    def _restore_items(self, step: int, abstract: dict[str, Any]) -> Any:
+        """Items of a checkpoint: arrays of the shapes and layout of these."""
+        for item, tree in abstract.items():  # the manager would read the metadata of all items
+            folder = self._directory.absolute() / str(step) / item
+            self._check_shapes(step, saved=ocp.StandardCheckpointHandler().metadata(folder).tree, wanted=tree)
+        arguments = {item: ocp.args.StandardRestore(tree) for item, tree in abstract.items()}
+        return self._manager.restore(step, args=ocp.args.Composite(**arguments))
 
     def _open(self) -> ocp.CheckpointManager:
         better = 1 if self._spec.best.higher_is_better else -1
@@ -167,18 +214,22 @@ class Checkpoints:
             preservation_policy=_preservation_policy(self._spec.config.checkpoint, rank),
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
-            async_options=ocp.AsyncOptions(timeout_secs=600, post_finalization_callback=self._write_digests),
+            async_options=ocp.AsyncOptions(timeout_secs=600, post_finalization_callback=self._write_sizes),
         )
         return ocp.CheckpointManager(
             self._directory.absolute(),
             options=options,
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
+            item_handlers={
+                PARAMS: ocp.StandardCheckpointHandler(),
+                OPTIMIZER: ocp.StandardCheckpointHandler(),
+                "run": ocp.JsonCheckpointHandler(),
+            },
         )
 
-    def _write_digests(self) -> None:
+    def _write_sizes(self) -> None:
         """Called by Orbax when all files are there, before it commits them."""
         (folder,) = self._directory.glob(f"{self._being_written}.orbax-checkpoint-tmp*")
-        digests.write(folder)
+        digests.write_sizes(folder)
 
     @contextmanager
     def _tolerate_disk_errors(self) -> Iterator[None]:
@@ -212,16 +263,20 @@ class Checkpoints:
             )
         return Progress.from_json(run["progress"])
 
-    def _check_shapes(self, step: int, abstract: TrainState) -> None:
+    def _check_shapes(self, step: int, *, saved: Any, wanted: Any) -> None:
         """Orbax can restore other shapes than asked for without a word, so compare first."""
-        saved = _described(self._manager.item_metadata(step).state)
-        wanted = _described(abstract)
-        for name in sorted(saved.keys() | wanted.keys()):
-            if saved.get(name) != wanted.get(name):
+        here, there = _described(wanted), _described(saved)
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
                 raise UserError(
                     f"the checkpoint of step {step} in {self._directory} does not fit the model: {name} is "
-                    f"{saved.get(name, 'missing')}, not {wanted.get(name, 'there')}"
+                    f"{there.get(name, 'missing')}, not {here.get(name, 'there')}"
                 )
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """The arrays of a state, real or abstract, by the item that they are saved in."""
+    return {PARAMS: state.params, OPTIMIZER: {"step": state.step, "opt_state": state.opt_state}}
 
 
 def _preservation_policy(config: CheckpointConfig, rank: Any) -> checkpoint_managers.PreservationPolicy:

@@ -8,17 +8,21 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from bert_jax.cli import main as cli
 from bert_jax.interop.load import load_workdir
 from bert_jax.parallel import sharding
 from bert_jax.training.step import init_state
-from bert_jax.workdir.checkpoint import Checkpoints
-from bert_jax.workdir.inventory import best_step, steps_of, validation_value
+from bert_jax.workdir import digests, run_files
+from bert_jax.workdir.checkpoint import Checkpoints, read_state
+from bert_jax.workdir.inventory import best_step, damage, steps_of, validation_value
 from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.run_files import load_spec
 from tests.helpers.configs import replace, spec_of
@@ -42,7 +46,7 @@ def flip_a_bit(folder: Path) -> None:
 
 
 def add_a_file(folder: Path) -> None:
-    (folder / "state" / "stray").write_text("")
+    (folder / "params" / "stray").write_text("")
 
 
 def point_elsewhere(folder: Path) -> None:
@@ -50,14 +54,21 @@ def point_elsewhere(folder: Path) -> None:
     (folder / "digests.json").write_text('{"../../../../etc/passwd": [1, "0"]}')
 
 
+def spoil_digests(folder: Path) -> None:
+    (folder / "digests.json").write_text('{"a": 1}')
+
+
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / "commit_success.txt").unlink(), "commit_success.txt is missing"),
     (lambda folder: (folder / "digests.json").unlink(), "digests.json is missing"),
-    (lambda folder: (folder / "digests.json").write_text("{"), "digests.json is not JSON"),
+    (
+        lambda folder: (folder / "digests.json").write_text('{"a": 1}'),
+        "digests.json has no sizes and digests",
+    ),
     (lambda folder: largest(folder).unlink(), " is missing"),
     (truncate, " bytes, not "),
     (flip_a_bit, "has other bytes than were written"),
-    (add_a_file, "state/stray was not there when it was written"),
+    (add_a_file, "params/stray was not there when it was written"),
     (point_elsewhere, "was not there when it was written"),
 ]
 
@@ -97,6 +108,43 @@ def test_a_run_goes_on_from_before_the_damage(recipe: Path, undisturbed: Path, t
     assert "the checkpoint of step 8" in output
     assert "resuming from step 4 of" in output
     assert_identical(workdir, undisturbed)
+
+
+def test_a_checkpoint_without_digests_is_used_and_says_so(
+    config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, caplog
+):
+    """Its run was killed while they were computed: a commit does not wait for them."""
+    spec, read = spec_of(config), threading.Event()
+    digest_of = digests._digest
+    monkeypatch.setattr(digests, "_digest", lambda path: read.wait() and digest_of(path))
+    with Checkpoints(tmp_path, spec) as checkpoints:
+        run_files.write(spec, tmp_path)
+        checkpoints.save(1, init_state(spec), Progress())
+        checkpoints.poll_save(wait=True)
+        with caplog.at_level("INFO"):
+            assert load_workdir(tmp_path)[2] == 1
+        assert "the checkpoint of step 1 has no digests: its sizes are right" in caplog.text
+        assert cli.run(["checkpoints", "--workdir", str(tmp_path)]) == 0
+        assert "no digests: its sizes are right, its bytes were not compared" in capsys.readouterr().out
+        read.set()
+        checkpoints.wait()
+        assert cli.run(["checkpoints", "--workdir", str(tmp_path)]) == 0
+        assert "no digests" not in capsys.readouterr().out
+    truncate(tmp_path / "checkpoints" / "1")
+    assert " bytes, not " in (damage(tmp_path, 1) or "")
+
+
+def test_who_uses_a_model_reads_its_parameters_only(undisturbed: Path, tmp_path: Path):
+    """The optimizer's moments, two thirds of a checkpoint, may as well not be there."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints" / "12"
+    shutil.rmtree(folder / "optimizer" / "ocdbt.process_0")
+    shutil.rmtree(folder / "optimizer" / "d")
+    digests.write_sizes(folder)
+    whole, alone = (load_workdir(run, step=12)[1] for run in (undisturbed, tmp_path / "run"))
+    assert jax.tree.map(np.array_equal, whole, alone) == jax.tree.map(lambda _: True, whole)
+    with pytest.raises(ValueError, match="opt_state"):
+        read_state(tmp_path / "run", load_spec(tmp_path / "run"), step=12)
 
 
 LARGER = ["--model.hidden-size", "128", "--model.intermediate-size", "512"]
