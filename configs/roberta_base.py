@@ -15,7 +15,7 @@ Adam, weight decay, dropout and no clipping are of table 9, which has the figure
 the warm-up of 10,000 and the microbatches, for 8 GPUs of 32 GB, of fairseq (examples/roberta). A vocabulary
 of 50,000 adds 15 million parameters to BERT-base (section 4.4). What differs: its BPE is of bytes, ours
 SentencePiece's, so perplexities cannot be compared; BERT's LayerNorm epsilon. Not run by us; compiled for 16
-chips of v5e it takes 6.1 of 16 GiB and at best 7.1 hours, 114 chip-hours:
+chips of v5e it takes 6.0 of 16 GiB and at best 7.1 hours, 114 chip-hours:
 
     bert-jax plan configs/roberta_base.py --topology v5e:4x4 --model.scan-unroll 1
 """

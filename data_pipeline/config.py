@@ -6,6 +6,7 @@ Every default lives here. A value that cannot work raises UserError and names it
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The settings that a JSON file holds. Raises UserError, with its name, if it holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error})") from error
     require(isinstance(found, dict), f"{path} is not an object of JSON")
     return found
@@ -48,7 +49,9 @@ def _fits(hint: Any, value: Any) -> bool:
             return any(_fits(option, value) for option in typing.get_args(hint))
     if isinstance(value, bool):
         return hint is bool
-    return isinstance(value, int | float if hint is float else hint)
+    if hint is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, hint)
 
 
 def _described(hint: Any) -> str:
@@ -59,6 +62,8 @@ def _described(hint: Any) -> str:
             return "one of " + ", ".join(map(repr, typing.get_args(hint)))
         case types.UnionType:
             return " or ".join(_described(option) for option in typing.get_args(hint))
+    if hint is float:
+        return "a finite number"
     return "None" if hint is type(None) else f"of type {hint.__name__}"
 
 

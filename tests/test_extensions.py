@@ -20,7 +20,17 @@ import bert_jax.models
 import bert_jax.objectives
 import bert_jax.ops.attention
 import bert_jax.tasks
-from bert_jax.config import Config, EncoderConfig, ModelConfig, ObjectiveConfig, TextTaskConfig, TrainConfig
+from bert_jax.analysis.explain import explain
+from bert_jax.analysis.scoring import score_workdir
+from bert_jax.config import (
+    Config,
+    EncoderConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TextTaskConfig,
+    TokenClassificationConfig,
+    TrainConfig,
+)
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.inference.fill_mask import fill_mask
 from bert_jax.inference.predict import predictions
@@ -32,7 +42,7 @@ from bert_jax.ops.attention import KERNELS, select_kernel, xla
 from bert_jax.ops.attention.kernel import Request
 from bert_jax.run.evaluate import evaluate_workdir
 from bert_jax.run.pretrain import pretrain
-from bert_jax.tasks import classification
+from bert_jax.tasks import classification, task_of
 from bert_jax.training.fits import check_fits
 from bert_jax.workdir.run_files import load_config, load_spec
 from data_pipeline.errors import UserError
@@ -121,6 +131,10 @@ class Bag(nnx.Module):
             x_BxSxD = x_BxSxD + jnp.tanh(dense(mean_BxSxD / x_BxSxD.shape[1]))
         return x_BxSxD
 
+    def attention_maps(self, batch: Batch) -> jax.Array:
+        S = batch["token_ids"].shape[1]
+        return jnp.full((len(self.dense), 1, S, S), 1 / S)
+
 
 class BagLMHead(nnx.Module):
     def __init__(self, config: BagConfig, *, rngs: nnx.Rngs):
@@ -208,6 +222,8 @@ def test_an_encoder(bag: Config, tmp_path: Path):
     assert (fields["model_type"], fields["architectures"]) == ("bag", ["BagForMaskedLM"])
     one, other = (fill_mask(folder, "the [MASK] of it") for folder in (workdir, tmp_path / "exported"))
     assert [guess.word for guess in one[0]] == [guess.word for guess in other[0]]
+    found = explain(tmp_path / "exported", "the [MASK] of it", steps=8)
+    assert sum(found.attributions) == pytest.approx(found.output - found.baseline, abs=0.1)
 
 
 def test_what_an_encoder_lacks_is_refused(bag: Config, tmp_path: Path):
@@ -215,6 +231,9 @@ def test_what_an_encoder_lacks_is_refused(bag: Config, tmp_path: Path):
         UserError, match=r"bag has no next-sentence head: use data\.input_format full_sentences"
     ):
         pretrain(replace(bag, objective=None), workdir=tmp_path)
+    assert task_of(TokenClassificationConfig()).refuses(TokenClassificationConfig(), BAG, None) == (
+        "bag has no head for token_classification"
+    )
 
 
 # An objective
@@ -277,8 +296,12 @@ def test_an_objective(contrast: Config, tmp_path: Path):
     assert found["loss"] == found["contrast_loss"] > 0
     export(workdir, out=tmp_path / "exported")
     assert json.loads((tmp_path / "exported" / "config.json").read_text())["architectures"] == ["BertModel"]
-    with pytest.raises(UserError, match="the model is fine-tuned for contrast"):
+    with pytest.raises(UserError, match=r"the model is for contrast, which predicts no words$"):
         fill_mask(workdir, "a [MASK]")
+    with pytest.raises(UserError, match=r"a model for contrast, which predicts no words to explain"):
+        explain(workdir, "a [MASK]")
+    with pytest.raises(UserError, match=r"trains contrast, which predicts no words to score"):
+        score_workdir(spec, workdir=workdir, step=12, rows=4)
 
 
 def test_a_loss_over_the_whole_batch_is_the_same_on_any_mesh(contrast: Config):

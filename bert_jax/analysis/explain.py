@@ -79,6 +79,8 @@ def explain(
     if not text.strip() or (pair is not None and not pair.strip()):
         raise UserError("the text is empty" if not text.strip() else "the text of --pair is empty")
     settings = loaded.network.settings
+    if not isinstance(settings, TaskConfig) and not loaded.network.objective.PREDICTS_TOKENS:
+        raise UserError(f"{directory} holds a model for {settings.kind}, which predicts no words to explain")
     if isinstance(settings, TaskConfig):
         target = _task_target(loaded, settings, text, pair, label)
     else:

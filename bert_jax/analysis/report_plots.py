@@ -45,7 +45,7 @@ BASELINES = {
 
 class Picture(NamedTuple):
     file: str
-    """Without its ending."""
+    """The name of the file without its ending."""
     title: str
     svg: str
     png: bytes

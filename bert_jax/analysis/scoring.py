@@ -30,6 +30,7 @@ from bert_jax.run.evaluate import compile_eval_step, open_checkpoint
 from bert_jax.training.network import Params, modules
 from bert_jax.training.run_spec import RunSpec
 from data_pipeline.batch import Batch
+from data_pipeline.errors import UserError
 from data_pipeline.inspection import table, token_counts
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
@@ -61,7 +62,13 @@ class Scores(NamedTuple):
 
 
 def score_workdir(spec: RunSpec, *, workdir: Path, step: int, rows: int) -> Scores:
-    """Scores the checkpoint of `step`; the pseudo-perplexity on `rows` held-out rows at most."""
+    """Scores the checkpoint of `step`; the pseudo-perplexity on `rows` held-out rows at most.
+
+    Raises:
+      UserError: the run trains no masked-LM head; or as `open_checkpoint`.
+    """
+    if not spec.network.objective.PREDICTS_TOKENS:
+        raise UserError(f"{workdir} trains {spec.network.settings.kind}, which predicts no words to score")
     with open_checkpoint(spec, workdir=workdir, step=step) as (params, _, mesh, loader):
         special_ids = loader.manifest.special_ids
         train, held_out = (

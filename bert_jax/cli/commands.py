@@ -81,6 +81,7 @@ class InspectData:
     def __call__(self) -> int:
         from data_pipeline.inspection import inspect, report
 
+        _at_least_1("--rows", self.rows)
         inspection = inspect(self.directory, rows=self.rows)
         if self.html is None:
             print("\n".join(report(inspection)))
@@ -186,8 +187,7 @@ class Evaluate:
     def __call__(self) -> int:
         from bert_jax.parallel import runtime
 
-        if self.rows < 1:
-            raise UserError(f"--rows is {self.rows}; it must be at least 1")
+        _at_least_1("--rows", self.rows)
         runtime.configure(cache=_compiled(self.workdir))
         from bert_jax.interop.initialize import resolve
         from bert_jax.run.evaluate import evaluate_workdir
@@ -373,8 +373,8 @@ class Predict:
     def __call__(self) -> int:
         from bert_jax.inference.predict import predictions
 
-        if self.batch_size < 1:
-            raise UserError(f"--batch-size is {self.batch_size}; it must be at least 1")
+        _at_least_1("--batch-size", self.batch_size)
+        _at_least_1("--top", self.top)
         for prediction in predictions(
             self.directory, file=self.input, lines=sys.stdin.buffer, batch_size=self.batch_size, top=self.top
         ):
@@ -394,6 +394,7 @@ class FillMask:
     def __call__(self) -> int:
         from bert_jax.inference.fill_mask import fill_mask
 
+        _at_least_1("--top", self.top)
         for guesses in fill_mask(self.directory, self.text, top=self.top):
             print("  " + "   ".join(f"{guess.word} {guess.probability:.3f}" for guess in guesses))
         return OK
@@ -438,6 +439,11 @@ class ShowConfig:
     def __call__(self) -> int:
         print(to_json(self.config), end="")
         return OK
+
+
+def _at_least_1(flag: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{flag} is {value}; it must be at least 1")
 
 
 def _compiled(workdir: Path) -> Path:

@@ -77,19 +77,20 @@ def run(arguments: list[str]) -> int:
     if command is None:
         return OK
     if _takes_config(kind):
-        check_flags(command.config, rest)
+        check_flags(command, rest)
     if _takes_config(kind) and kind is not ShowConfig:
         _check_task(verb, command.config, tunes=kind in (Finetune, Glue))
     return command()
 
 
-def check_flags(config: Config, arguments: Sequence[str]) -> None:
+def check_flags(command: Any, arguments: Sequence[str]) -> None:
     """Raises UserError for a flag that something else decides, even where its value is the default."""
-    decided = FOLLOWS_IN_FINETUNING if config.task is not None else {}
-    if config.train.steps_from_budget and any(
-        argument.startswith("--train.budget") for argument in arguments
-    ):
-        decided = {"train.steps": "train.budget"}
+    config: Config = command.config
+    decided = dict(FOLLOWS_IN_FINETUNING) if config.task is not None else {}
+    if config.train.steps_from_budget:
+        decided["train.steps"] = f"train.budget {config.train.budget!r}"
+    if getattr(command, "seeds", ()):
+        decided["train.seed"] = f"--seeds {' '.join(map(str, command.seeds))}"
     for argument in arguments:
         flag = argument.partition("=")[0]
         field = flag.removeprefix("--").replace("-", "_")

@@ -63,6 +63,10 @@ class EncoderConfig(ModelConfig):
             value = getattr(self, name)
             require(value >= 1, f"model.{name} is {value}; it must be at least 1")
         require(
+            self.initializer_range > 0,
+            f"model.initializer_range is {self.initializer_range}; it must be positive",
+        )
+        require(
             self.hidden_size % self.num_attention_heads == 0,
             f"model.hidden_size {self.hidden_size} is not divisible by model.num_attention_heads "
             f"{self.num_attention_heads}",
@@ -97,6 +101,9 @@ class BertConfig(EncoderConfig):
         require(
             self.type_vocab_size >= 1,
             f"model.type_vocab_size is {self.type_vocab_size}; it must be at least 1",
+        )
+        require(
+            self.layer_norm_eps > 0, f"model.layer_norm_eps is {self.layer_norm_eps}; it must be positive"
         )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             value = getattr(self, name)

@@ -85,6 +85,10 @@ class OptimizerConfig(Section):
         for name in ("b1", "b2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be at least 0 and less than 1")
+        require(self.eps > 0, f"optimizer.eps is {self.eps}; it must be positive")
+        for name in ("weight_decay", "end_learning_rate", "polynomial_power"):
+            value = getattr(self, name)
+            require(value >= 0, f"optimizer.{name} is {value}; it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ class CheckpointConfig(Section):
     keep: int = 3
     """How many of the latest ones are kept."""
     keep_every: int | None = None
-    """Those of multiples of this step are kept for good."""
+    """Checkpoints of multiples of this step are kept for good."""
     keep_best: int = 1
     """How many are kept because they are the best on the validation split."""
     best: str | None = None
@@ -284,6 +288,7 @@ class Config:
     task: TaskConfig | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.task is not None:
             self._check_finetuning()
             return
@@ -301,6 +306,26 @@ class Config:
         if not self.train.steps_from_budget:
             name = f"train.steps {self.train.steps}"
             check_steps(self, self.train.steps, warmup_steps=self.optimizer.warmup_steps, name=name)
+
+    def _check_kinds(self) -> None:
+        """Whether each section is one; those of several kinds are one of the kinds."""
+        model, objective, task = self.model, self.objective, self.task
+        require(
+            type(model) is ModelConfig or getattr(model, "kind", None) is not None,
+            f"model is {model!r}; it must be ModelConfig or the config of an encoder, such as BertConfig",
+        )
+        require(
+            objective is None
+            or (getattr(objective, "path", None) == "objective" and hasattr(objective, "kind")),
+            f"objective is {objective!r}; it must be the config of an objective, such as MlmConfig, or None",
+        )
+        require(
+            task is None or (getattr(task, "path", None) == "task" and hasattr(task, "kind")),
+            f"task is {task!r}; it must be the config of a task, such as ClassificationConfig, or None",
+        )
+        for name in ("data", "optimizer", "train", "mesh", "checkpoint", "init"):
+            section = getattr(self, name)
+            require(getattr(section, "path", None) == name, f"{name} is {section!r}; it must be its section")
 
     def _check_finetuning(self) -> None:
         require(self.objective is None, "objective is for pretraining; task says what a fine-tuning is for")
@@ -349,6 +374,7 @@ FOLLOWS_IN_FINETUNING = {
     "train.batch_ramp": "train.global_batch_size",
     "train.batch_ramp_steps": "train.global_batch_size",
     "train.eval_every": "task.evaluations",
+    "train.eval_batches": "the task, which is judged by all of its validation examples",
     "checkpoint.every": "task.evaluations",
     "optimizer.warmup_steps": "task.warmup",
     "data": "the task",

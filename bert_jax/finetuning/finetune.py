@@ -25,8 +25,7 @@ from bert_jax.run.loop import train
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec, best_metric, kernel_for
-from bert_jax.workdir.inventory import best_step
-from bert_jax.workdir.metrics_file import read_metrics
+from bert_jax.workdir.inventory import best_step, validation_metrics
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import load_fast
 
@@ -114,6 +113,8 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
         )
     examples = {name: task.read(getattr(config.task, name), config.task) for name in ("train", "validation")}
     settings = task.with_labels(config.task, examples["train"])
+    if reason := task.refuses(settings, encoder_of(model), None):
+        raise UserError(reason)
     tokenizer = load_fast(source_tokenizer(Path(str(config.init.source))))
     for_training, for_validation = make_splits(settings, list(examples.values()), tokenizer)
     _log_size("train", for_training)
@@ -147,9 +148,7 @@ def _log_size(name: str, split: Split) -> None:
 
 
 def _result(spec: RunSpec, workdir: Path) -> Result:
-    step = best_step(workdir, higher_is_better=spec.best.higher_is_better)
+    step = best_step(workdir, metric=spec.best)
     if step is None:
-        raise UserError(f"{workdir} stopped before its first evaluation: train without train.stop_at")
-    metrics = read_metrics(workdir / "metrics.jsonl")[step, "validation"]
-    scores = {name: value for name, value in metrics.items() if name not in ("tokens", "hours")}
-    return Result(spec.config.train.seed, workdir, step, scores)
+        raise UserError(f"{workdir} stopped before its first evaluation; without train.stop_at it goes on")
+    return Result(spec.config.train.seed, workdir, step, validation_metrics(workdir, step) or {})

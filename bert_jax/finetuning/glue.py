@@ -63,7 +63,10 @@ def glue(
     Raises:
       UserError: a task is unknown, or the config sets what GLUE decides; or as `finetune`.
     """
-    assert config.task is not None
+    if not isinstance(config.task, TextTaskConfig):
+        raise UserError("glue wants a config for texts, such as configs/finetune_classification.py")
+    if not tasks or not seeds:
+        raise UserError(f"--{'seeds' if tasks else 'tasks'} has none; give at least one")
     for name in FOLLOWS_IN_GLUE:
         given = getattr(config.task, name, None)
         if given != getattr(type(config.task)(), name, None):

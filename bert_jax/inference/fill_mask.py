@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
+from bert_jax.config import TaskConfig
 from bert_jax.interop.load import LoadedModel, load_model
 from bert_jax.models.encoder import Batch
 from bert_jax.objectives import mlm
@@ -43,7 +44,8 @@ def fill(loaded: LoadedModel, text: str, *, top: int) -> list[list[Guess]]:
     """`fill_mask` with a model that is loaded."""
     network, params, tokenizer = loaded
     if not network.objective.PREDICTS_TOKENS:
-        raise UserError(f"the model is fine-tuned for {network.settings.kind}: use bert-jax predict")
+        hint = ": use bert-jax predict" if isinstance(network.settings, TaskConfig) else ""
+        raise UserError(f"the model is for {network.settings.kind}, which predicts no words{hint}")
     encoding = tokenizer.encode(text)
     columns = [i for i, id in enumerate(encoding.ids) if id == tokenizer.token_to_id("[MASK]")]
     if not columns:

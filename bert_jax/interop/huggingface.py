@@ -16,6 +16,7 @@ import safetensors.numpy
 from bert_jax import models, objectives, tasks
 from bert_jax.config import EncoderConfig, ObjectiveConfig
 from bert_jax.models.encoder import Encoder
+from bert_jax.objectives import mlm
 from bert_jax.objectives.objective import Objective
 from bert_jax.training.network import Network, Parameter, Params, parameters
 from data_pipeline.config import read_object
@@ -126,10 +127,8 @@ def to_config(network: Network, *, dtype: str = "float32") -> dict[str, Any]:
         **names.constants,
         **{name: getattr(network.model, name) for name in names.fields},
     }
-    for task in tasks.TASKS:
-        if network.objective is task:
-            fields |= task.to_huggingface(network.settings)
-    return fields
+    task = next((task for task in tasks.TASKS if network.objective is task), None)
+    return fields | (task.to_huggingface(network.settings) if task else {})
 
 
 def from_config(fields: dict[str, Any]) -> Network:
@@ -150,10 +149,10 @@ def from_config(fields: dict[str, Any]) -> Network:
     missing = [name for name in names.fields if name not in fields]
     if missing:
         raise UserError(f"config.json has no {missing[0]}")
-    known_values = {name: names.values.get(name, {}).get(fields[name], fields[name]) for name in names.fields}
     try:
+        known_values = {n: names.values.get(n, {}).get(fields[n], fields[n]) for n in names.fields}
         model = encoder.Config(**known_values)
-    except UserError as error:
+    except (UserError, TypeError) as error:  # a list is no key
         raise UserError(f"config.json does not fit: {error}") from error
     return Network(model, *_objective(encoder, fields))
 
@@ -163,7 +162,11 @@ def _objective(encoder: Encoder, fields: dict[str, Any]) -> tuple[Objective, Obj
 
     A class that nothing here exports, such as BertModel, counts as one for masked tokens, with parts lacking.
     """
-    architecture = (fields.get("architectures") or [""])[0]
+    architectures = fields.get("architectures") or [""]
+    if not isinstance(architectures, list) or not isinstance(architecture := architectures[0], str):
+        raise UserError(
+            f"config.json has architectures {architectures!r}; known are names of classes in a list"
+        )
     suffix = architecture.removeprefix(encoder.HUGGINGFACE.class_prefix)
     for task in tasks.TASKS:
         if settings := task.from_huggingface(suffix, fields):
@@ -171,14 +174,12 @@ def _objective(encoder: Encoder, fields: dict[str, Any]) -> tuple[Objective, Obj
     for objective in objectives.OBJECTIVES:
         if suffix == objective.HUGGINGFACE_SUFFIX:
             return objective, objective.Config()
-    objective = next(found for found in objectives.OBJECTIVES if found.HUGGINGFACE_SUFFIX == "ForMaskedLM")
-    return objective, objective.Config()
+    return mlm, mlm.Config()
 
 
 def only_masked_lm(network: Network, params: Params) -> tuple[Network, Params]:
     """The network with its masked-LM head and no other, as BertForMaskedLM."""
-    objective = next(found for found in objectives.OBJECTIVES if found.HUGGINGFACE_SUFFIX == "ForMaskedLM")
-    slim = network._replace(objective=objective, settings=objective.Config())
+    slim = network._replace(objective=mlm, settings=mlm.Config())
     head = {name: params["objective"][name] for name in parameters(slim)["objective"]}
     return slim, params | {"objective": head}
 

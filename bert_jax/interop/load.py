@@ -65,7 +65,10 @@ def _with_task_fields(directory: Path, network: Network) -> Network:
     noted = read_object(directory / huggingface.CONFIG_FILE).get(TASK_FIELDS) or {}
     try:
         fields |= noted.get("bert-jax", {})
-        return network._replace(settings=dataclasses.replace(network.settings, **fields))
+        settings_of_task = dataclasses.replace(network.settings, **fields)
+        if settings_of_task.sequence_length > most:
+            raise ValueError(f"sequence_length {settings_of_task.sequence_length}, but {most} positions")
+        return network._replace(settings=settings_of_task)
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"{directory / huggingface.CONFIG_FILE} has {TASK_FIELDS} that do not fit: {error}"

@@ -54,7 +54,7 @@ def model_card(workdir: Path, spec: RunSpec, *, step: int, network: Network, lic
 
 
 def _validation_metrics(workdir: Path, step: int) -> dict[str, float]:
-    """Those of the exported step, if it was evaluated."""
+    """The metrics of the exported step, if it was evaluated."""
     file = workdir / "metrics.jsonl"
     found = read_metrics(file).get((step, "validation"), {}) if file.exists() else {}
     return {name: v for name, v in found.items() if name not in ("tokens", "hours") and math.isfinite(v)}

@@ -110,14 +110,14 @@ class Encoder(Protocol):
         """(config, rngs=) -> [..., D] pooled -> [..., 2] float32 logits."""
 
     @property
-    def sequence_classification_head(self) -> Callable[..., Any]:
+    def sequence_classification_head(self) -> Callable[..., Any] | None:
         """(config, num_labels=, rngs=) -> [B, S, D] -> [B, C] float32 logits; takes dropout_keys."""
 
     @property
-    def token_classification_head(self) -> Callable[..., Any]:
+    def token_classification_head(self) -> Callable[..., Any] | None:
         """(config, num_labels=, rngs=) -> [B, S, D] -> [B, S, C] float32 logits; takes dropout_keys."""
 
     @property
-    def question_answering_head(self) -> Callable[..., Any]:
+    def question_answering_head(self) -> Callable[..., Any] | None:
         """(config, rngs=) -> [B, S, D] -> [B, S, 2] float32 logits: whether an answer begins at a token, and
         whether it ends there; takes dropout_keys."""

@@ -56,7 +56,7 @@ def metrics(settings: Any) -> tuple[Metric, ...]:
     )
 
 
-def refuses(settings: Any, encoder: Encoder, data: DataConfig) -> str | None:
+def refuses(settings: Any, encoder: Encoder, data: DataConfig | None) -> str | None:
     return None
 
 
@@ -92,7 +92,7 @@ def decoder_inputs(
 
 
 def token_sums(inputs: DecoderInputs, batch: Batch) -> Sums:
-    """mlm_loss and mlm_accuracy of the masked tokens."""
+    """The MLM loss and accuracy: cross-entropy, in nats, and hits at the masked tokens."""
     hidden_BxKxD, decoder_VxD, bias_V = inputs
     weights = batch["mlm_weights"].ravel()
     loss, hits = decoded_cross_entropy(

@@ -42,7 +42,7 @@ def metrics(settings: Any) -> tuple[Metric, ...]:
 
 
 def pair_metrics(name: str) -> tuple[Metric, ...]:
-    """Those of masked tokens and of pairs whose label is called `name`."""
+    """The metrics of masked tokens and of pairs whose label is called `name`."""
     return (
         Metric("loss", "Loss", higher_is_better=False),
         Metric("mlm_loss", "Loss of masked tokens", higher_is_better=False, baseline="unigram_loss"),
@@ -52,14 +52,22 @@ def pair_metrics(name: str) -> tuple[Metric, ...]:
     )
 
 
-def refuses(settings: Any, encoder: Encoder, data: DataConfig) -> str | None:
+def refuses(settings: Any, encoder: Encoder, data: DataConfig | None) -> str | None:
+    return refuses_pairs(settings, encoder, data, input_formats=INPUT_FORMATS)
+
+
+def refuses_pairs(
+    settings: Any, encoder: Encoder, data: DataConfig | None, *, input_formats: tuple[str, ...]
+) -> str | None:
+    """`refuses` of an objective whose pairs are those of `input_formats`."""
     kind = encoder.HUGGINGFACE.model_type
     if encoder.pooler is None or encoder.next_sentence_classifier is None:
         return f"{kind} has no next-sentence head: use data.input_format full_sentences or documents"
-    if not data.has_pairs:
+    assert data is not None
+    if data.input_format not in input_formats:
         return (
-            f"objective {settings.kind} wants sentence pairs, not data.input_format {data.input_format}: "
-            "leave objective out, or set data.input_format next_sentence or sentence_order"
+            f"objective {settings.kind} wants the sentence pairs of data.input_format "
+            f"{' or '.join(input_formats)}, not {data.input_format}: leave objective out, or prepare others"
         )
     return None
 

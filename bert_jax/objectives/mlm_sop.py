@@ -11,10 +11,11 @@ from typing import Any
 import jax
 
 from bert_jax.config import MlmSopConfig
-from bert_jax.models.encoder import Batch, EncoderModule
+from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives import mlm, mlm_nsp
 from bert_jax.objectives.objective import Metric, Sums
 from bert_jax.ops.attention.kernel import Kernel
+from data_pipeline.config import DataConfig
 
 Config = MlmSopConfig
 INPUT_FORMATS: tuple[str, ...] = ("sentence_order",)
@@ -22,10 +23,13 @@ REDUCTION = mlm_nsp.REDUCTION
 PREDICTS_TOKENS = mlm_nsp.PREDICTS_TOKENS
 HUGGINGFACE_SUFFIX = mlm_nsp.HUGGINGFACE_SUFFIX
 
-refuses = mlm_nsp.refuses
 init = mlm_nsp.init
 flops = mlm_nsp.flops
 kept_bytes = mlm_nsp.kept_bytes
+
+
+def refuses(settings: Any, encoder: Encoder, data: DataConfig | None) -> str | None:
+    return mlm_nsp.refuses_pairs(settings, encoder, data, input_formats=INPUT_FORMATS)
 
 
 def metrics(settings: Any) -> tuple[Metric, ...]:

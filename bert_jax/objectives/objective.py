@@ -70,10 +70,11 @@ class Objective(Protocol):
         """The class of Transformers is the encoder's prefix and this: ForPreTraining."""
 
     def metrics(self, settings: Any) -> tuple[Metric, ...]:
-        """Those of a held-out split, in the order in which a person wants to read them."""
+        """The metrics of a held-out split, in the order in which a person wants to read them."""
 
-    def refuses(self, settings: Any, encoder: Encoder, data: DataConfig) -> str | None:
-        """Why it cannot train such an encoder on such rows, as a sentence; None if it can."""
+    def refuses(self, settings: Any, encoder: Encoder, data: DataConfig | None) -> str | None:
+        """Why it cannot train such an encoder on such rows, as a sentence; None if it can. A task has no data
+        section."""
 
     def init(self, settings: Any, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         """The head, with initial parameters."""

@@ -43,7 +43,7 @@ class Compiled:
     """What the compiler says of one step, for each device."""
 
     seconds: float
-    """It took to compile."""
+    """Seconds that the compilation took."""
     memory: float
     """Bytes of arguments and temporaries together, or those that it would take and that there are not."""
     temporary: float

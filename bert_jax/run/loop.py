@@ -152,10 +152,10 @@ class _Run:
         """Trains to the end, or until a signal; False if it was one."""
         stopping = False
         if self.evaluation_is_due():  # a signal during the evaluation of this step has saved it without
-            value = self.evaluate()
-            stopping = value is None
-            if value is not None and self.checkpoints.latest_step() == self.step:
-                self.save(value)
+            validation = self.evaluate()
+            stopping = validation is None
+            if validation is not None and self.checkpoints.latest_step() == self.step:
+                self.save(validation)
         with contextlib.ExitStack() as loader, jax.transfer_guard("disallow"):
             stage: Stage | None = None
             while not stopping and not self.finished():
@@ -175,12 +175,12 @@ class _Run:
                     self.roll_back(self.spiked)
                     stage, stopping = None, False
                     continue
-                value = self.evaluate() if evaluating else None
-                stopping = stopping or (evaluating and value is None)
+                validation = self.evaluate() if evaluating else None
+                stopping = stopping or (evaluating and validation is None)
                 self.clock.enter("save", step=self.step)
                 self.checkpoints.poll_save(wait=False)
                 if saving or stopping or self.finished():
-                    self.save(value)
+                    self.save(validation)
         return not stopping
 
     def dispatch(self, stage: Stage, rows: dict[str, np.ndarray]) -> None:
@@ -289,8 +289,8 @@ class _Run:
         )
         return due and self.data.has_validation and self.progress.evaluated < self.step
 
-    def evaluate(self) -> float | None:
-        """Evaluates: the value of the metric that says which checkpoint is best; None if a signal came."""
+    def evaluate(self) -> dict[str, float] | None:
+        """The held-out metrics; None if a signal came."""
 
         def stop() -> bool:
             self.clock.enter("evaluation", step=self.step)  # a heartbeat, for the watchdog
@@ -301,20 +301,21 @@ class _Run:
         if metrics is None:
             return None
         best = self.spec.best
-        value = metrics[best.name]
-        self.progress = record_evaluation(self.progress, step=self.step, value=value, metric=best)
+        self.progress = record_evaluation(
+            self.progress, step=self.step, value=metrics[best.name], metric=best
+        )
         self.writer.write(self.step, "validation", metrics, tokens=self.progress.tokens)
         self.throughput.restart(self.step)
-        return value
+        return metrics
 
-    def save(self, value: float | None) -> None:
-        """Starts a checkpoint; `value` is the validation metric of this step, if it was evaluated."""
+    def save(self, validation: dict[str, float] | None) -> None:
+        """Starts a checkpoint; with the held-out metrics of this step, if it was evaluated."""
         # Another process may be further in the budget than this one, and the schedule has followed that.
         budget = 3600 * (self.spec.config.train.hours or 0.0)
         seconds = max(self.clock.total, self.budget_fraction * budget)
         self.clock.enter("save", step=self.step)
         progress = self.progress._replace(seconds=seconds)
-        self.checkpoints.save(self.step, self.state, progress, value=value)
+        self.checkpoints.save(self.step, self.state, progress, validation=validation)
 
     def finished(self) -> bool:
         """Whether no step is left: the last one was done, the budget is over, or patience is exhausted."""

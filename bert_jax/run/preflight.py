@@ -32,6 +32,7 @@ OWN_FILES = {
     "metrics.jsonl",
     "report",
     PROBE,
+    "replaced",
     "resolved.json",
     "resolved.json.unfinished",
     "tensorboard",

@@ -23,7 +23,7 @@ from bert_jax.tasks import text
 from bert_jax.tasks.columns import label_name
 from bert_jax.tasks.features import Features, all_labelled, label_index
 from bert_jax.tasks.libraries import check_library
-from bert_jax.tasks.task import Target
+from bert_jax.tasks.task import Target, lacks_head
 from bert_jax.tasks.text import Text
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
@@ -47,7 +47,7 @@ def read(source: str, settings: ClassificationConfig, *, labelled: bool = True) 
 
 
 def with_labels(settings: ClassificationConfig, examples: Sequence[Text]) -> ClassificationConfig:
-    """Those of the examples, sorted, unless others were asked for."""
+    """`settings` with the labels of the examples, sorted, unless others were asked for."""
     found = tuple(sorted({str(example.label) for example in examples if example.label is not None}))
     return dataclasses.replace(settings, labels=settings.labels or found)
 
@@ -67,13 +67,14 @@ def featurize(
 # Head and loss
 
 
-def refuses(settings: Any, encoder: Encoder, data: DataConfig) -> str | None:
-    return None
+def refuses(settings: Any, encoder: Encoder, data: DataConfig | None) -> str | None:
+    return lacks_head(settings, encoder, encoder.sequence_classification_head)
 
 
 def init(
     settings: ClassificationConfig, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rngs
 ) -> nnx.Module:
+    assert encoder.sequence_classification_head is not None
     return encoder.sequence_classification_head(model, num_labels=len(settings.labels), rngs=rngs)
 
 

@@ -81,7 +81,7 @@ class Pieces:
 
 
 def _span(text: str, start: int, end: int) -> tuple[int, int]:
-    """Without the space before a word, which SentencePiece counts to its first piece.
+    """The piece without the space before a word, which SentencePiece counts to its first piece.
 
     With the accents on the last character (in Unicode, marks), which a normalizer may have taken off.
     """

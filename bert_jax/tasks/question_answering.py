@@ -26,7 +26,8 @@ from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import classification, columns, records
 from bert_jax.tasks.features import Features, all_labelled, make_arrays
 from bert_jax.tasks.pieces import Pieces
-from bert_jax.tasks.task import Target
+from bert_jax.tasks.task import Target, lacks_head
+from data_pipeline.config import DataConfig
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError, require
 
@@ -42,7 +43,6 @@ COLUMNS = ("id", "question", "context", "answers")
 LONGEST_QUESTION = 64
 """Tokens; of a short row, a quarter (google-research/bert/run_squad.py: max_query_length)."""
 
-refuses = classification.refuses
 kept_bytes = classification.kept_bytes
 
 
@@ -210,7 +210,12 @@ def _answer_pieces(spans_Lx2: np.ndarray, answer: Answer) -> tuple[int, int] | N
 # Head and loss
 
 
+def refuses(settings: Any, encoder: Encoder, data: DataConfig | None) -> str | None:
+    return lacks_head(settings, encoder, encoder.question_answering_head)
+
+
 def init(settings: Any, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    assert encoder.question_answering_head is not None
     return encoder.question_answering_head(model, rngs=rngs)
 
 

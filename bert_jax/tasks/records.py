@@ -27,6 +27,8 @@ Format = Callable[[str], Iterator[Record]]
 STDIN = "standard input"
 """What messages call lines that come from no file."""
 
+csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters that csv has as its limit
+
 
 def read(
     source: str,
@@ -129,7 +131,7 @@ def lines_of(path: str) -> Iterator[str]:
 
 
 def decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    """Without a byte order mark. A UserError for what is not UTF-8 names `source` and the line."""
+    """The text, without a byte order mark. A UserError for what is not UTF-8 names `source` and the line."""
     for number, line in enumerate(lines, 1):
         raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         yield _decode(raw, f"{source} line {number}")

@@ -61,6 +61,7 @@ def featurize(
 
 
 def init(settings: Any, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    assert encoder.sequence_classification_head is not None
     return encoder.sequence_classification_head(model, num_labels=1, rngs=rngs)
 
 

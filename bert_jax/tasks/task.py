@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import tokenizers
 
-from bert_jax.models.encoder import Batch, EncoderModule
+from bert_jax.config import ObjectiveConfig
+from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Objective, Sums
 from bert_jax.ops.attention.kernel import Kernel
 from bert_jax.tasks.features import Features
@@ -24,6 +25,11 @@ class Target(NamedTuple):
     """What the number is."""
     value: Callable[[jax.Array], jax.Array]
     """The number, of the logits of one row."""
+
+
+def lacks_head(settings: ObjectiveConfig, encoder: Encoder, head: Callable[..., Any] | None) -> str | None:
+    """Why a task whose `head` an encoder has to have cannot be trained on it; None if it can."""
+    return None if head else f"{encoder.HUGGINGFACE.model_type} has no head for {settings.kind}"
 
 
 class Task(Objective, Protocol):

@@ -27,7 +27,8 @@ from bert_jax.tasks import classification, columns, records
 from bert_jax.tasks.features import Features, all_labelled, label_index, make_arrays
 from bert_jax.tasks.libraries import check_library
 from bert_jax.tasks.pieces import Pieces
-from bert_jax.tasks.task import Target
+from bert_jax.tasks.task import Target, lacks_head
+from data_pipeline.config import DataConfig
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
 
@@ -37,7 +38,6 @@ REDUCTION: Literal["rows", "batch"] = "rows"
 PREDICTS_TOKENS = False
 HUGGINGFACE_SUFFIX = "ForTokenClassification"
 
-refuses = classification.refuses
 weights = classification.weights
 kept_bytes = classification.kept_bytes
 
@@ -72,6 +72,8 @@ def read_stdin(lines: Iterable[bytes], settings: TokenClassificationConfig) -> I
 
 
 def example(text: str, pair: str | None, settings: TokenClassificationConfig) -> TokenLabels:
+    if pair is not None:
+        raise UserError("the model labels the words of one text: leave --pair out")
     return TokenLabels("the text", tuple(text.split()))
 
 
@@ -122,7 +124,7 @@ def _example(
 def with_labels(
     settings: TokenClassificationConfig, examples: Sequence[TokenLabels]
 ) -> TokenClassificationConfig:
-    """Those of the examples, sorted, unless others were asked for."""
+    """`settings` with the labels of the examples, sorted, unless others were asked for."""
     found = {label for example in examples for label in example.labels or ()}
     return dataclasses.replace(settings, labels=settings.labels or tuple(sorted(found)))
 
@@ -160,9 +162,14 @@ def featurize(
 # Head and loss
 
 
+def refuses(settings: Any, encoder: Encoder, data: DataConfig | None) -> str | None:
+    return lacks_head(settings, encoder, encoder.token_classification_head)
+
+
 def init(
     settings: TokenClassificationConfig, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rngs
 ) -> nnx.Module:
+    assert encoder.token_classification_head is not None
     return encoder.token_classification_head(model, num_labels=len(settings.labels), rngs=rngs)
 
 

@@ -120,7 +120,7 @@ def encode(network: Network, params: Params, batch: Batch, *, kernel: Kernel) ->
 
 
 def count_parameters(network: Network) -> int:
-    """Without the rows that pad the vocabulary."""
+    """The number of parameters, without the rows that pad the vocabulary."""
 
     def size(parameter: Parameter) -> int:
         count = math.prod(parameter.shape)

@@ -20,7 +20,7 @@ def schedule_of(spec: RunSpec) -> optax.Schedule:
 
 
 def decay_mask(network: Network) -> Params:
-    """True for each parameter that decays: matrices and embeddings, but neither biases nor LayerNorm."""
+    """The weight-decay mask: True for matrices and embeddings, False for biases and LayerNorm."""
     return jax.tree.map(lambda parameter: parameter.decay, parameters(network))
 
 

@@ -25,13 +25,20 @@ from orbax.checkpoint import checkpoint_managers
 from bert_jax.config import CheckpointConfig, MeshConfig
 from bert_jax.config.as_json import to_json
 from bert_jax.parallel import sharding
-from bert_jax.parallel.processes import broadcast_from_process_0
+from bert_jax.parallel.processes import barrier, broadcast_from_process_0
 from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import TrainState, abstract_state
 from bert_jax.workdir import digests
 from bert_jax.workdir.digests import BackgroundDigests
-from bert_jax.workdir.inventory import damage, newest_good_step, steps_of
+from bert_jax.workdir.inventory import (
+    REPLACED,
+    damage,
+    newest_good_step,
+    set_aside,
+    settle_replaced,
+    steps_of,
+)
 from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.resume import incompatible_changes
 from bert_jax.workdir.run_files import config_from_json, spec_from_json, spec_to_json
@@ -102,25 +109,22 @@ class Checkpoints:
         """The newest good checkpoint, or the one that is being written; None if there is none."""
         return None if self._newest < 0 else self._newest
 
-    def save(self, step: int, state: TrainState, progress: Progress, *, value: float | None = None) -> None:
+    def save(
+        self, step: int, state: TrainState, progress: Progress, *, validation: dict[str, float] | None = None
+    ) -> None:
         """Starts to write a checkpoint, in place of one of this step; returns once the state is copied.
 
-        A disk that refuses it is warned of; the next one is tried. The only checkpoint is not replaced, as a
-        kill would leave none.
+        A disk that refuses it is warned of; the next one is tried.
 
         Args:
-          value: of the validation metric that says which checkpoints are best, at this step.
+          validation: the metrics of this step, if it was evaluated.
 
         Raises:
           OSError: more than `checkpoint.max_save_failures` in a row failed.
         """
         self.poll_save(wait=True)
-        steps = self._manager.all_steps()
-        if step in steps:  # it was saved by a signal, before its evaluation
-            if len(steps) == 1:
-                return
-            self._digests.wait()  # they are not those of another folder with this name
-            self._manager.delete(step)
+        if step in self._manager.all_steps():  # it was saved by a signal, before its evaluation
+            self._set_aside(step)
         run = {
             "config": to_json(self._spec.config),
             "resolved": spec_to_json(self._spec),
@@ -129,7 +133,8 @@ class Checkpoints:
         }
         arrays = {item: ocp.args.StandardSave(tree) for item, tree in _items(state).items()}
         items = ocp.args.Composite(**arrays, run=ocp.args.JsonSave(run))
-        metrics = None if value is None or not math.isfinite(value) else {"value": value, "step": step}
+        value = math.nan if validation is None else validation[self._spec.best.name]
+        metrics = {"value": value, "step": step, "validation": validation} if math.isfinite(value) else None
         self._being_written, self._before = step, self._newest
         self._newest = step
         # The training loop forbids copies that nobody asked for; this one is asked for.
@@ -145,6 +150,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
                 if jax.process_index() == 0:
                     self._digests.add(self._directory / str(self._being_written))
+                    settle_replaced(self._workdir)
                 self._being_written, self._failures = None, 0
         self._digests.write_found()
 
@@ -202,6 +208,15 @@ class Checkpoints:
         arguments = {item: ocp.args.StandardRestore(tree) for item, tree in abstract.items()}
         return self._manager.restore(step, args=ocp.args.Composite(**arguments))
 
+    def _set_aside(self, step: int) -> None:
+        """Makes room for another checkpoint of this step. Until that is there a restart uses this one."""
+        self._digests.wait()  # they are not those of another folder with this name
+        self._manager.close()
+        if jax.process_index() == 0:
+            set_aside(self._workdir, step, folder=REPLACED)
+        barrier(f"room for a checkpoint of step {step}")
+        self._manager = self._open()
+
     def _open(self) -> ocp.CheckpointManager:
         better = 1 if self._spec.best.higher_is_better else -1
 
@@ -243,6 +258,7 @@ class Checkpoints:
                 raise  # of several processes, each would have to know
             log.warning("%s; trying again at the next one (%d)", error, self._failures)
             self._being_written, self._newest = None, self._before
+            settle_replaced(self._workdir)
             self._manager = self._open()  # the old one would tell of this failure for ever
 
     def _check_run(self, step: int) -> Progress:
@@ -256,6 +272,11 @@ class Checkpoints:
         if changes := incompatible_changes(saved, self._spec, step=step):
             raise UserError(f"{where} is of another run: {changes[0]}")
         if self._fingerprint is not None and run["fingerprint"] != self._fingerprint:
+            if self._spec.config.task is not None:
+                raise UserError(
+                    f"{where} was trained on other examples than task.train and task.validation have now: "
+                    "give the original ones, or a new --workdir"
+                )
             raise UserError(
                 f"{where} was trained on another dataset than "
                 f"data.dir {self._spec.config.data.dir} (fingerprint {run['fingerprint'][:12]}, not "

@@ -63,7 +63,7 @@ class BackgroundDigests:
         self._thread = threading.Thread(target=self._run, name="digests", daemon=True)
 
     def add(self, folder: Path) -> None:
-        """Of a folder whose sizes were written. Returns at once."""
+        """Begins to read a folder whose sizes were written, after those before it. Returns at once."""
         if not self._thread.is_alive():
             self._thread.start()
         self._folders.put(folder)

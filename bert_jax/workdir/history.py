@@ -23,17 +23,25 @@ from bert_jax.workdir.log_file import LogFile
 from data_pipeline.errors import UserError
 
 FILE = "history.jsonl"
+FIELDS = {
+    "start": ("step", "versions", "revision", "device", "processes"),
+    "skipped": ("step", "records"),
+    "rollback": ("at", "to"),
+    "damaged": ("step",),
+    "end": ("step", "seconds"),
+}
+"""Fields that an entry has at least, by event."""
 
 
 class History:
-    """The history of one workdir. Every process reads it; process 0 writes."""
+    """The history of one workdir, which process 0 writes."""
 
     def __init__(self, workdir: Path):
         self._path = workdir / FILE
         self._file: LogFile | None = None
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """Those of one kind, oldest first. A line that a killed process left half-written is none.
+        """The entries of one kind, oldest first. A line that a killed process left half-written is none.
 
         Raises:
           UserError: a line is not of a history; names it.
@@ -46,7 +54,7 @@ class History:
             try:
                 entry = json.loads(line)
                 if entry["event"] == event:
-                    found.append(entry)
+                    found.append({name: entry[name] for name in FIELDS[event]} | entry)
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{self._path}:{number} is not a line of a history ({error}); mend or remove it"

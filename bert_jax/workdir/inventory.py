@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_jax.config import Config
+from bert_jax.objectives.objective import Metric
 from bert_jax.workdir import digests
 from bert_jax.workdir.history import History
 from bert_jax.workdir.run_files import CONFIG_FILE, load_spec
 
 log = logging.getLogger(__name__)
+
+DAMAGED, REPLACED = "damaged", "replaced"
+"""Folders of a workdir for checkpoints that are set aside: damaged ones, and one that is saved again."""
 
 COMMITTED = "commit_success.txt"
 """Orbax writes it last."""
@@ -47,6 +51,8 @@ def newest_good_step(workdir: Path, *, quarantine: bool) -> int:
     Args:
       quarantine: set the damaged ones that are newer aside, to `workdir/damaged`.
     """
+    if quarantine:
+        settle_replaced(workdir)
     for step in steps_of(workdir):
         wrong = damage(workdir, step)
         folder = workdir / "checkpoints" / str(step)
@@ -56,29 +62,50 @@ def newest_good_step(workdir: Path, *, quarantine: bool) -> int:
             return step
         log.warning("the checkpoint of step %d in %s is damaged: %s", step, folder.parent, wrong)
         if quarantine:
-            aside = workdir / "damaged" / str(step)
-            shutil.rmtree(aside, ignore_errors=True)  # of an earlier accident
-            aside.parent.mkdir(exist_ok=True)
-            os.replace(folder, aside)
+            set_aside(workdir, step, folder=DAMAGED)
             History(workdir).add("damaged", step=step, why=wrong)
     return -1
 
 
-def validation_value(workdir: Path, step: int) -> float | None:
-    """The value of the metric that says which checkpoint is best, as it was saved with this one."""
+def set_aside(workdir: Path, step: int, *, folder: str) -> None:
+    """Moves a checkpoint to a folder of the workdir, in place of one of this step that is there."""
+    aside = workdir / folder / str(step)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    os.replace(workdir / "checkpoints" / str(step), aside)
+
+
+def settle_replaced(workdir: Path) -> None:
+    """Deletes checkpoints for which there is another one of their step; moves the others back."""
+    for aside in (workdir / REPLACED).glob("*"):
+        current = workdir / "checkpoints" / aside.name
+        if current.exists():
+            shutil.rmtree(aside)
+        else:
+            os.replace(aside, current)
+
+
+def validation_metrics(workdir: Path, step: int) -> dict[str, float] | None:
+    """What the evaluation of a checkpoint's step found; None if it was saved without one, or is damaged."""
     try:
         saved = json.loads((workdir / "checkpoints" / str(step) / "metrics" / "metrics").read_bytes())
-        return float(saved["value"])
+        return {name: float(value) for name, value in saved["validation"].items()}
     except FileNotFoundError:
-        return None  # it was saved without an evaluation
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # `damage` tells what is wrong with it
 
 
-def best_step(workdir: Path, *, higher_is_better: bool) -> int | None:
+def validation_value(workdir: Path, step: int, *, metric: str) -> float | None:
+    """One of them."""
+    return (validation_metrics(workdir, step) or {}).get(metric)
+
+
+def best_step(workdir: Path, *, metric: Metric) -> int | None:
     """The checkpoint with the best value, the first of equals; None if none has one."""
-    values = {step: validation_value(workdir, step) for step in steps_of(workdir)}
-    known = {
-        step: value if higher_is_better else -value for step, value in values.items() if value is not None
-    }
+    values = {step: validation_value(workdir, step, metric=metric.name) for step in steps_of(workdir)}
+    sign = 1 if metric.higher_is_better else -1
+    known = {step: sign * value for step, value in values.items() if value is not None}
     return max(known, key=lambda step: (known[step], -step), default=None)
 
 
@@ -86,7 +113,7 @@ def step_to_use(workdir: Path, config: Config) -> int | None:
     """The best checkpoint of a fine-tuning; None, which is the latest, of a pretraining."""
     if config.task is None:
         return None
-    return best_step(workdir, higher_is_better=load_spec(workdir).best.higher_is_better)
+    return best_step(workdir, metric=load_spec(workdir).best)
 
 
 def listing(workdir: Path) -> Iterator[tuple[str, str | None]]:
@@ -101,7 +128,7 @@ def listing(workdir: Path) -> Iterator[tuple[str, str | None]]:
         folder = workdir / "checkpoints" / str(step)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         written = datetime.datetime.fromtimestamp(folder.stat().st_mtime).isoformat(" ", timespec="seconds")
-        found = validation_value(workdir, step)
+        found = validation_value(workdir, step, metric=best)
         value = "" if found is None else f"validation {best} {found:.4f}"
         wrong = damage(workdir, step)
         verified = wrong is not None or digests.have_digests(folder)

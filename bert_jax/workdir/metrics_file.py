@@ -14,7 +14,7 @@ Lines = dict[tuple[int, str], dict[str, float]]
 
 
 def read_metrics(file: Path, *, finished: bool = False) -> Lines:
-    """Those of a metrics.jsonl.
+    """The lines of a metrics.jsonl.
 
     Args:
       finished: nobody writes to it any more. Otherwise a last line without its end is half-written, and none.
@@ -36,23 +36,20 @@ def read_metrics(file: Path, *, finished: bool = False) -> Lines:
     return found
 
 
-def validation_values(path: Path, name: str, *, until: float = math.inf) -> dict[int, float]:
-    """Step -> a validation metric, NaN where it was not finite, of metrics.jsonl up to a step."""
-    lines = read_metrics(path) if path.exists() else {}
-    return {
-        step: metrics.get(name, math.nan)
-        for (step, split), metrics in lines.items()
-        if split == "validation" and step <= until
-    }
-
-
 def rewind(path: Path, step: int) -> None:
-    """Cuts off the lines after `step`, and a half-written last one."""
+    """Cuts off the lines after `step`, and a half-written last one. Others that are none of metrics stay."""
     if not path.exists():
         return
     size = 0
     for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+        if not line.endswith(b"\n") or _step(line) > step:
             break
         size += len(line)
     os.truncate(path, size)
+
+
+def _step(line: bytes) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -math.inf

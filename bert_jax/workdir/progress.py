@@ -9,7 +9,7 @@ class Progress(NamedTuple):
     """After a step. A function of the run alone, but for `seconds`: a replay of the steps makes it again."""
 
     position: int = 0
-    """Rows of the stream that are behind the run: taken, or passed over by a rollback."""
+    """The position in the stream of rows: how many are behind the run, taken or skipped by a rollback."""
     tokens: int = 0
     """Seen by the steps, without padding."""
     seconds: float = 0.0
@@ -19,7 +19,7 @@ class Progress(NamedTuple):
     skipped_steps: int = 0
     """Steps without an update, because loss or gradient was not finite."""
     consecutive_skips: int = 0
-    """Those of them that were the last steps."""
+    """Skipped steps in a row, up to the last step."""
     rollbacks: int = 0
     """Spikes of the loss that were answered by going back."""
     evaluated: int = -1

@@ -14,14 +14,14 @@ import jax
 from bert_jax.config import Config
 from bert_jax.config.as_json import differences
 from bert_jax.training.run_spec import RunSpec
-from bert_jax.workdir.run_files import CONFIG_FILE, load_config
+from bert_jax.workdir.inventory import steps_of
+from bert_jax.workdir.run_files import load_config
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-cpu")
 
 
 def provenance(spec: RunSpec, *, workdir: Path) -> dict[str, Any]:
     """What runs, on what, and how its config differs from the one the workdir was left with."""
-    previous = workdir / CONFIG_FILE
     return {
         "revision": _revision(),
         "versions": _versions(),
@@ -29,7 +29,7 @@ def provenance(spec: RunSpec, *, workdir: Path) -> dict[str, Any]:
         "devices": jax.device_count(),
         "device": jax.devices()[0].device_kind,
         "kernel": spec.kernel.NAME,
-        "changes": differences(load_config(workdir), spec.config) if previous.exists() else [],
+        "changes": differences(load_config(workdir), spec.config) if steps_of(workdir) else [],
     }
 
 

@@ -25,7 +25,12 @@ MAY_CHANGE = (
     "task.train",
     "task.validation",
     "mesh",
-    "checkpoint",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.keep_every",
+    "checkpoint.keep_best",
+    "checkpoint.best",
+    "checkpoint.max_save_failures",
 )
 """None of these fields changes the batches or the objective, though another mesh, unrolling or cut into
 microbatches rounds differently. The dataset itself is compared by its fingerprint."""
@@ -38,8 +43,8 @@ SCHEDULE_FIELDS = (
     "optimizer.polynomial_power",
     "optimizer.end_learning_rate",
 )
-"""Nor do these, as long as the learning rate of every step so far stays what it was: a warmup_stable_decay
-that is not in its decay can be made longer, and a constant one can be given a decay (Haegele et al. 2024)."""
+"""These may change too, as long as the learning rate of every step so far stays: a warmup_stable_decay that
+is not in its decay can be made longer, and a constant one can be given a decay (Haegele et al. 2024)."""
 
 
 def incompatible_changes(saved: RunSpec, spec: RunSpec, *, step: int) -> list[str]:
@@ -55,12 +60,14 @@ def incompatible_changes(saved: RunSpec, spec: RunSpec, *, step: int) -> list[st
     found += differences(saved.network.model, spec.network.model, path="model", free=free)
     one, other = saved.network.settings, spec.network.settings
     found += differences(one, other, path=one.path, free=free)
+    if saved.best != spec.best:  # values of two metrics cannot be compared
+        found.append(f"checkpoint.best is {saved.best.name!r}, not {spec.best.name!r}")
     if saved.config.task is not None and not same_so_far:
         found.append(f"the run has {saved.steps} steps, not {spec.steps}")
     return list(dict.fromkeys(found))
 
 
 def _learning_rates(spec: RunSpec, step: int) -> np.ndarray:
-    """Those of the steps up to one."""
+    """The rate of each step up to one."""
     rates = jnp.asarray(schedule_of(spec)(jnp.arange(step)), jnp.float32)
     return np.broadcast_to(rates, (step,))

@@ -48,7 +48,7 @@ def load_spec(workdir: Path) -> RunSpec:
 
 
 def write(spec: RunSpec, workdir: Path) -> None:
-    """Both files, each by an atomic replacement."""
+    """Writes config.json and resolved.json, each by an atomic replacement."""
     for name, content in (CONFIG_FILE, as_json.to_json(spec.config)), (RESOLVED_FILE, spec_to_json(spec)):
         unfinished = workdir / f"{name}.unfinished"
         unfinished.write_text(content)
@@ -56,7 +56,7 @@ def write(spec: RunSpec, workdir: Path) -> None:
 
 
 def spec_to_json(spec: RunSpec) -> str:
-    """All but the config itself."""
+    """What followed from the config, without the config itself."""
     network = spec.network
     fields = {
         "model": as_json.to_dict(network.model),
@@ -88,19 +88,21 @@ def spec_from_json(text: str, config: Config) -> RunSpec:
         return RunSpec(
             config=config,
             network=network,
-            rows=RowShape(**fields["rows"]),
+            rows=RowShape(**{name: int(size) for name, size in fields["rows"].items()}),
             best=best_metric(network, fields["best"]),
             kernel=xla,
             **counts,
         )
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"not of this version of bert-jax ({error!r})") from error
 
 
 def _named(file: Path, read: Any) -> Any:
     try:
-        return read(file.read_text())
-    except UserError as error:
+        return read(file.read_text(encoding="utf-8"))
+    except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} is missing: {file.parent} holds no run, or is damaged") from error

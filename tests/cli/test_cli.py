@@ -120,6 +120,13 @@ def test_a_wrong_command_is_one_line(refused, recipe: Path, arguments, message, 
         ),
         ("finetune_token_classification", "--optimizer.warmup-steps", "9", "it follows from task.warmup"),
         ("finetune_question_answering", "--model.hidden-size", "64", "--model.hidden-size"),
+        (
+            "finetune_classification",
+            "--train.eval-batches",
+            "3",
+            "train.eval_batches is 3, but in a fine-tun",
+        ),
+        ("finetune_classification", "--seeds=3", "--train.seed=3", "train.seed follows from --seeds 3"),
     ],
 )
 def test_a_flag_that_something_else_decides_is_refused_by_name(
@@ -130,6 +137,33 @@ def test_a_flag_that_something_else_decides_is_refused_by_name(
     config = ROOT / "configs" / f"{recipe_}.py"
     assert message in refused("finetune", config, "--workdir", tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
+
+
+def test_steps_do_not_go_together_with_a_budget_of_the_config_file(refused, recipe: Path, tmp_path: Path):
+    recipe.write_text(
+        recipe.read_text()
+        + """
+import dataclasses
+asked = get_config()
+asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, budget="1e6 tokens"))
+get_config = lambda: asked
+"""
+    )
+    flags = ["--workdir", tmp_path / "run", "--train.steps", 20]
+    assert "train.steps follows from train.budget '1e6 tokens'" in refused("pretrain", recipe, *flags)
+
+
+def test_glue_is_of_texts(refused, tmp_path: Path):
+    config = ROOT / "configs" / "finetune_question_answering.py"
+    assert "glue wants a config for texts" in refused("glue", config, "--workdir", tmp_path / "run")
+    config = ROOT / "configs" / "finetune_classification.py"
+    assert "--tasks has none" in refused("glue", config, "--workdir", tmp_path / "run", "--tasks")
+
+
+@pytest.mark.parametrize("verb", ["fill-mask", "predict"])
+def test_no_word_is_no_prediction(refused, verb: str):
+    arguments = ["nowhere", "a [MASK]"] if verb == "fill-mask" else ["nowhere"]
+    assert "--top is 0; it must be at least 1" in refused(verb, *arguments, "--top", "0")
 
 
 def test_steps_and_a_budget_of_tokens_do_not_go_together(refused, recipe: Path, tmp_path: Path):

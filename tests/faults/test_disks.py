@@ -243,11 +243,11 @@ def test_the_latest_the_best_and_every_so_many_stay(config, tmp_path: Path):
     state = init_state(spec)
     with Checkpoints(tmp_path, spec) as checkpoints:
         for step in range(1, 11):
-            value = None if step in (2, 10) else abs(step - 3.4)  # these were not evaluated
-            checkpoints.save(step, state, Progress(), value=value)
+            validation = None if step in (2, 10) else {"loss": abs(step - 3.4)}  # they were not evaluated
+            checkpoints.save(step, state, Progress(), validation=validation)
     left = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert left == [3, 4, 8, 9, 10]
-    assert best_step(tmp_path, higher_is_better=False) == 3
+    assert best_step(tmp_path, metric=spec.best) == 3
 
 
 def test_a_number_that_is_none_is_never_the_best_and_of_equals_the_first_is(config, tmp_path: Path):
@@ -255,6 +255,7 @@ def test_a_number_that_is_none_is_never_the_best_and_of_equals_the_first_is(conf
     state = init_state(spec)
     with Checkpoints(tmp_path, spec) as checkpoints:
         for step, value in enumerate([5.0, 4.0, 4.0, float("nan"), 6.0], 1):
-            checkpoints.save(step, state, Progress(), value=value)
+            validation = {"loss": value}
+            checkpoints.save(step, state, Progress(), validation=validation)
     assert steps_of(tmp_path) == [5, 2]
-    assert [validation_value(tmp_path, step) for step in (5, 2)] == [6.0, 4.0]
+    assert [validation_value(tmp_path, step, metric="loss") for step in (5, 2)] == [6.0, 4.0]

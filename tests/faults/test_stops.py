@@ -10,7 +10,9 @@ import pytest
 
 from bert_jax.parallel.exit_status import INTERRUPTED
 from bert_jax.parallel.processes import PreemptionSignal
+from bert_jax.run import loop
 from bert_jax.run.pretrain import pretrain
+from bert_jax.workdir.inventory import validation_metrics
 from tests.helpers.configs import replace
 from tests.helpers.runs import assert_identical, finish, history, metrics, start
 
@@ -68,9 +70,13 @@ def test_a_signal_in_every_phase(
     assert all(sum(entry["seconds"].values()) > 0 for entry in ends)
 
 
-def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, monkeypatch):
-    """The signal comes with its second batch; the run that is resumed evaluates first."""
-    config = replace(config, train__steps=3, train__eval_every=2, optimizer__warmup_steps=1)
+@pytest.mark.parametrize("steps", [2, 3])
+def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, monkeypatch, steps: int):
+    """The signal comes with its second batch; the run that is resumed evaluates first, and that once.
+
+    Its checkpoint then has what the evaluation found, though it is the only one and was there before.
+    """
+    config = replace(config, train__steps=steps, train__eval_every=2, optimizer__warmup_steps=1)
     asked = []
 
     def reached(self: PreemptionSignal) -> bool:
@@ -82,5 +88,14 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, m
     assert metrics(tmp_path / "run", "validation") == []
     monkeypatch.undo()
     assert pretrain(config, workdir=tmp_path / "run")
-    assert [line["step"] for line in metrics(tmp_path / "run", "validation")] == [2, 3]
-    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
+    evaluated = list(range(2, steps + 1))
+    assert [line["step"] for line in metrics(tmp_path / "run", "validation")] == evaluated
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, steps + 1))
+    for step in evaluated:
+        (line,) = (line for line in metrics(tmp_path / "run", "validation") if line["step"] == step)
+        found = validation_metrics(tmp_path / "run", step)
+        assert found is not None
+        assert found.items() <= line.items()
+
+    monkeypatch.setattr(loop, "record_evaluation", None)  # nothing is evaluated a second time
+    assert pretrain(config, workdir=tmp_path / "run")

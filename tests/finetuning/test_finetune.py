@@ -448,5 +448,5 @@ def test_the_commands(
 
     with pytest.raises(ValueError, match="this config is for classification: use bert-jax finetune"):
         cli.run(["pretrain", str(recipe), "--workdir", str(tmp_path / "other")])
-    with pytest.raises(ValueError, match="fine-tuned for classification: use bert-jax predict"):
+    with pytest.raises(ValueError, match="for classification, which predicts no words: use bert-jax predict"):
         cli.run(["fill-mask", str(tmp_path / "run" / "seed-0"), "a [MASK]"])

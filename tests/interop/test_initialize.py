@@ -93,9 +93,9 @@ def assert_identical(one: Tensors, other: Tensors) -> None:
 
 
 def save_run(
-    config: Config, spec: RunSpec, workdir: Path, *, step: int = 3, value: float | None = None
+    config: Config, spec: RunSpec, workdir: Path, *, step: int = 3, validation: dict[str, float] | None = None
 ) -> TrainState:
-    """A workdir with a checkpoint, with no number of a fresh state; `value` says how good it is."""
+    """A workdir with a checkpoint, with no number of a fresh state; `validation` says how good it is."""
     state = fresh(spec)
     params = jax.tree.map(lambda leaf: leaf + 0.5, state.params)
     state = state._replace(step=np.asarray(step, np.int32), params=params)
@@ -103,7 +103,7 @@ def save_run(
     run_files.write(spec, workdir)
     shutil.copytree(Path(config.data.dir) / "tokenizer", workdir / "tokenizer")
     with Checkpoints(workdir, spec) as checkpoints:
-        checkpoints.save(step, state, Progress(), value=value)
+        checkpoints.save(step, state, Progress(), validation=validation)
     return state
 
 
@@ -272,10 +272,10 @@ def test_a_folder_of_hugging_face_may_have_a_config_of_tensorflow_left_in_it(con
 def test_a_finetuned_run_gives_its_best_weights(config: Config, tmp_path: Path):
     """Not its latest ones: as `export` and `predict` do."""
     tuned = finetuning(config, RegressionConfig())
-    best = save_run(config, tuned, tmp_path / "run", step=1, value=0.9)
+    best = save_run(config, tuned, tmp_path / "run", step=1, validation={"pearson": 0.9})
     latest = best._replace(step=best.step + 2, params=jax.tree.map(lambda leaf: leaf + 1, best.params))
     with Checkpoints(tmp_path / "run", tuned) as checkpoints:
-        checkpoints.save(3, latest, Progress(), value=0.1)
+        checkpoints.save(3, latest, Progress(), validation={"pearson": 0.1})
     state = started(spec_of(config), tmp_path / "run")
     words, expected = (params["encoder"]["embeddings"]["word"] for params in (state.params, best.params))
     np.testing.assert_array_equal(words, expected)

@@ -167,6 +167,14 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.json is not an object of JSON",
     ),
     "half a config": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+    "a class that is a number": (
+        lambda folder: edit(folder / "config.json", lambda f: f.update(architectures=[5])),
+        r"architectures \[5\]; known are names of classes",
+    ),
+    "an activation that is a list": (
+        lambda folder: edit(folder / "config.json", lambda f: f.update(hidden_act=[])),
+        r"config\.json does not fit",
+    ),
     "relative positions": (
         lambda folder: edit(
             folder / "config.json", lambda f: f.update(position_embedding_type="relative_key")
@@ -205,6 +213,10 @@ def test_what_cannot_be_opened_is_told_in_a_line(exported: Path, name: str):
         ({"task_specific_params": {"bert-jax": {"colour": "red"}}}, "that do not fit: .*colour"),
         ({"task_specific_params": {"bert-jax": 3}}, "task_specific_params that do not fit"),
         ({"task_specific_params": ["bert-jax"]}, "task_specific_params that do not fit"),
+        (
+            {"task_specific_params": {"bert-jax": {"sequence_length": 512}}},
+            "that do not fit: sequence_length 512, but 64 positions",
+        ),
     ],
     ids=[
         "several labels",
@@ -213,6 +225,7 @@ def test_what_cannot_be_opened_is_told_in_a_line(exported: Path, name: str):
         "an unknown field",
         "a number",
         "a list",
+        "rows that are longer than the positions",
     ],
 )
 def test_a_task_of_something_else_is_told_in_a_line(classifier: Path, fields: dict, message: str):

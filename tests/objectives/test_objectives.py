@@ -60,7 +60,7 @@ def test_who_asks_for_an_objective_gets_it(input_format: str):
 @pytest.mark.parametrize("asked", [MlmNspConfig(), MlmSopConfig()], ids=lambda asked: asked.kind)
 def test_pairs_are_not_learned_from_rows_without_pairs(config: Config, asked: ObjectiveConfig):
     with pytest.raises(
-        UserError, match=rf"objective {asked.kind} wants sentence pairs, not data\.input_format"
+        UserError, match=rf"objective {asked.kind} wants the sentence pairs of data\.input_format"
     ):
         spec_of(replace(config, data__input_format="documents", objective=asked))
 

@@ -81,10 +81,10 @@ def test_a_file_that_somebody_removed_is_begun_anew(tmp_path: Path):
 def test_a_history_on_a_full_disk_ends_no_run(tmp_path: Path, monkeypatch):
     disk, history = Disk(monkeypatch), History(tmp_path)
     disk.full = True
-    history.add("start", step=0)
+    history.add("damaged", step=0)
     disk.full = False
-    history.add("end", step=3)
-    assert [entry["step"] for entry in (*history.events("start"), *history.events("end"))] == [0, 3]
+    history.add("damaged", step=3)
+    assert [entry["step"] for entry in history.events("damaged")] == [0, 3]
 
 
 def test_rewinding_keeps_the_steps_before(tmp_path: Path):
@@ -93,5 +93,10 @@ def test_rewinding_keeps_the_steps_before(tmp_path: Path):
     path.write_bytes(b"".join(lines) + b'{"step": 1')
     rewind(path, 2)
     assert path.read_bytes() == b"".join(lines[:3])
+    path.write_bytes(b"\xff\n[1]\n" + b"".join(lines))
+    rewind(path, 2)
+    assert path.read_bytes() == b"\xff\n[1]\n" + b"".join(lines[:3]), (
+        "what is no line of metrics does no harm"
+    )
     rewind(tmp_path / "none", 2)
     assert not (tmp_path / "none").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,21 @@ def test_what_it_computes_may_not(field: str):
     one = run_of("constant")
     (change,) = changes(one, replace(one, **{field: 64}), step=50)
     assert change.startswith(f"{field.replace('__', '.')} is ")
+
+
+def test_the_metric_of_the_best_may_not():
+    one = run_of("constant")
+    assert changes(one, replace(one, checkpoint__best="loss"), step=50) == [], "the first one anyway"
+    (change,) = changes(one, replace(one, checkpoint__best="mlm_loss"), step=50)
+    assert change == "checkpoint.best is 'loss', not 'mlm_loss'"
+
+
+def test_nor_may_what_followed_from_files(config: Config):
+    """The encoder of init.source, say, whose folder has another one now."""
+    spec = spec_of(config)
+    other = dataclasses.replace(spec.network.model, num_hidden_layers=9)
+    changed = dataclasses.replace(spec, network=spec.network._replace(model=other))
+    assert incompatible_changes(spec, changed, step=5) == ["model.num_hidden_layers is 2, not 9"]
 
 
 STABLE = {"decay_steps": 40}

@@ -34,6 +34,7 @@ def apply(
     logits_BxHxQxK = jnp.einsum(
         "bqhe,bkhe->bhqk", query_BxSxHxE * scale, key_BxSxHxE, preferred_element_type=jnp.float32
     )
+    # The attention mask: a token sees those of its own packed sequence.
     mask_Bx1xQxK = (segment_ids_BxS[:, :, None] == segment_ids_BxS[:, None, :])[:, None]
     logits_BxHxQxK = jnp.where(mask_Bx1xQxK, logits_BxHxQxK, jnp.finfo(jnp.float32).min)
     probs_BxHxQxK = _softmax(logits_BxHxQxK, value_BxSxHxE.dtype)
