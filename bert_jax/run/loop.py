@@ -31,6 +31,7 @@ from bert_jax.training.step import jit_init_state, jit_train_step
 from bert_jax.workdir import run_files
 from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.history import History
+from bert_jax.workdir.lease import Lease
 from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.provenance import provenance
 from data_pipeline.errors import UserError
@@ -57,6 +58,7 @@ def train(spec: RunSpec, make_data: Callable[[RunSpec], TrainingData], *, workdi
         check_workdir(spec, workdir)
         with (
             jax.set_mesh(mesh),
+            Lease(workdir),
             PreemptionSignal(mesh) as preemption,
             Checkpoints(workdir, spec, fingerprint=data.fingerprint) as checkpoints,
         ):

@@ -30,6 +30,8 @@ OWN_FILES = {
     "damaged",
     "history.jsonl",
     "metrics.jsonl",
+    "owner.json",
+    "owner.json.unfinished",
     "report",
     PROBE,
     "replaced",

@@ -16,6 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from spec import Spec, read
 
 COORDINATOR_PORT = 1234
+JOB = {
+    "name": "BERT_JAX_JOB",
+    "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['jobset.sigs.k8s.io/jobset-uid']"}},
+}
+"""The same after each restart, whose processes therefore need not wait for the lease of the ones before."""
 
 
 def render(spec: Spec) -> str:
@@ -50,7 +55,7 @@ def _tpu(spec: Spec) -> dict[str, Any]:
             "cloud.google.com/gke-tpu-accelerator": spec.tpu.node,
             "cloud.google.com/gke-tpu-topology": spec.size,
         },
-        "environment": [],
+        "environment": [JOB],
         # libtpu; several slices; jax.distributed
         "ports": _ports(8471, 8080, 8482),
         "devices": {"google.com/tpu": spec.chips // spec.hosts},
@@ -68,6 +73,7 @@ def _gpu(spec: Spec) -> dict[str, Any]:
         "annotations": {},
         "nodes": {"cloud.google.com/gke-accelerator": spec.accelerator},
         "environment": [
+            JOB,
             {"name": "JAX_COORDINATOR_ADDRESS", "value": first},
             {"name": "JAX_NUM_PROCESSES", "value": str(spec.count)},
             {"name": "JAX_PROCESS_ID", "valueFrom": {"fieldRef": {"fieldPath": index}}},

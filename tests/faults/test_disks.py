@@ -26,7 +26,16 @@ from bert_jax.workdir.inventory import best_step, damage, steps_of, validation_v
 from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.run_files import load_spec
 from tests.helpers.configs import replace, spec_of
-from tests.helpers.runs import assert_identical, finish, history, metrics, start, wait_until, whole_lines
+from tests.helpers.runs import (
+    assert_identical,
+    finish,
+    history,
+    is_stopped,
+    metrics,
+    start,
+    wait_until,
+    whole_lines,
+)
 
 
 def largest(folder: Path) -> Path:
@@ -192,10 +201,6 @@ def small_disk(tmp_path: Path):
         pytest.skip("may not mount a file system here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
-
-
-def is_stopped(process: subprocess.Popen) -> bool:
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] == "T"
 
 
 def test_a_disk_that_takes_no_log_ends_no_run(

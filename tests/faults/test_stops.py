@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
+import socket
 import time
 from pathlib import Path
 
@@ -13,8 +17,9 @@ from bert_jax.parallel.processes import PreemptionSignal
 from bert_jax.run import loop
 from bert_jax.run.pretrain import pretrain
 from bert_jax.workdir.inventory import validation_metrics
+from bert_jax.workdir.lease import RENEWAL_SECONDS
 from tests.helpers.configs import replace
-from tests.helpers.runs import assert_identical, finish, history, metrics, start
+from tests.helpers.runs import assert_identical, finish, history, is_stopped, metrics, start, wait_until
 
 
 def kill_often(recipe: Path, workdir: Path, *, kills: int, seed: int) -> list[int]:
@@ -99,3 +104,24 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, m
 
     monkeypatch.setattr(loop, "record_evaluation", None)  # nothing is evaluated a second time
     assert pretrain(config, workdir=tmp_path / "run")
+
+
+def test_two_runs_do_not_train_in_one_workdir(recipe: Path, undisturbed: Path, tmp_path: Path):
+    """The second is refused; the first does not notice. One that was taken over while it stood still ends."""
+    workdir = tmp_path / "run"
+    first = start(recipe, workdir, env=os.environ | {"SIGNAL": "SIGSTOP 0 save 4"})
+    wait_until(lambda: is_stopped(first), first)
+    refusal = f"another run trains in {workdir}: process {first.pid} of {socket.gethostname()}, since 20"
+    assert refusal in finish(start(recipe, workdir), status=2).splitlines()[-1]
+    first.send_signal(signal.SIGCONT)
+    finish(first)
+    assert_identical(workdir, undisturbed)
+
+    late = tmp_path / "late"
+    first = start(recipe, late, "--train.log-every", "1", env=os.environ | {"SIGNAL": "SIGSTOP 0 save 4"})
+    wait_until(lambda: is_stopped(first), first)
+    owner = json.loads((late / "owner.json").read_text())
+    (late / "owner.json").write_text(json.dumps(owner | {"id": "another"}))
+    time.sleep(RENEWAL_SECONDS + 1)
+    first.send_signal(signal.SIGCONT)
+    assert "was taken over by another run while this one stood still" in finish(first, status=2)

@@ -76,6 +76,11 @@ def wait_until(condition: Callable[[], bool], *processes: subprocess.Popen) -> N
         time.sleep(0.01)
 
 
+def is_stopped(process: subprocess.Popen) -> bool:
+    """Whether SIGSTOP has reached it."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] == "T"
+
+
 def whole_lines(path: Path) -> list[str]:
     """Of a file that another process may be writing to."""
     return (
