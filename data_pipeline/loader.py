@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
 from data_pipeline.records import EMPTY, LABELS, LENGTHS, TOKENS, token_dtype
+from data_pipeline.storage import dataset_folder
 
 EVALUATION_SEED = 0
 """Masks of the validation rows: the same at every evaluation of every run."""
@@ -63,7 +63,7 @@ class Loader:
         step: int = 0,
         position: int | None = None,
     ):
-        self.manifest = Manifest.load(Path(config.dir))
+        self.manifest = Manifest.load(dataset_folder(config.dir))
         self.manifest.check(config)
         if split not in self.manifest.rows:
             raise UserError(f"data.dir {config.dir} has no {split} split; prepare it with one")
@@ -248,7 +248,7 @@ def _records(config: DataConfig, manifest: Manifest, split: str) -> Any:
     """Random access to the raw records of a split, in the order they were written."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    paths = sorted(Path(config.dir).glob(f"*-{split}.array_record-*"))
+    paths = sorted(dataset_folder(config.dir).glob(f"*-{split}.array_record-*"))
     try:
         records = ArrayRecordDataSource([str(path) for path in paths])
     except (OSError, RuntimeError, ValueError) as error:
@@ -267,7 +267,7 @@ def _continues_word(config: DataConfig) -> np.ndarray:
     """[V] bool, of the tokenizer that the dataset was prepared with."""
     from data_pipeline import tokenizer
 
-    return tokenizer.load(Path(config.dir) / "tokenizer").continues_word
+    return tokenizer.load(dataset_folder(config.dir) / "tokenizer").continues_word
 
 
 def _tensorflow() -> Any:

@@ -34,6 +34,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.inspection import table, token_counts
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
+from data_pipeline.storage import dataset_folder
 
 BUCKETS = ("0-25 %", "25-50 %", "50-75 %", "75-100 %", "never seen")
 """The most frequent pieces, which together make the first quarter of the training tokens; and so on."""
@@ -72,7 +73,7 @@ def score_workdir(spec: RunSpec, *, workdir: Path, step: int, rows: int) -> Scor
     with open_checkpoint(spec, workdir=workdir, step=step) as (params, _, mesh, loader):
         special_ids = loader.manifest.special_ids
         train, held_out = (
-            token_counts(Path(spec.config.data.dir), split) for split in ("train", "validation")
+            token_counts(dataset_folder(spec.config.data.dir), split) for split in ("train", "validation")
         )
         train[special_ids] = held_out[special_ids] = 0
         buckets_V = bucket_of_piece(train, special_ids=special_ids)

@@ -18,6 +18,7 @@ from bert_jax.config import Config
 from bert_jax.config.as_json import to_json
 from bert_jax.parallel.exit_status import DIFFERENT, INTERRUPTED, OK, USER_ERROR
 from data_pipeline.errors import UserError
+from data_pipeline.storage import cache_folder
 
 if TYPE_CHECKING:
     from data_pipeline.manifest import Manifest
@@ -222,11 +223,12 @@ class Report:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the devices may be busy with the run
         from bert_jax.analysis.report import read, summary
         from bert_jax.analysis.report_page import write
+        from bert_jax.workdir.bucket import named
 
         report = read(self.workdir, compare=self.compare, reference=self.reference)
         index = write(report, self.out or self.workdir / "report")
         print("\n".join(summary(report)))
-        print(f"written to {index}")
+        print(named(f"written to {index}"))
         return OK
 
 
@@ -341,6 +343,7 @@ class Export:
     def __call__(self) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the devices may be busy with the run
         from bert_jax.interop.export import export, export_every
+        from bert_jax.workdir.bucket import named
 
         if self.every_checkpoint and self.step is not None:
             raise UserError(
@@ -349,10 +352,10 @@ class Export:
         how: Any = {"dtype": self.dtype, "masked_lm": self.masked_lm, "license": self.license}
         if self.every_checkpoint:
             for folder in export_every(self.workdir, out=self.out, **how):
-                print(folder)
+                print(named(str(folder)))
             return OK
         step = export(self.workdir, out=self.out, step=self.step, **how)
-        print(f"step {step} of {self.workdir} is in {self.out}; its README.md says how to load it")
+        print(named(f"step {step} of {self.workdir} is in {self.out}; its README.md says how to load it"))
         return OK
 
 
@@ -448,7 +451,8 @@ def _at_least_1(flag: str, value: int) -> None:
 
 def _compiled(workdir: Path) -> Path:
     """Where runs that are neighbours share compiled programs."""
-    return workdir.absolute().parent / "compiled"
+    is_copy = (workdir / ".bucket").is_file()  # and gone after this run
+    return (cache_folder() if is_copy else workdir.absolute().parent) / "compiled"
 
 
 VERBS: dict[str, type] = {

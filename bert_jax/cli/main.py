@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tyro
 
-from bert_jax.cli.commands import VERBS, Finetune, Glue, ShowConfig
+from bert_jax.cli.commands import VERBS, Evaluate, Export, Finetune, Glue, ListCheckpoints, ShowConfig
 from bert_jax.config import Config
 from bert_jax.config.recipe import load_recipe
 from bert_jax.config.sections import FOLLOWS_IN_FINETUNING
 from bert_jax.parallel.exit_status import BROKEN_PIPE, KEYBOARD_INTERRUPT, OK, USER_ERROR
 from data_pipeline.errors import UserError
+from data_pipeline.storage import url_of
 
 
 def main() -> None:
@@ -80,7 +82,39 @@ def run(arguments: list[str]) -> int:
         check_flags(command, rest)
     if _takes_config(kind) and kind is not ShowConfig:
         _check_task(verb, command.config, tunes=kind in (Finetune, Glue))
-    return command()
+    with _folders(command) as command:
+        return command()
+
+
+FOLDERS = ("workdir", "directory", "one", "other", "compare", "out")
+"""Arguments of verbs that may be in a bucket."""
+
+
+@contextlib.contextmanager
+def _folders(command: Any) -> Iterator[Any]:
+    """The command with folders of this machine in place of those in buckets."""
+    given = {name: getattr(command, name) for name in FOLDERS if getattr(command, name, None)}
+    if not any(url_of(folder) for value in given.values() for folder in _as_tuple(value)):
+        yield command
+        return
+    from bert_jax.workdir.bucket import named, new_folder, opened
+
+    only_reads = isinstance(command, Evaluate | Export | ListCheckpoints)
+    with contextlib.ExitStack() as stack:
+        local: dict[str, Any] = {}
+        for name, value in given.items():
+            writes = name == "workdir" and not only_reads
+            enter = new_folder if name == "out" else functools.partial(opened, writes=writes)
+            folders = tuple(stack.enter_context(enter(folder)) for folder in _as_tuple(value))
+            local[name] = folders if isinstance(value, tuple) else folders[0]
+        try:
+            yield dataclasses.replace(command, **local)
+        except (OSError, UserError) as error:
+            raise UserError(named(str(error))) from error
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def check_flags(command: Any, arguments: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from bert_jax.run.loop import train
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec, best_metric, kernel_for
+from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.inventory import best_step, validation_metrics
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import load_fast
@@ -115,7 +116,7 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
     settings = task.with_labels(config.task, examples["train"])
     if reason := task.refuses(settings, encoder_of(model), None):
         raise UserError(reason)
-    tokenizer = load_fast(source_tokenizer(Path(str(config.init.source))))
+    tokenizer = load_fast(source_tokenizer(source_folder(str(config.init.source))))
     for_training, for_validation = make_splits(settings, list(examples.values()), tokenizer)
     _log_size("train", for_training)
     _log_size("validation", for_validation)

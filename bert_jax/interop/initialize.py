@@ -23,10 +23,12 @@ from bert_jax.parallel.platform import Platform, local_platform
 from bert_jax.training.network import Network, Params, parameters
 from bert_jax.training.run_spec import RunSpec, pretraining_spec
 from bert_jax.training.step import TrainState
+from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.checkpoint import read_params
 from bert_jax.workdir.inventory import step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline.errors import UserError
+from data_pipeline.storage import dataset_folder
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ def source_model(config: Config) -> EncoderConfig:
     """
     if config.init.source is None:
         raise UserError("init.source is not given: a pretrained model, as a workdir or an exported folder")
-    model = source_network(Path(config.init.source)).model
+    model = source_network(source_folder(config.init.source)).model
     run = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(ModelConfig)}
     return dataclasses.replace(model, **run)
 
@@ -205,7 +207,7 @@ def _check_tokenizer(source: Path, config: Config) -> None:
     except FileNotFoundError:
         log.warning("init.source %s has no tokenizer to compare with that of the dataset", source)
         return
-    ours = load_fast(Path(config.data.dir) / "tokenizer")
+    ours = load_fast(dataset_folder(config.data.dir) / "tokenizer")
     a, b = (sorted(ids, key=lambda piece: ids[piece]) for ids in (ours.get_vocab(), theirs.get_vocab()))
     if a != b:
         number = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)

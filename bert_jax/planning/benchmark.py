@@ -24,6 +24,7 @@ from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import abstract_state, jit_init_state, jit_train_step
 from data_pipeline.batch import batch_spec
 from data_pipeline.errors import UserError
+from data_pipeline.storage import dataset_folder
 
 WARM_UP = 3
 """Steps before the clock starts: the first ones fetch memory and fill caches."""
@@ -209,7 +210,7 @@ def _batches(spec: RunSpec, mesh: Mesh) -> Iterator[tuple[Iterator[Batch], str]]
             from data_pipeline.loader import Loader
             from data_pipeline.manifest import Manifest
 
-            Manifest.load(Path(config.data.dir)).check(config.data)
+            Manifest.load(dataset_folder(config.data.dir)).check(config.data)
             loader = Loader(config.data, split="train", batch_size=batch_size, rows=rows)
             batches = iter(stack.enter_context(loader))
         except (ImportError, FileNotFoundError, UserError) as error:

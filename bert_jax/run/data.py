@@ -17,6 +17,7 @@ from bert_jax.run.preflight import open_dataset
 from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
 from data_pipeline.loader import Loader, record_numbers
+from data_pipeline.storage import dataset_folder
 
 Batches = AbstractContextManager[Iterator[dict[str, np.ndarray]]]
 
@@ -83,4 +84,4 @@ class PretrainingData:
         return run
 
     def write_tokenizer(self, directory: Path) -> None:
-        shutil.copytree(Path(self._data.dir) / "tokenizer", directory, dirs_exist_ok=True)
+        shutil.copytree(dataset_folder(self._data.dir) / "tokenizer", directory, dirs_exist_ok=True)

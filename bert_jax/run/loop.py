@@ -29,6 +29,7 @@ from bert_jax.training.fits import check_fits
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import jit_init_state, jit_train_step
 from bert_jax.workdir import run_files
+from bert_jax.workdir.bucket import root_of, source_folder, upload_logs
 from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.history import History
 from bert_jax.workdir.lease import Lease
@@ -143,11 +144,11 @@ class _Run:
         init = self.spec.config.init
         if self.checkpoints.latest_step() is not None:
             self.state, self.progress = self.checkpoints.restore(self.mesh)
-            log.info("resuming from step %d of %s", self.state.step, self.workdir)
+            log.info("resuming from step %d of %s", self.state.step, root_of(self.workdir))
         else:
             self.state, self.progress = jit_init_state(self.spec, self.mesh)(), Progress()
             if init.source is not None and init.weights:
-                self.state = start_from(Path(init.source), self.spec, self.mesh, self.state)
+                self.state = start_from(source_folder(init.source), self.spec, self.mesh, self.state)
         self.step = int(self.state.step)
 
     def train(self) -> bool:
@@ -317,6 +318,7 @@ class _Run:
         seconds = max(self.clock.total, self.budget_fraction * budget)
         self.clock.enter("save", step=self.step)
         progress = self.progress._replace(seconds=seconds)
+        upload_logs(self.workdir)
         self.checkpoints.save(self.step, self.state, progress, validation=validation)
 
     def finished(self) -> bool:

@@ -12,18 +12,21 @@ from jax.sharding import Mesh
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import assert_processes_agree, barrier, broadcast_from_process_0
 from bert_jax.training.run_spec import RunSpec
+from bert_jax.workdir.bucket import MARK, root_of
 from bert_jax.workdir.inventory import steps_of
 from bert_jax.workdir.provenance import facts
 from bert_jax.workdir.resume import incompatible_changes
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
+from data_pipeline.storage import dataset_folder
 
 PROBE = ".shared-filesystem-probe"
 VISIBLE_SECONDS = 60
 """Seconds after which a disk that is shared over a network shows a new file, at the latest."""
 
 OWN_FILES = {
+    MARK,
     "checkpoints",
     "config.json",
     "config.json.unfinished",
@@ -50,7 +53,7 @@ def open_dataset(spec: RunSpec) -> Manifest:
       FileNotFoundError, UserError: it is not; on all processes alike where they differ.
     """
     config = spec.config
-    directory = Path(config.data.dir)
+    directory = dataset_folder(config.data.dir)
     try:
         manifest = Manifest.load(directory)
     except (OSError, UserError) as error:
@@ -88,9 +91,9 @@ def check_workdir(spec: RunSpec, workdir: Path) -> None:
 def _check_shared(workdir: Path) -> None:
     """Process 0 writes a file, and the others look for it."""
     number = str(broadcast_from_process_0(secrets.randbelow(2**31)))
-    probe = workdir / PROBE
+    probe = root_of(workdir) / PROBE
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
+        probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_text(number)
     deadline = time.monotonic() + VISIBLE_SECONDS
     while not (seen := probe.is_file() and probe.read_text() == number) and time.monotonic() < deadline:

@@ -8,6 +8,7 @@ Parameters are an item of their own: who uses a model reads a third of what who 
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
@@ -33,6 +35,7 @@ from bert_jax.workdir import digests
 from bert_jax.workdir.digests import BackgroundDigests
 from bert_jax.workdir.inventory import (
     REPLACED,
+    checkpoints_of,
     damage,
     newest_good_step,
     set_aside,
@@ -43,6 +46,7 @@ from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.resume import incompatible_changes
 from bert_jax.workdir.run_files import config_from_json, spec_from_json, spec_to_json
 from data_pipeline.errors import UserError
+from data_pipeline.storage import url_of
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +89,7 @@ class Checkpoints:
         self._spec = spec
         self._fingerprint = fingerprint
         self._workdir = workdir
-        self._directory = workdir / "checkpoints"
+        self._directory = checkpoints_of(workdir)
         self._read_only = read_only
         self._failures = 0
         self._being_written: int | None = None
@@ -203,7 +207,7 @@ class Checkpoints:
     def _restore_items(self, step: int, abstract: dict[str, Any]) -> Any:
         """Items of a checkpoint: arrays of the shapes and layout of these."""
         for item, tree in abstract.items():  # the manager would read the metadata of all items
-            folder = self._directory.absolute() / str(step) / item
+            folder = _absolute(self._directory) / str(step) / item
             self._check_shapes(step, saved=ocp.StandardCheckpointHandler().metadata(folder).tree, wanted=tree)
         arguments = {item: ocp.args.StandardRestore(tree) for item, tree in abstract.items()}
         return self._manager.restore(step, args=ocp.args.Composite(**arguments))
@@ -232,7 +236,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(timeout_secs=600, post_finalization_callback=self._write_sizes),
         )
         return ocp.CheckpointManager(
-            self._directory.absolute(),
+            _absolute(self._directory),
             options=options,
             item_handlers={
                 PARAMS: ocp.StandardCheckpointHandler(),
@@ -243,8 +247,8 @@ class Checkpoints:
 
     def _write_sizes(self) -> None:
         """Called by Orbax when all files are there, before it commits them."""
-        (folder,) = self._directory.glob(f"{self._being_written}.orbax-checkpoint-tmp*")
-        digests.write_sizes(folder)
+        unfinished = list(self._directory.glob(f"{self._being_written}.orbax-checkpoint-tmp*"))
+        digests.write_sizes(unfinished[0] if unfinished else self._directory / str(self._being_written))
 
     @contextmanager
     def _tolerate_disk_errors(self) -> Iterator[None]:
@@ -295,6 +299,10 @@ class Checkpoints:
                 )
 
 
+def _absolute(folder: epath.Path) -> epath.Path:
+    return folder if url_of(folder) else epath.Path(os.path.abspath(folder))
+
+
 def _items(state: TrainState) -> dict[str, Any]:
     """The arrays of a state, real or abstract, by the item that they are saved in."""
     return {PARAMS: state.params, OPTIMIZER: {"step": state.step, "opt_state": state.opt_state}}
@@ -314,12 +322,18 @@ def _preservation_policy(config: CheckpointConfig, rank: Any) -> checkpoint_mana
 
 
 @contextmanager
-def _disk_errors(directory: Path) -> Iterator[None]:
-    """TensorStore reports a full disk as a ValueError with the system's error number in its text."""
+def _disk_errors(directory: epath.Path) -> Iterator[None]:
+    """TensorStore reports a full disk as a ValueError with the system's error number in its text.
+
+    What keeps it from writing to a bucket has no number: that is the network, or a permission.
+    """
     try:
         yield
     except ValueError as error:
         number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number is None and url_of(directory):
+            reason = str(error).partition("\n")[0]
+            raise OSError(errno.EIO, f"a checkpoint cannot be written ({reason})", str(directory)) from error
         if number is None:
             raise
         code = int(number[1])

@@ -8,28 +8,37 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+from etils import epath
+
+from data_pipeline.storage import objects_in, url_of
 
 log = logging.getLogger(__name__)
 
 FILE = "digests.json"
-"""{"path in the folder": [bytes, SHA-256], ...}; the digests are null until they are known."""
+"""{"path in the folder": [bytes, digest], ...}: "sha256 ...", or the store's "crc32c ..."; null at first."""
 UNHASHED = {FILE, f"{FILE}.unfinished", "_CHECKPOINT_METADATA", "commit_success.txt"}
 """Files without a digest: this one, and what Orbax writes last."""
 
 
-def write_sizes(folder: Path) -> None:
+def write_sizes(folder: epath.Path) -> None:
     """Writes names and sizes: reads no file."""
-    _write(folder, {name: (path.stat().st_size, None) for name, path in _files(folder)})
+    _write(folder, {name: (size, None) for name, size in _sizes(folder).items()})
 
 
-def have_digests(folder: Path) -> bool:
+def total_size(folder: epath.Path) -> int:
+    """Bytes of the files of a folder, but for those without a digest."""
+    return sum(_sizes(folder).values())
+
+
+def have_digests(folder: epath.Path) -> bool:
     """Whether `verify` compares more than sizes."""
-    return None not in [digest for _, digest in _read(folder).values()]
+    return all(_is_comparable(folder, digest) for _, digest in _read(folder).values())
 
 
-def verify(folder: Path) -> str | None:
+def verify(folder: epath.Path) -> str | None:
     """What is wrong with `folder`, in a few words; None if all is as it was written.
 
     Only what is in the folder is read; a path in digests.json is compared and never opened.
@@ -40,15 +49,19 @@ def verify(folder: Path) -> str | None:
         return f"{FILE} is missing"
     except (ValueError, TypeError, AttributeError):
         return f"{FILE} has no sizes and digests"
-    for name, path in _files(folder):
+    found = _sizes(folder)
+    for name, size in found.items():
         if name not in expected:
             return f"{name} was not there when it was written"
-        size, digest = expected.pop(name)
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes, not {size:,}"
-        if digest is not None and _digest(path) != digest:
+        if size != expected[name][0]:
+            return f"{name} has {size:,} bytes, not {expected[name][0]:,}"
+    if missing := sorted(expected.keys() - found.keys()):
+        return f"{missing[0]} is missing"
+    known = [name for name, (_, digest) in expected.items() if _is_comparable(folder, digest)]
+    for name, digest in _digests(folder, known):
+        if digest != expected[name][1]:
             return f"{name} has other bytes than were written"
-    return f"{min(expected)} is missing" if expected else None
+    return None
 
 
 class BackgroundDigests:
@@ -58,11 +71,11 @@ class BackgroundDigests:
     """
 
     def __init__(self) -> None:
-        self._folders: queue.Queue[Path] = queue.Queue()
-        self._found: queue.Queue[tuple[Path, dict[str, str]]] = queue.Queue()
+        self._folders: queue.Queue[epath.Path] = queue.Queue()
+        self._found: queue.Queue[tuple[epath.Path, dict[str, str]]] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="digests", daemon=True)
 
-    def add(self, folder: Path) -> None:
+    def add(self, folder: epath.Path) -> None:
         """Begins to read a folder whose sizes were written, after those before it. Returns at once."""
         if not self._thread.is_alive():
             self._thread.start()
@@ -88,30 +101,53 @@ class BackgroundDigests:
         while True:
             folder = self._folders.get()
             try:
-                self._found.put((folder, {name: _digest(path) for name, path in _files(folder)}))
+                self._found.put((folder, dict(_digests(folder, _sizes(folder)))))
             except OSError as error:
                 if folder.exists():  # and was not deleted meanwhile
                     log.warning("no digests of %s: %s", folder, error)
             self._folders.task_done()
 
 
-def _read(folder: Path) -> dict[str, tuple[int, str | None]]:
+def _read(folder: epath.Path) -> dict[str, tuple[int, str | None]]:
     content = json.loads((folder / FILE).read_bytes())
     return {name: (int(size), digest) for name, (size, digest) in content.items()}
 
 
-def _write(folder: Path, entries: Mapping[str, tuple[int, str | None]]) -> None:
+def _write(folder: epath.Path, entries: Mapping[str, tuple[int, str | None]]) -> None:
+    content = json.dumps(entries, indent=1)
+    if url_of(folder):  # an object is replaced as a whole
+        (folder / FILE).write_text(content)
+        return
     unfinished = folder / f"{FILE}.unfinished"
-    unfinished.write_text(json.dumps(entries, indent=1))
+    unfinished.write_text(content)
     os.replace(unfinished, folder / FILE)
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in UNHASHED:
-            yield path.relative_to(folder).as_posix(), path
+def _sizes(folder: epath.Path) -> dict[str, int]:
+    """Bytes of each file, by its path in the folder."""
+    if url_of(folder):
+        found = {name: info["size"] for name, info in objects_in(folder).items()}
+    else:
+        files = (path for path in Path(folder).rglob("*") if path.is_file())
+        found = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    return {name: size for name, size in sorted(found.items()) if name.split("/")[-1] not in UNHASHED}
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(folder: epath.Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """SHA-256 of files, which are read; of objects the checksum that the store has of them."""
+    objects = objects_in(folder) if url_of(folder) else None
+    for name in names:
+        if objects is not None:
+            yield name, f"{_kind(folder)} {objects[name].get('crc32c')}"
+            continue
+        with (folder / name).open("rb") as file:
+            yield name, f"{_kind(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _kind(folder: epath.Path) -> str:
+    """The digest that can be had where a folder is; a copy elsewhere has another one."""
+    return "crc32c" if url_of(folder) else "sha256"
+
+
+def _is_comparable(folder: epath.Path, digest: str | None) -> bool:
+    return digest is not None and digest.startswith(_kind(folder))

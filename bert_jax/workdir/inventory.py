@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from etils import epath
 
 from bert_jax.config import Config
 from bert_jax.objectives.objective import Metric
 from bert_jax.workdir import digests
+from bert_jax.workdir.bucket import root_of
 from bert_jax.workdir.history import History
 from bert_jax.workdir.run_files import CONFIG_FILE, load_spec
+from data_pipeline.storage import objects_in, store, url_of
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +27,23 @@ COMMITTED = "commit_success.txt"
 """Orbax writes it last."""
 
 
+def checkpoints_of(workdir: Path) -> epath.Path:
+    """The folder of the checkpoints of a workdir, which may be in a bucket."""
+    return root_of(workdir) / "checkpoints"
+
+
 def steps_of(workdir: Path) -> list[int]:
-    """The steps of the checkpoints of a workdir, good and bad, newest first."""
-    names = (path.name for path in (workdir / "checkpoints").glob("*"))
-    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+    """The steps of the checkpoints of a workdir, good and bad, newest first.
+
+    In a bucket, where nothing is renamed, one that is being written is none yet.
+    """
+    folder = checkpoints_of(workdir)
+    if not folder.exists():
+        return []
+    steps = sorted((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), reverse=True)
+    if url_of(folder):
+        return [step for step in steps if (folder / str(step) / COMMITTED).exists()]
+    return steps
 
 
 def check_has_run(workdir: Path) -> None:
@@ -39,7 +54,7 @@ def check_has_run(workdir: Path) -> None:
 
 def damage(workdir: Path, step: int) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is."""
-    folder = workdir / "checkpoints" / str(step)
+    folder = checkpoints_of(workdir) / str(step)
     if not (folder / COMMITTED).is_file():
         return f"{COMMITTED} is missing"
     return digests.verify(folder)
@@ -55,7 +70,7 @@ def newest_good_step(workdir: Path, *, quarantine: bool) -> int:
         settle_replaced(workdir)
     for step in steps_of(workdir):
         wrong = damage(workdir, step)
-        folder = workdir / "checkpoints" / str(step)
+        folder = checkpoints_of(workdir) / str(step)
         if wrong is None:
             if not digests.have_digests(folder):
                 log.info("the checkpoint of step %d has no digests: its sizes are right", step)
@@ -69,26 +84,40 @@ def newest_good_step(workdir: Path, *, quarantine: bool) -> int:
 
 def set_aside(workdir: Path, step: int, *, folder: str) -> None:
     """Moves a checkpoint to a folder of the workdir, in place of one of this step that is there."""
-    aside = workdir / folder / str(step)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(exist_ok=True)
-    os.replace(workdir / "checkpoints" / str(step), aside)
+    aside = root_of(workdir) / folder / str(step)
+    if aside.exists():
+        aside.rmtree()
+    _move(checkpoints_of(workdir) / str(step), aside)
 
 
 def settle_replaced(workdir: Path) -> None:
     """Deletes checkpoints for which there is another one of their step; moves the others back."""
-    for aside in (workdir / REPLACED).glob("*"):
-        current = workdir / "checkpoints" / aside.name
-        if current.exists():
-            shutil.rmtree(aside)
+    folder, steps = root_of(workdir) / REPLACED, steps_of(workdir)
+    for aside in folder.iterdir() if folder.exists() else ():
+        if int(aside.name) in steps:
+            aside.rmtree()
         else:
-            os.replace(aside, current)
+            _move(aside, checkpoints_of(workdir) / aside.name)
+
+
+def _move(folder: epath.Path, target: epath.Path) -> None:
+    """Renames a folder; in a bucket copies its objects and deletes them, the commit last and then first."""
+    if not url_of(folder):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        return
+    files, root = store(folder)
+    names = sorted(objects_in(folder), key=lambda name: name == COMMITTED)
+    for name in names:
+        files.cp_file(f"{root}/{name}", f"{store(target)[1]}/{name}")
+    for name in reversed(names):
+        files.rm_file(f"{root}/{name}")
 
 
 def validation_metrics(workdir: Path, step: int) -> dict[str, float] | None:
     """What the evaluation of a checkpoint's step found; None if it was saved without one, or is damaged."""
     try:
-        saved = json.loads((workdir / "checkpoints" / str(step) / "metrics" / "metrics").read_bytes())
+        saved = json.loads((checkpoints_of(workdir) / str(step) / "metrics" / "metrics").read_bytes())
         return {name: float(value) for name, value in saved["validation"].items()}
     except FileNotFoundError:
         return None
@@ -125,9 +154,10 @@ def listing(workdir: Path) -> Iterator[tuple[str, str | None]]:
     check_has_run(workdir)
     best = load_spec(workdir).best.name
     for step in reversed(steps_of(workdir)):
-        folder = workdir / "checkpoints" / str(step)
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        written = datetime.datetime.fromtimestamp(folder.stat().st_mtime).isoformat(" ", timespec="seconds")
+        folder = checkpoints_of(workdir) / str(step)
+        size = digests.total_size(folder)
+        commit = (folder / COMMITTED) if (folder / COMMITTED).exists() else folder
+        written = datetime.datetime.fromtimestamp(commit.stat().mtime).isoformat(" ", timespec="seconds")
         found = validation_value(workdir, step, metric=best)
         value = "" if found is None else f"validation {best} {found:.4f}"
         wrong = damage(workdir, step)

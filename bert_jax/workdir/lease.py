@@ -25,7 +25,9 @@ import jax
 
 from bert_jax.parallel.exit_status import USER_ERROR
 from bert_jax.parallel.processes import broadcast_from_process_0
+from bert_jax.workdir.bucket import root_of
 from data_pipeline.errors import UserError
+from data_pipeline.storage import url_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Lease:
     """
 
     def __init__(self, workdir: Path):
-        self._file = workdir / FILE
+        self._file = root_of(workdir) / FILE
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
         self._renewals = 0
@@ -139,12 +141,14 @@ class Lease:
     def _write(self) -> None:
         self._renewals += 1
         content = json.dumps(self._me | {"renewals": self._renewals}, indent=1)
-        unfinished = self._file.with_name(f"{FILE}.unfinished")
         try:
-            unfinished.write_text(content)
-            os.replace(unfinished, self._file)
+            if url_of(self._file):  # an object is replaced as a whole
+                self._file.write_text(content)
+            else:
+                unfinished = self._file.parent / f"{FILE}.unfinished"
+                unfinished.write_text(content)
+                os.replace(unfinished, self._file)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             if self._renewals == 1:
                 raise
             log.warning("%s cannot be renewed (%s)", self._file, error.strerror or error)

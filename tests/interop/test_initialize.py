@@ -156,7 +156,7 @@ def test_parts_that_the_source_lacks_stay_random_and_are_said(
     """The others are taken, those of the head too."""
     first, source = spec_for(config, before), tmp_path / "source"
     if form == "workdir":
-        saved = tensors(first, save_run(config, first, source, value=0.5))
+        saved = tensors(first, save_run(config, first, source, validation={first.best.name: 0.5}))
     else:
         saved = safetensors.numpy.load_file(publish(config, first.network, source) / "model.safetensors")
     spec = spec_for(config, now)
