@@ -18,6 +18,9 @@ from data_pipeline.errors import UserError
 if TYPE_CHECKING:
     from etils import epath
 
+AT_ONCE = 16
+"""Objects that are copied at the same time."""
+
 
 def url_of(path: Path | str) -> str | None:
     """The URL that a path stands for, of which pathlib has made one slash of two; None if it is local."""
@@ -80,15 +83,18 @@ def download(
     total = sum(info["size"] for info in wanted.values())
     disable = None if progress else True
     with tqdm(total=total, unit="B", unit_scale=True, desc=folder.name, disable=disable) as bar:
-        for name, info in wanted.items():
-            path = target / name
+        for name in wanted:
             if ".." in Path(name).parts:
                 raise UserError(f"{folder} has an object {name!r}, which leads out of it")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(f"{root}/{name}", str(path))
-            if path.stat().st_size != info["size"]:
-                raise OSError(f"{folder / name}: {path.stat().st_size} of {info['size']} bytes were read")
-            bar.update(info["size"])
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(wanted), AT_ONCE):
+            names = list(wanted)[start : start + AT_ONCE]
+            files.get([f"{root}/{name}" for name in names], [str(target / name) for name in names])
+            for name in names:
+                size = (target / name).stat().st_size
+                if size != wanted[name]["size"]:
+                    raise OSError(f"{folder / name}: {size} of {wanted[name]['size']} bytes were read")
+                bar.update(size)
 
 
 def upload(file: Path, target: epath.Path) -> None:

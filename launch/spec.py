@@ -87,11 +87,11 @@ class Spec:
 
     @property
     def line(self) -> list[str]:
-        """The command of every machine: the data are copied to /data, the bucket is mounted at /bucket."""
-        workdir = f"/bucket/runs/{self.name}"
+        """The command of every machine. It copies the data once, and writes to the bucket itself."""
+        bucket = f"gs://{self.bucket}"
         return [
             *("bert-jax", "pretrain", self.config, *self.flags),
-            *("--data.dir", "/data", "--workdir", workdir),
+            *("--data.dir", f"{bucket}/{self.data}", "--workdir", f"{bucket}/runs/{self.name}"),
         ]
 
     @property
@@ -175,8 +175,6 @@ def shell(spec: Spec) -> str:
         "name": spec.name,
         "project": spec.project,
         "zone": spec.zone,
-        "bucket": spec.bucket,
-        "data": spec.data,
         "shape": shape,
         "image": tpu.image,
         "spot": "--spot" if spec.spot else "",

@@ -35,7 +35,7 @@ readonly spec=$1
 settings=$(python3 "$HERE/spec.py" "$spec") || exit 2
 eval "$settings"
 # shellcheck disable=SC2154  # all of these are of $settings
-readonly name project zone bucket data shape image spot slices hosts line plan
+readonly name project zone shape image spot slices hosts line plan
 # shellcheck disable=SC2206  # two words, or none
 readonly shape_flags=($shape $spot)
 
@@ -162,22 +162,13 @@ install() {
   [[ -z $(git -C "$HERE" status --porcelain) ]] || say "changes that are not committed do not go along"
   git -C "$HERE/.." archive --format=tar.gz --output="$scratch/source.tar.gz" HEAD
   pods queued-resources scp "$scratch/source.tar.gz" "$name:source.tar.gz" --node=all --worker=all --quiet || return 1
-  # The data are copied, since they are read in random order; what the run writes goes to the bucket itself.
   # What is left of an earlier start has three minutes to leave.
   on all "set -e
     test ! -e run/pid || timeout 180 tail --follow --pid=\$(cat run/pid) /dev/null || kill -KILL \$(cat run/pid) || true
     rm -rf source && mkdir -p source run && tar -xzf source.tar.gz -C source
-    sudo mkdir -p /bucket /data && sudo chown \$(id -u):\$(id -g) /bucket /data
-    command -v gcsfuse >/dev/null || {
-      echo \"deb [signed-by=/usr/share/keyrings/cloud.google.asc] https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -cs) main\" | sudo tee /etc/apt/sources.list.d/gcsfuse.list
-      curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee /usr/share/keyrings/cloud.google.asc >/dev/null
-      sudo apt-get update -qq && sudo apt-get install -qq -y gcsfuse
-    }
-    mountpoint -q /bucket || gcsfuse --implicit-dirs $bucket /bucket
-    gcloud storage rsync --recursive gs://$bucket/$data /data
     python3 -m pip install --quiet --user $UV
     ~/.local/bin/uv venv --quiet --clear --python 3.11 venv
-    ~/.local/bin/uv pip install --quiet --python venv/bin/python --constraint source/constraints.txt './source[tpu]'"
+    ~/.local/bin/uv pip install --quiet --python venv/bin/python --constraint source/constraints.txt './source[gcs,tpu]'"
 }
 
 start() { # only the last command is put behind, or the connection would stay until the run ends

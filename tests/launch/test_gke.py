@@ -29,7 +29,7 @@ IMAGE=europe-docker.pkg.dev/my-project/images/bert-jax:1
 """
 ARGUMENTS = [
     *("pretrain", "configs/demo.py", "--train.steps", "10", "--data.source", "files:my text/*.txt"),
-    *("--data.dir", "/data", "--workdir", "/bucket/runs/tiny"),
+    *("--data.dir", "gs://my-bucket/prepared/tiny", "--workdir", "gs://my-bucket/runs/tiny"),
 ]
 
 
@@ -129,13 +129,13 @@ def test_processes_on_gpus_are_told_of_each_other(tmp_path: Path):
     assert pod(manifest)["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
 
 
-def test_the_run_reads_from_the_disk_and_writes_to_the_bucket(tmp_path: Path):
+def test_the_data_are_copied_to_the_disk_of_the_machine(tmp_path: Path):
     spec = pod(jobset(tmp_path))
-    assert spec["initContainers"][0]["command"] == ["cp", "--recursive", "/bucket/prepared/tiny/.", "/data"]
-    volumes = {volume["name"]: volume for volume in spec["volumes"]}
-    assert volumes["bucket"]["csi"]["volumeAttributes"]["bucketName"] == "my-bucket"
-    for container in (*spec["initContainers"], *spec["containers"]):
-        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes.keys()
+    (container,) = spec["containers"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert mounted.values() <= {volume["name"] for volume in spec["volumes"]}
+    (cache,) = (entry["value"] for entry in container["env"] if entry["name"] == "BERT_JAX_CACHE")
+    assert {"name": mounted[cache], "emptyDir": {}} in spec["volumes"]
 
 
 def test_a_refusal_is_not_tried_again_and_everything_else_is(tmp_path: Path):

@@ -35,7 +35,7 @@ LINE = [
         "--data.source",
         "files:my text/*.txt",
     ),
-    *("--data.dir", "/data", "--workdir", "/bucket/runs/tiny"),
+    *("--data.dir", "gs://my-bucket/tiny-data", "--workdir", "gs://my-bucket/runs/tiny"),
 ]
 START = ["ssh: kill -0", "scp", "ssh: install", "ssh: nohup"]
 FOLLOW = ["ssh: tail", "ssh: status"]
