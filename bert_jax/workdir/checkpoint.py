@@ -127,7 +127,9 @@ class Checkpoints:
           OSError: more than `checkpoint.max_save_failures` in a row failed.
         """
         self.poll_save(wait=True)
-        if step in self._manager.all_steps():  # it was saved by a signal, before its evaluation
+        with jax.transfer_guard("allow"):  # all processes do what process 0 sees: listings may be late
+            is_there = broadcast_from_process_0(int(step in steps_of(self._workdir)))
+        if is_there:  # it was saved by a signal, before its evaluation
             self._set_aside(step)
         run = {
             "config": to_json(self._spec.config),
@@ -166,12 +168,18 @@ class Checkpoints:
     def delete_after(self, step: int) -> int:
         """Deletes the checkpoints of later steps. Returns the newest step left, 0 if there is none."""
         self.wait()
-        for later in self._manager.all_steps():
-            if later > step:
-                self._manager.delete(later)
-        left = [earlier for earlier in self._manager.all_steps() if earlier <= step]
-        self._newest = max(left, default=-1)
-        return max(left, default=0)
+        self._manager.close()
+        left = []
+        if jax.process_index() == 0:  # the listings of others may be late
+            for found in steps_of(self._workdir):
+                if found > step:
+                    (self._directory / str(found)).rmtree()
+                else:
+                    left.append(found)
+        with jax.transfer_guard("allow"):
+            self._newest = broadcast_from_process_0(max(left, default=-1))
+        self._manager = self._open()
+        return max(self._newest, 0)
 
     def restore(self, mesh: Mesh, *, step: int | None = None) -> tuple[TrainState, Progress]:
         """The state of `step`, or of the newest good one, laid out on `mesh`; and what was saved with it.
@@ -194,9 +202,9 @@ class Checkpoints:
         return self._restore_items(step, {PARAMS: abstract[PARAMS]})[PARAMS], step
 
     def _step_to_read(self, step: int | None) -> int:
-        if step is None:
-            step = self.latest_step()
-        elif step in steps_of(self._workdir) and (wrong := damage(self._workdir, step)):
+        if step is None and self._newest >= 0:  # process 0 has seen it
+            return self._newest
+        if step in steps_of(self._workdir) and (wrong := damage(self._workdir, step)):
             raise UserError(f"the checkpoint of step {step} in {self._directory} is damaged: {wrong}")
         if step is None or step not in self._manager.all_steps():
             have = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"

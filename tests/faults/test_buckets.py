@@ -115,6 +115,7 @@ def recipe(config: Config, tmp_path_factory: pytest.TempPathFactory, environment
     return path
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_that_on_a_disk(
     recipe: Path, environment: dict[str, str], tmp_path: Path, config: Config
 ):

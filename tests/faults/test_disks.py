@@ -22,6 +22,7 @@ from bert_jax.parallel import sharding
 from bert_jax.training.step import init_state
 from bert_jax.workdir import digests, run_files
 from bert_jax.workdir.checkpoint import Checkpoints, read_state
+from bert_jax.workdir.digests import BackgroundDigests
 from bert_jax.workdir.inventory import best_step, damage, steps_of, validation_value
 from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.run_files import load_spec
@@ -124,8 +125,8 @@ def test_a_checkpoint_without_digests_is_used_and_says_so(
 ):
     """Its run was killed while they were computed: a commit does not wait for them."""
     spec, read = spec_of(config), threading.Event()
-    digest_of = digests._digest
-    monkeypatch.setattr(digests, "_digest", lambda path: read.wait() and digest_of(path))
+    run_thread = BackgroundDigests._run
+    monkeypatch.setattr(BackgroundDigests, "_run", lambda self: read.wait() and run_thread(self))
     with Checkpoints(tmp_path, spec) as checkpoints:
         run_files.write(spec, tmp_path)
         checkpoints.save(1, init_state(spec), Progress())

@@ -73,7 +73,7 @@ def test_kubernetes_and_jobset_know_every_field(tmp_path: Path, values: dict[str
         lambda manifest: manifest["spec"].update(failurePolice={}),
         lambda manifest: pod(manifest)["containers"][0].update(argz=[]),
         lambda manifest: pod(manifest)["containers"][0]["ports"][0].update(containerPort="http"),
-        lambda manifest: pod(manifest)["volumes"][0]["csi"].pop("driver"),
+        lambda manifest: pod(manifest)["volumes"][0].pop("name"),
     ],
 )
 def test_the_schemas_would_tell(tmp_path: Path, spoil: Any):
@@ -133,7 +133,7 @@ def test_the_data_are_copied_to_the_disk_of_the_machine(tmp_path: Path):
     spec = pod(jobset(tmp_path))
     (container,) = spec["containers"]
     mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert mounted.values() <= {volume["name"] for volume in spec["volumes"]}
+    assert set(mounted.values()) <= {volume["name"] for volume in spec["volumes"]}
     (cache,) = (entry["value"] for entry in container["env"] if entry["name"] == "BERT_JAX_CACHE")
     assert {"name": mounted[cache], "emptyDir": {}} in spec["volumes"]
 
