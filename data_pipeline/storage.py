@@ -70,7 +70,7 @@ def download(
     """Copies what is below a folder in a bucket.
 
     Args:
-      without: names of folders and files, right below, that are left out.
+      without: names of folders and files that are left out, wherever they are.
       progress: shows a bar on a terminal.
 
     Raises:
@@ -79,7 +79,7 @@ def download(
     from tqdm import tqdm
 
     files, root = store(folder)
-    wanted = {n: i for n, i in objects_in(folder).items() if n and n.split("/")[0] not in without}
+    wanted = {n: i for n, i in objects_in(folder).items() if n and not set(n.split("/")) & set(without)}
     total = sum(info["size"] for info in wanted.values())
     disable = None if progress else True
     with tqdm(total=total, unit="B", unit_scale=True, desc=folder.name, disable=disable) as bar:
@@ -95,6 +95,16 @@ def download(
                 if size != wanted[name]["size"]:
                     raise OSError(f"{folder / name}: {size} of {wanted[name]['size']} bytes were read")
                 bar.update(size)
+
+
+def replace_text(file: Path | epath.Path, text: str) -> None:
+    """Writes a file, of which a reader sees the old text or the new one, by renaming or as a whole object."""
+    if url_of(file):
+        file.write_text(text)
+        return
+    unfinished = file.parent / f"{file.name}.unfinished"
+    unfinished.write_text(text)
+    os.replace(unfinished, file)
 
 
 def upload(file: Path, target: epath.Path) -> None:

@@ -451,8 +451,9 @@ def _at_least_1(flag: str, value: int) -> None:
 
 def _compiled(workdir: Path) -> Path:
     """Where runs that are neighbours share compiled programs."""
-    is_copy = (workdir / ".bucket").is_file()  # and gone after this run
-    return (cache_folder() if is_copy else workdir.absolute().parent) / "compiled"
+    from bert_jax.workdir.bucket import is_copy
+
+    return (cache_folder() if is_copy(workdir) else workdir.absolute().parent) / "compiled"
 
 
 VERBS: dict[str, type] = {

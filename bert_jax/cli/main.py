@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import io
 import logging
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from bert_jax.cli.commands import VERBS, Evaluate, Export, Finetune, Glue, ListCheckpoints, ShowConfig
+from bert_jax.cli.commands import VERBS, Finetune, Glue, ShowConfig
 from bert_jax.config import Config
 from bert_jax.config.recipe import load_recipe
 from bert_jax.config.sections import FOLLOWS_IN_FINETUNING
@@ -99,12 +98,10 @@ def _folders(command: Any) -> Iterator[Any]:
         return
     from bert_jax.workdir.bucket import named, new_folder, opened
 
-    only_reads = isinstance(command, Evaluate | Export | ListCheckpoints)
     with contextlib.ExitStack() as stack:
         local: dict[str, Any] = {}
         for name, value in given.items():
-            writes = name == "workdir" and not only_reads
-            enter = new_folder if name == "out" else functools.partial(opened, writes=writes)
+            enter = new_folder if name == "out" else opened
             folders = tuple(stack.enter_context(enter(folder)) for folder in _as_tuple(value))
             local[name] = folders if isinstance(value, tuple) else folders[0]
         try:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import assert_processes_agree, barrier, broadcast_from_process_0
 from bert_jax.training.run_spec import RunSpec
-from bert_jax.workdir.bucket import MARK, root_of
+from bert_jax.workdir.bucket import root_of
 from bert_jax.workdir.inventory import steps_of
 from bert_jax.workdir.provenance import facts
 from bert_jax.workdir.resume import incompatible_changes
@@ -26,7 +26,6 @@ VISIBLE_SECONDS = 60
 """Seconds after which a disk that is shared over a network shows a new file, at the latest."""
 
 OWN_FILES = {
-    MARK,
     "checkpoints",
     "config.json",
     "config.json.unfinished",

@@ -22,7 +22,7 @@ from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import text
 from bert_jax.tasks.columns import label_name
 from bert_jax.tasks.features import Features, all_labelled, label_index
-from bert_jax.tasks.libraries import check_library
+from bert_jax.tasks.requirements import check_installed
 from bert_jax.tasks.task import Target, lacks_head
 from bert_jax.tasks.text import Text
 from data_pipeline.config import DataConfig
@@ -154,7 +154,7 @@ def metrics(settings: ClassificationConfig) -> tuple[Metric, ...]:
 
 
 def check_libraries() -> None:
-    check_library("sklearn")
+    check_installed("sklearn")
 
 
 def score(

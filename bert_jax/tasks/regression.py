@@ -21,7 +21,7 @@ from bert_jax.ops.attention.kernel import Kernel
 from bert_jax.tasks import classification, text
 from bert_jax.tasks.columns import number
 from bert_jax.tasks.features import Features, all_labelled
-from bert_jax.tasks.libraries import check_library
+from bert_jax.tasks.requirements import check_installed
 from bert_jax.tasks.task import Target
 from bert_jax.tasks.text import Text
 
@@ -106,7 +106,7 @@ def metrics(settings: Any) -> tuple[Metric, ...]:
 
 
 def check_libraries() -> None:
-    check_library("scipy")
+    check_installed("scipy")
 
 
 def score(

@@ -25,8 +25,8 @@ from bert_jax.ops.attention.kernel import Kernel
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import classification, columns, records
 from bert_jax.tasks.features import Features, all_labelled, label_index, make_arrays
-from bert_jax.tasks.libraries import check_library
 from bert_jax.tasks.pieces import Pieces
+from bert_jax.tasks.requirements import check_installed
 from bert_jax.tasks.task import Target, lacks_head
 from data_pipeline.config import DataConfig
 from data_pipeline.corpus import sanitize
@@ -243,7 +243,7 @@ def metrics(settings: Any) -> tuple[Metric, ...]:
 
 
 def check_libraries() -> None:
-    check_library("seqeval")
+    check_installed("seqeval")
 
 
 SCHEMES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}

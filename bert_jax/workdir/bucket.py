@@ -24,24 +24,30 @@ from data_pipeline.storage import download, objects_in, remote, upload, url_of
 log = logging.getLogger(__name__)
 
 UPLOAD_SECONDS = 60.0
-MARK = ".bucket"
-"""A file in the copy, with the URL of the workdir."""
 LARGE = ("checkpoints", "damaged", "replaced", "tensorboard")
-"""What of a workdir is not copied to this machine."""
+"""Folders of a workdir, or of a run in it, that are not copied to this machine."""
 
 
 def root_of(workdir: Path) -> epath.Path:
-    """Where a workdir is: itself, or the folder in a bucket of which it is the copy."""
-    mark = workdir / MARK
-    return remote(mark.read_text()) if mark.is_file() else epath.Path(workdir)
+    """Where a workdir is: itself, or the folder in a bucket of which it is the copy, or is in the copy."""
+    copy = _copy_around(workdir)
+    return epath.Path(workdir) if copy is None else remote(_URLS[copy]) / workdir.relative_to(copy).as_posix()
+
+
+def is_copy(workdir: Path) -> bool:
+    """Whether a workdir is in a bucket, and what is here is gone after this process."""
+    return _copy_around(workdir) is not None
+
+
+def _copy_around(folder: Path) -> Path | None:
+    return next((found for found in (folder, *folder.parents) if found in _URLS), None)
 
 
 @contextmanager
-def opened(folder: Path, *, writes: bool = False) -> Iterator[Path]:
+def opened(folder: Path) -> Iterator[Path]:
     """A workdir, or a folder with a model, to work with: itself, or the copy of one in a bucket.
 
-    Args:
-      writes: what is written in the copy is uploaded, now and then and at the end.
+    What is written in the copy is uploaded, now and then and at the end.
 
     Raises:
       UserError: the storage cannot be used.
@@ -56,10 +62,6 @@ def opened(folder: Path, *, writes: bool = False) -> Iterator[Path]:
         _URLS[copy] = url
         copy.mkdir()
         download(root, copy, without=LARGE)
-        (copy / MARK).write_text(url)
-        if not writes:
-            yield copy
-            return
         with _Uploads(copy, root) as _UPLOADS[copy]:
             yield copy
 
@@ -73,8 +75,9 @@ def named(text: str) -> str:
 
 def upload_logs(workdir: Path) -> None:
     """Uploads now what has changed, if it is in a bucket: no checkpoint is newer than the logs."""
-    if workdir in _UPLOADS:
-        _UPLOADS[workdir].upload()
+    copy = _copy_around(workdir)
+    if copy in _UPLOADS:
+        _UPLOADS[copy].upload()
 
 
 @functools.cache
@@ -154,6 +157,6 @@ class _Uploads:
         """Size and time of each file."""
         found = {}
         for path in self._folder.rglob("*"):
-            if path.is_file() and path.name != MARK and not path.name.endswith(".unfinished"):
+            if path.is_file() and not path.name.endswith(".unfinished"):
                 found[path] = (path.stat().st_size, path.stat().st_mtime_ns)
         return found

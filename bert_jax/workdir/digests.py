@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from etils import epath
 
-from data_pipeline.storage import objects_in, url_of
+from data_pipeline.storage import objects_in, replace_text, url_of
 
 log = logging.getLogger(__name__)
 
@@ -114,13 +113,7 @@ def _read(folder: epath.Path) -> dict[str, tuple[int, str | None]]:
 
 
 def _write(folder: epath.Path, entries: Mapping[str, tuple[int, str | None]]) -> None:
-    content = json.dumps(entries, indent=1)
-    if url_of(folder):  # an object is replaced as a whole
-        (folder / FILE).write_text(content)
-        return
-    unfinished = folder / f"{FILE}.unfinished"
-    unfinished.write_text(content)
-    os.replace(unfinished, folder / FILE)
+    replace_text(folder / FILE, json.dumps(entries, indent=1))
 
 
 def _sizes(folder: epath.Path) -> dict[str, int]:

@@ -92,9 +92,9 @@ def set_aside(workdir: Path, step: int, *, folder: str) -> None:
 
 def settle_replaced(workdir: Path) -> None:
     """Deletes checkpoints for which there is another one of their step; moves the others back."""
-    folder, steps = root_of(workdir) / REPLACED, steps_of(workdir)
+    folder = root_of(workdir) / REPLACED
     for aside in folder.iterdir() if folder.exists() else ():
-        if int(aside.name) in steps:
+        if int(aside.name) in steps_of(workdir):
             aside.rmtree()
         else:
             _move(aside, checkpoints_of(workdir) / aside.name)
@@ -119,9 +119,7 @@ def validation_metrics(workdir: Path, step: int) -> dict[str, float] | None:
     try:
         saved = json.loads((checkpoints_of(workdir) / str(step) / "metrics" / "metrics").read_bytes())
         return {name: float(value) for name, value in saved["validation"].items()}
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None  # `damage` tells what is wrong with it
 
 

@@ -27,7 +27,7 @@ from bert_jax.parallel.exit_status import USER_ERROR
 from bert_jax.parallel.processes import broadcast_from_process_0
 from bert_jax.workdir.bucket import root_of
 from data_pipeline.errors import UserError
-from data_pipeline.storage import url_of
+from data_pipeline.storage import replace_text
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +142,7 @@ class Lease:
         self._renewals += 1
         content = json.dumps(self._me | {"renewals": self._renewals}, indent=1)
         try:
-            if url_of(self._file):  # an object is replaced as a whole
-                self._file.write_text(content)
-            else:
-                unfinished = self._file.parent / f"{FILE}.unfinished"
-                unfinished.write_text(content)
-                os.replace(unfinished, self._file)
+            replace_text(self._file, content)
         except OSError as error:
             if self._renewals == 1:
                 raise

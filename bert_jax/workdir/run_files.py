@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from bert_jax.ops.attention import xla
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec, best_metric
 from data_pipeline.errors import UserError
+from data_pipeline.storage import replace_text
 
 CONFIG_FILE, RESOLVED_FILE = "config.json", "resolved.json"
 
@@ -50,9 +50,7 @@ def load_spec(workdir: Path) -> RunSpec:
 def write(spec: RunSpec, workdir: Path) -> None:
     """Writes config.json and resolved.json, each by an atomic replacement."""
     for name, content in (CONFIG_FILE, as_json.to_json(spec.config)), (RESOLVED_FILE, spec_to_json(spec)):
-        unfinished = workdir / f"{name}.unfinished"
-        unfinished.write_text(content)
-        os.replace(unfinished, workdir / name)
+        replace_text(workdir / name, content)
 
 
 def spec_to_json(spec: RunSpec) -> str:

@@ -7,7 +7,7 @@ import importlib.util
 from data_pipeline.errors import UserError
 
 
-def check_library(name: str) -> None:
+def check_installed(name: str) -> None:
     """Raises UserError if a library that scores a task is not installed: before a training, not in it."""
     if importlib.util.find_spec(name) is None:
         raise UserError(
