@@ -51,9 +51,8 @@ def write_files(folder: Path, parts: Iterable[tuple[Shard, Sequence[bytes]]]) ->
     except RuntimeError as error:
         # ArrayRecord's C++ writer says: "write() failed: No space left on device; writing /data/train..."
         failed = re.search(r"write\(\) failed: ([^;]+)", str(error))
-        if failed is None:
-            raise
-        raise OSError(f"the dataset cannot be written to {folder}: {failed[1]}") from error
+        reason = failed[1] if failed else str(error).partition("\n")[0]
+        raise OSError(f"the dataset cannot be written to {folder}: {reason}") from error
     return counts
 
 

@@ -277,10 +277,9 @@ def _train_sentencepiece(config: TokenizerConfig, lines: Lines) -> bytes:
         )
     except RuntimeError as error:
         # SentencePiece says: "Vocabulary size is smaller than required_chars. 10 vs 70. Increase ..."
-        needed = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
-        if needed is None:
-            raise
-        raise _too_small(config, int(needed[1])) from error
+        if needed := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+            raise _too_small(config, int(needed[1])) from error
+        raise UserError(f"SentencePiece cannot train data.tokenizer on this corpus: {error}") from error
     return model.getvalue()
 
 

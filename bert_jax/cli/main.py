@@ -176,7 +176,7 @@ def _parse(kind: type, default: Any, prog: str, arguments: list[str]) -> Any:
         lines = [line.strip("│| \n") for line in complaint]
         rules = [i for i, line in enumerate(lines) if set(line) == {"─"} or set(line) == {"-"}]
         first = 2 if 1 in rules else 1  # after the title, which has a rule of its own without Unicode
-        message = lines[first : next((i for i in rules if i >= first), None)]
+        message = lines[first : next((i for i in rules if i >= first), None)] if rules else lines
         if message[0].startswith("Missing"):  # without the help text of what is missing
             named = [line for line in message[1:] if line.startswith("--") or line.split()[0].isupper()]
             message = [message[0], ", ".join(named).replace(" (required)", "")]

@@ -21,6 +21,7 @@ from bert_jax.interop.initialize import source_model, source_tokenizer
 from bert_jax.models import encoder_of
 from bert_jax.objectives.objective import RowShape
 from bert_jax.parallel.platform import local_platform
+from bert_jax.parallel.processes import from_process_0
 from bert_jax.run.loop import train
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Network
@@ -63,7 +64,7 @@ def finetune(config: Config, *, workdir: Path, seeds: Sequence[int] = ()) -> lis
         run = dataclasses.replace(spec, config=asked)
         if not train(run, make_data, workdir=place):
             return None
-        results.append(_result(run, place))
+        results.append(Result(seed, place, *from_process_0(functools.partial(_best, run, place))))
     if seeds and jax.process_index() == 0:
         summary = {result.workdir.name: {"step": result.step} | result.scores for result in results}
         (workdir / "results.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -148,8 +149,9 @@ def _log_size(name: str, split: Split) -> None:
     log.info("%s: %s examples in %s rows%s", name, f"{len(split.examples):,}", f"{rows:,}", note)
 
 
-def _result(spec: RunSpec, workdir: Path) -> Result:
+def _best(spec: RunSpec, workdir: Path) -> tuple[int, dict[str, float]]:
+    """The step of the best checkpoint, and what was found there."""
     step = best_step(workdir, metric=spec.best)
     if step is None:
         raise UserError(f"{workdir} stopped before its first evaluation; without train.stop_at it goes on")
-    return Result(spec.config.train.seed, workdir, step, validation_metrics(workdir, step) or {})
+    return step, validation_metrics(workdir, step) or {}

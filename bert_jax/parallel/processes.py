@@ -9,7 +9,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,7 +27,13 @@ from data_pipeline.errors import UserError
 START_SECONDS = 300
 """Time for all processes to connect."""
 
+VISIBLE_SECONDS = 60
+"""After which a disk that is shared over a network shows what was done on another machine, at the latest."""
+
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+ALONE = ("coordinator_address should be defined", "must be called before any JAX calls")
+"""In what JAX says where it detects nothing; and where a program that already computes has called a verb."""
 
 
 def initialize() -> None:
@@ -36,7 +44,7 @@ def initialize() -> None:
     nothing, the process is alone. One that waits in vain for the others ends with status 70.
 
     Raises:
-      UserError: one of the variables is missing, or is no number.
+      UserError: one of the variables is missing, or is no number; or JAX cannot tell who the others are.
     """
     explicit = _explicit()
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM; see PreemptionSignal
@@ -52,11 +60,15 @@ def initialize() -> None:
             shutdown_timeout_seconds=20,
         )
     except (ValueError, RuntimeError) as error:
-        # Nothing was detected; or a program that already computes has called a verb, and is no launcher's.
-        alone = ("coordinator_address should be defined", "must be called before any JAX calls")
-        if explicit or not any(reason in str(error) for reason in alone):
+        if explicit:
             raise
-        return
+        if any(reason in str(error) for reason in ALONE):
+            return
+        # Alone or not: two that both think they are would train in one workdir.
+        raise UserError(
+            f"JAX cannot tell which processes the run has ({str(error).partition(chr(10))[0]}); say it with "
+            f"{', '.join(EXPLICIT)}: for a process that is alone localhost:1234, 1 and 0"
+        ) from error
     finally:
         limit.cancel()
     if jax.process_index() != 0:
@@ -106,10 +118,11 @@ def assert_processes_agree(facts: dict[str, str]) -> None:
     if jax.process_count() == 1:
         return
     mine = np.frombuffer(json.dumps([socket.gethostname(), facts]).encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.asarray(len(mine)))
-    padded = np.zeros(lengths.max(), np.uint8)
-    padded[: len(mine)] = mine
-    rows = multihost_utils.process_allgather(padded)
+    with jax.transfer_guard("allow"):
+        lengths = multihost_utils.process_allgather(np.asarray(len(mine)))
+        padded = np.zeros(lengths.max(), np.uint8)
+        padded[: len(mine)] = mine
+        rows = multihost_utils.process_allgather(padded)
     known = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
     if reason := disagreement([host for host, _ in known], [facts for _, facts in known]):
         raise UserError(reason)
@@ -131,15 +144,44 @@ def disagreement(hosts: list[str], facts: list[dict[str, str]]) -> str | None:
     return None
 
 
-def broadcast_from_process_0(value: int) -> int:
-    """The value that process 0 has. All call it."""
+def from_process_0(decide: Callable[[], Any]) -> Any:
+    """What `decide` returns on process 0, which alone calls it: anything that JSON has. All call this.
+
+    What is decided by looking at files is decided so: over a network others may see them late.
+
+    Raises:
+      UserError, OSError: `decide` did on process 0; the others raise a UserError with its message.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    refusal: UserError | OSError | None = None
+    answer: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            answer = {"value": decide()}
+        except (UserError, OSError) as error:
+            refusal, answer = error, {"refusal": str(error)}
+    answer = json.loads(_broadcast(json.dumps(answer)))
+    if "refusal" in answer:
+        raise refusal or UserError(answer["refusal"])
+    return answer["value"]
+
+
+def _broadcast(text: str) -> str:
+    """The text that process 0 has."""
+    content = np.frombuffer(text.encode(), np.uint8)
     with jax.transfer_guard("allow"):
-        return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+        size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(content))))
+        here = content if jax.process_index() == 0 else np.zeros(size, np.uint8)
+        return np.asarray(multihost_utils.broadcast_one_to_all(here)).astype(np.uint8).tobytes().decode()
 
 
-def barrier(name: str) -> None:
-    """Returns when every process is here. All call it with the same name."""
-    multihost_utils.sync_global_devices(name)
+def wait_until_visible(condition: Callable[[], bool]) -> bool:
+    """Waits for what another process has done in a folder that is shared; False if it does not show."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while not (seen := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return seen
 
 
 class DelayedMax:

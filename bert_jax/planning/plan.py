@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -34,6 +35,7 @@ from data_pipeline.errors import UserError
 OUT_OF_MEMORY = re.compile(
     r"Used (?P<size>[\d.]+)(?P<unit>[MGT]) of [\d.]+[MGT] hbm|Allocation \(size=(?P<bytes>\d+)\) would exceed"
 )
+"""In what the TPU's compiler says of a program that is too large."""
 LARGEST_ROWS = 4096
 """A chip, where the search for the largest microbatch ends."""
 
@@ -179,7 +181,7 @@ def report(plan: Plan) -> Iterator[str]:
         yield f"  activations and other         {_gib(compiled.temporary - gradients)}"
     verdict = "fits" if compiled.fits else "DOES NOT FIT"
     yield f"  in all                        {_gib(compiled.memory)}  {verdict}"
-    if model.remat == "none":
+    if model.remat == "none" and math.isfinite(compiled.memory):
         ratio = compiled.memory / plan.floor
         yield f"  analytic floor                {_gib(plan.floor)}  {ratio:.2f} of it are taken"
     if not compiled.fits:
@@ -210,7 +212,7 @@ def report(plan: Plan) -> Iterator[str]:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:8.3f} GiB"
+    return f"{size / GIB:8.3f} GiB" if math.isfinite(size) else "    more than that"
 
 
 def _devices(topology: str, slices: int) -> list[jax.Device]:
@@ -271,13 +273,10 @@ def _ask(lowered: Any) -> Compiled:
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = OUT_OF_MEMORY.search(str(error))
-        if used is None:
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        units = {"M": 2**20, "G": 2**30, "T": 2**40}
-        size = float(used["bytes"]) if used["bytes"] else float(used["size"]) * units[used["unit"]]
         seconds = time.perf_counter() - start
-        return Compiled(seconds, size, 0.0, 0.0, 0.0, [], fits=False)
+        return Compiled(seconds, _memory_wanted(str(error)), 0.0, 0.0, 0.0, [], fits=False)
     memory, cost = program.memory_analysis(), program.cost_analysis()
     return Compiled(
         seconds=time.perf_counter() - start,
@@ -291,3 +290,12 @@ def _ask(lowered: Any) -> Compiled:
         collectives=collectives(program.as_text()),
         fits=True,
     )
+
+
+def _memory_wanted(complaint: str) -> float:
+    """Bytes that a program needs which does not fit; infinitely many if the compiler does not say."""
+    used = OUT_OF_MEMORY.search(complaint)
+    if used is None:
+        return math.inf
+    units = {"M": 2**20, "G": 2**30, "T": 2**40}
+    return float(used["bytes"]) if used["bytes"] else float(used["size"]) * units[used["unit"]]

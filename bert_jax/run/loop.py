@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from bert_jax.interop.initialize import start_from
 from bert_jax.parallel import sharding
-from bert_jax.parallel.processes import DelayedMax, PreemptionSignal, barrier
+from bert_jax.parallel.processes import DelayedMax, PreemptionSignal
 from bert_jax.run.clock import Clock
 from bert_jax.run.data import TrainingData
 from bert_jax.run.early_stopping import patience_exhausted, record_evaluation
@@ -265,7 +265,6 @@ class _Run:
         self.pending = self.spiked = None
         rollbacks = self.progress.rollbacks + 1
         to = self.checkpoints.delete_after(spike.step - SPIKE_LENGTH)
-        barrier(f"rollback from step {spike.step}")
         with jax.transfer_guard("allow"):
             self.restore()
         skipped_rows = spike.position - self.progress.position

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import time
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
 from bert_jax.parallel import sharding
-from bert_jax.parallel.processes import assert_processes_agree, barrier, broadcast_from_process_0
+from bert_jax.parallel.processes import assert_processes_agree, from_process_0, wait_until_visible
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.bucket import root_of
 from bert_jax.workdir.inventory import steps_of
@@ -22,9 +21,6 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.storage import dataset_folder
 
 PROBE = ".shared-filesystem-probe"
-VISIBLE_SECONDS = 60
-"""Seconds after which a disk that is shared over a network shows a new file, at the latest."""
-
 OWN_FILES = {
     "checkpoints",
     "config.json",
@@ -75,28 +71,32 @@ def open_dataset(spec: RunSpec) -> Manifest:
 
 def check_workdir(spec: RunSpec, workdir: Path) -> None:
     """Raises UserError, on all processes, if `workdir` is not for this run, or not the same for all."""
-    if workdir.exists():
-        if steps := steps_of(workdir):
-            changes = incompatible_changes(load_spec(workdir), spec, step=steps[0])
-            if changes:
-                raise UserError(f"{workdir} holds another run: there {changes[0]}; use a new --workdir")
-        elif foreign := sorted({entry.name for entry in workdir.iterdir()} - OWN_FILES):
-            raise UserError(f"{workdir} holds no run, but {foreign[0]}; use a new --workdir")
+    from_process_0(lambda: _check_is_of(spec, workdir))
     if jax.process_count() > 1:
-        barrier("check of the workdir")  # before process 0 writes there
         _check_shared(workdir)
+
+
+def _check_is_of(spec: RunSpec, workdir: Path) -> None:
+    if steps := steps_of(workdir):
+        changes = incompatible_changes(load_spec(workdir), spec, step=steps[0])
+        if changes:
+            raise UserError(f"{workdir} holds another run: there {changes[0]}; use a new --workdir")
+    elif workdir.exists() and (foreign := sorted({entry.name for entry in workdir.iterdir()} - OWN_FILES)):
+        raise UserError(f"{workdir} holds no run, but {foreign[0]}; use a new --workdir")
 
 
 def _check_shared(workdir: Path) -> None:
     """Process 0 writes a file, and the others look for it."""
-    number = str(broadcast_from_process_0(secrets.randbelow(2**31)))
     probe = root_of(workdir) / PROBE
-    if jax.process_index() == 0:
+
+    def write() -> str:
+        number = str(secrets.randbelow(2**31))
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_text(number)
-    deadline = time.monotonic() + VISIBLE_SECONDS
-    while not (seen := probe.is_file() and probe.read_text() == number) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        return number
+
+    number = from_process_0(write)
+    seen = wait_until_visible(lambda: probe.is_file() and probe.read_text() == number)
     assert_processes_agree(
         {"the workdir": "that of process 0" if seen else f"{workdir} on a disk that is not shared"}
     )

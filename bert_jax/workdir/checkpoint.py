@@ -27,11 +27,12 @@ from orbax.checkpoint import checkpoint_managers
 from bert_jax.config import CheckpointConfig, MeshConfig
 from bert_jax.config.as_json import to_json
 from bert_jax.parallel import sharding
-from bert_jax.parallel.processes import barrier, broadcast_from_process_0
+from bert_jax.parallel.processes import assert_processes_agree, from_process_0, wait_until_visible
 from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import TrainState, abstract_state
 from bert_jax.workdir import digests
+from bert_jax.workdir.arrays import ArraysHandler, ArraysRestore, ArraysSave
 from bert_jax.workdir.digests import BackgroundDigests
 from bert_jax.workdir.inventory import (
     REPLACED,
@@ -49,6 +50,9 @@ from data_pipeline.errors import UserError
 from data_pipeline.storage import url_of
 
 log = logging.getLogger(__name__)
+
+TENSORSTORE_STATUS = re.compile("[A-Z_]+: ")
+"""What its errors begin with, such as `OUT_OF_RANGE: ` or `UNAVAILABLE: `."""
 
 PARAMS, OPTIMIZER = "params", "optimizer"
 """Items of a checkpoint: folders in it."""
@@ -94,8 +98,7 @@ class Checkpoints:
         self._failures = 0
         self._being_written: int | None = None
         self._digests = BackgroundDigests()
-        found = newest_good_step(workdir, quarantine=not read_only) if jax.process_index() == 0 else 0
-        self._newest = broadcast_from_process_0(found)
+        self._newest = from_process_0(lambda: newest_good_step(workdir, quarantine=not read_only))
         self._manager = self._open()
 
     def __enter__(self) -> Checkpoints:
@@ -127,17 +130,15 @@ class Checkpoints:
           OSError: more than `checkpoint.max_save_failures` in a row failed.
         """
         self.poll_save(wait=True)
-        with jax.transfer_guard("allow"):  # all processes do what process 0 sees: listings may be late
-            is_there = broadcast_from_process_0(int(step in steps_of(self._workdir)))
-        if is_there:  # it was saved by a signal, before its evaluation
-            self._set_aside(step)
+        if from_process_0(lambda: step in steps_of(self._workdir)):
+            self._set_aside(step)  # it was saved by a signal, before its evaluation
         run = {
             "config": to_json(self._spec.config),
             "resolved": spec_to_json(self._spec),
             "fingerprint": self._fingerprint,
             "progress": progress._asdict(),
         }
-        arrays = {item: ocp.args.StandardSave(tree) for item, tree in _items(state).items()}
+        arrays = {item: ArraysSave(tree) for item, tree in _items(state).items()}
         items = ocp.args.Composite(**arrays, run=ocp.args.JsonSave(run))
         value = math.nan if validation is None else validation[self._spec.best.name]
         metrics = {"value": value, "step": step, "validation": validation} if math.isfinite(value) else None
@@ -169,15 +170,17 @@ class Checkpoints:
         """Deletes the checkpoints of later steps. Returns the newest step left, 0 if there is none."""
         self.wait()
         self._manager.close()
-        left = []
-        if jax.process_index() == 0:  # the listings of others may be late
+
+        def delete() -> int:
+            left = [-1]
             for found in steps_of(self._workdir):
                 if found > step:
                     (self._directory / str(found)).rmtree()
                 else:
                     left.append(found)
-        with jax.transfer_guard("allow"):
-            self._newest = broadcast_from_process_0(max(left, default=-1))
+            return max(left)
+
+        self._newest = from_process_0(delete)
         self._manager = self._open()
         return max(self._newest, 0)
 
@@ -216,20 +219,21 @@ class Checkpoints:
         """Items of a checkpoint: arrays of the shapes and layout of these."""
         for item, tree in abstract.items():  # the manager would read the metadata of all items
             folder = _absolute(self._directory) / str(step) / item
-            self._check_shapes(step, saved=ocp.StandardCheckpointHandler().metadata(folder).tree, wanted=tree)
-        arguments = {item: ocp.args.StandardRestore(tree) for item, tree in abstract.items()}
+            self._check_shapes(step, saved=ArraysHandler().metadata(folder).tree, wanted=tree)
+        arguments = {item: ArraysRestore(tree) for item, tree in abstract.items()}
         return self._manager.restore(step, args=ocp.args.Composite(**arguments))
 
     def _set_aside(self, step: int) -> None:
         """Makes room for another checkpoint of this step. Until that is there a restart uses this one."""
         self._digests.wait()  # they are not those of another folder with this name
         self._manager.close()
-        if jax.process_index() == 0:
-            set_aside(self._workdir, step, folder=REPLACED)
-        barrier(f"room for a checkpoint of step {step}")
+        from_process_0(lambda: set_aside(self._workdir, step, folder=REPLACED))
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
+        """Orbax's manager. It lists the folder in each process, and its barriers follow from the list."""
+        if jax.process_count() > 1:
+            self._wait_for_what_process_0_sees()
         better = 1 if self._spec.best.higher_is_better else -1
 
         def rank(metrics: dict[str, float]) -> Any:
@@ -247,11 +251,21 @@ class Checkpoints:
             _absolute(self._directory),
             options=options,
             item_handlers={
-                PARAMS: ocp.StandardCheckpointHandler(),
-                OPTIMIZER: ocp.StandardCheckpointHandler(),
+                PARAMS: ArraysHandler(),
+                OPTIMIZER: ArraysHandler(),
                 "run": ocp.JsonCheckpointHandler(),
             },
         )
+
+    def _wait_for_what_process_0_sees(self) -> None:
+        def make_and_list() -> list[int]:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            return steps_of(self._workdir)
+
+        steps = from_process_0(make_and_list)
+        seen = wait_until_visible(lambda: self._directory.exists() and steps_of(self._workdir) == steps)
+        here = steps if seen else steps_of(self._workdir)
+        assert_processes_agree({f"the list of checkpoints in {self._directory}": str(here)})
 
     def _write_sizes(self) -> None:
         """Called by Orbax when all files are there, before it commits them."""
@@ -333,13 +347,13 @@ def _preservation_policy(config: CheckpointConfig, rank: Any) -> checkpoint_mana
 def _disk_errors(directory: epath.Path) -> Iterator[None]:
     """TensorStore reports a full disk as a ValueError with the system's error number in its text.
 
-    What keeps it from writing to a bucket has no number: that is the network, or a permission.
+    What keeps it from writing to a bucket has no number, only a status: the network, or a permission.
     """
     try:
         yield
     except ValueError as error:
         number = re.search(r"os_error_code='(\d+)'", str(error))
-        if number is None and url_of(directory):
+        if number is None and TENSORSTORE_STATUS.match(str(error)):
             reason = str(error).partition("\n")[0]
             raise OSError(errno.EIO, f"a checkpoint cannot be written ({reason})", str(directory)) from error
         if number is None:

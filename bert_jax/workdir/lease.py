@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from bert_jax.parallel.exit_status import USER_ERROR
-from bert_jax.parallel.processes import broadcast_from_process_0
+from bert_jax.parallel.processes import from_process_0
 from bert_jax.workdir.bucket import root_of
 from data_pipeline.errors import UserError
 from data_pipeline.storage import replace_text
@@ -63,14 +63,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         """Raises UserError, on all processes, if another run is training in the workdir."""
-        refusal = None
-        if jax.process_index() == 0:
-            try:
-                self._take()
-            except UserError as error:
-                refusal = error
-        if broadcast_from_process_0(int(refusal is not None)):
-            raise refusal or UserError(f"{self._file.parent} has another owner, process 0 says")
+        from_process_0(self._take)
         if jax.process_index() == 0:
             self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
             self._thread.start()

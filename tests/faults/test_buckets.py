@@ -18,7 +18,7 @@ import pytest
 from bert_jax.config import Config
 from tests.helpers.configs import recipe_of, replace
 from tests.helpers.paths import ROOT
-from tests.helpers.runs import finish, free_port, start
+from tests.helpers.runs import assert_identical, finish, free_port, kill_often, start
 
 EMULATOR = """
 import contextlib, socketserver, sys
@@ -104,12 +104,15 @@ def copy(environment: dict[str, str], direction: str, folder: Path, url: str) ->
 
 
 @pytest.fixture(scope="module")
-def recipe(config: Config, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+def recipe_in_bucket(
+    config: Config, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> Path:
     """The tiny config with its dataset in the bucket."""
     copy(environment, "up", Path(config.data.dir), "gs://bucket/data")
     short = replace(
-        config, train__steps=12, train__eval_every=6, checkpoint__every=4, data__dir="gs://bucket/data"
-    )
+        config, train__steps=12, train__eval_every=6, checkpoint__every=4, checkpoint__keep_best=0,
+        data__dir="gs://bucket/data",
+    )  # fmt: skip
     path = tmp_path_factory.mktemp("recipe") / "recipe.py"
     path.write_text(recipe_of(short))
     return path
@@ -117,18 +120,18 @@ def recipe(config: Config, tmp_path_factory: pytest.TempPathFactory, environment
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_that_on_a_disk(
-    recipe: Path, environment: dict[str, str], tmp_path: Path, config: Config
+    recipe_in_bucket: Path, environment: dict[str, str], tmp_path: Path, config: Config
 ):
     """Killed on its way and started again; then evaluated, exported, used and shown, all from there."""
-    killed = start(recipe, "gs://bucket/run", "--train.stop-at", "8", env=environment)
+    killed = start(recipe_in_bucket, "gs://bucket/run", "--train.stop-at", "8", env=environment)
     for line in killed.stdout:
         if "step 6/8 train" in line:
             killed.kill()
             break
     killed.communicate()
-    output = finish(start(recipe, "gs://bucket/run", env=environment))
+    output = finish(start(recipe_in_bucket, "gs://bucket/run", env=environment))
     assert "resuming from step 4 of gs://bucket/run" in output or "step 1/12" in output
-    finish(start(recipe, tmp_path / "run", "--data.dir", config.data.dir))
+    finish(start(recipe_in_bucket, tmp_path / "run", "--data.dir", config.data.dir))
 
     copy(environment, "down", tmp_path / "copy", "gs://bucket/run")
     assert bert_jax(environment, "compare", tmp_path / "run", tmp_path / "copy").splitlines()[-1] == (
@@ -141,7 +144,7 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(
     lines = bert_jax(environment, "checkpoints", "--workdir", "gs://bucket/run").splitlines()
     assert [line.split()[1] for line in lines if line.endswith("good")] == ["4", "8", "12"]
 
-    evaluated = bert_jax(environment, "evaluate", recipe, "--workdir", "gs://bucket/run")
+    evaluated = bert_jax(environment, "evaluate", recipe_in_bucket, "--workdir", "gs://bucket/run")
     assert ["step", "12"] in [line.split() for line in evaluated.splitlines()]
     exported = ["export", "--workdir", "gs://bucket/run", "--out", "gs://bucket/exported"]
     assert "step 12 of gs://bucket/run is in gs://bucket/exported" in bert_jax(environment, *exported)
@@ -154,17 +157,29 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(
     assert "written to gs://bucket/run/report" in bert_jax(
         environment, "report", "--workdir", "gs://bucket/run"
     )
-    second = [recipe, "--workdir", "gs://bucket/second", "--init.source", "gs://bucket/run"]
+    second = [recipe_in_bucket, "--workdir", "gs://bucket/second", "--init.source", "gs://bucket/run"]
     output = bert_jax(environment, "pretrain", *second, "--train.stop-at", "2")
     assert "starting from the weights of" in output
 
 
-def test_the_dataset_of_a_bucket_is_copied_once(recipe: Path, environment: dict[str, str]):
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_twenty_random_moments_in_a_bucket(
+    recipe_in_bucket: Path, environment: dict[str, str], tmp_path: Path, undisturbed: Path, seed: int
+):
+    """Twenty kills, ten times over."""
+    url = f"gs://bucket/killed-{seed}"
+    kill_often(recipe_in_bucket, url, kills=20, seed=seed, env=environment)
+    copy(environment, "down", tmp_path / "run", url)
+    assert_identical(tmp_path / "run", undisturbed)
+
+
+def test_the_dataset_of_a_bucket_is_copied_once(recipe_in_bucket: Path, environment: dict[str, str]):
     flags = ["--train.stop-at", "1", "--workdir"]
-    bert_jax(environment, "pretrain", recipe, *flags, "gs://bucket/third")
+    bert_jax(environment, "pretrain", recipe_in_bucket, *flags, "gs://bucket/third")
     (copied,) = Path(environment["BERT_JAX_CACHE"]).glob("*/data/manifest.json")
     before = copied.stat().st_mtime_ns
-    bert_jax(environment, "pretrain", recipe, *flags, "gs://bucket/fourth")
+    bert_jax(environment, "pretrain", recipe_in_bucket, *flags, "gs://bucket/fourth")
     assert copied.stat().st_mtime_ns == before
 
 
@@ -176,8 +191,8 @@ def test_the_dataset_of_a_bucket_is_copied_once(recipe: Path, environment: dict[
     ],
 )
 def test_storage_that_cannot_be_used_is_refused_in_a_line(
-    recipe: Path, environment: dict[str, str], url: str, message: str
+    recipe_in_bucket: Path, environment: dict[str, str], url: str, message: str
 ):
-    output = bert_jax(environment, "pretrain", recipe, "--workdir", url, status=2)
+    output = bert_jax(environment, "pretrain", recipe_in_bucket, "--workdir", url, status=2)
     assert message in output.splitlines()[-1]
     assert not (ROOT / "s3:").exists()

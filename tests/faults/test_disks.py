@@ -30,8 +30,10 @@ from tests.helpers.configs import replace, spec_of
 from tests.helpers.runs import (
     assert_identical,
     finish,
+    flip_a_bit,
     history,
     is_stopped,
+    largest,
     metrics,
     start,
     wait_until,
@@ -39,20 +41,9 @@ from tests.helpers.runs import (
 )
 
 
-def largest(folder: Path) -> Path:
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-
-
 def truncate(folder: Path) -> None:
     with largest(folder).open("r+b") as file:
         file.truncate(largest(folder).stat().st_size // 2)
-
-
-def flip_a_bit(folder: Path) -> None:
-    path = largest(folder)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 8
-    path.write_bytes(content)
 
 
 def add_a_file(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -11,7 +12,18 @@ import pytest
 
 from bert_jax.config import Config
 from bert_jax.parallel.exit_status import HUNG, INTERRUPTED
-from tests.helpers.runs import assert_near, finish, history, metrics, start, start_several, state, wait_until
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import (
+    assert_near,
+    finish,
+    flip_a_bit,
+    history,
+    metrics,
+    start,
+    start_several,
+    state,
+    wait_until,
+)
 
 
 def test_a_run_goes_on_in_another_number_of_processes(
@@ -108,34 +120,78 @@ def test_half_an_environment_is_refused(recipe: Path, tmp_path: Path):
     assert "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS" in finish(process, status=2)
 
 
-STALE_LOGS = '''
-import jax
-from pathlib import Path
+SPIKE = """
 from bert_jax.run import loss_monitor
-
 loss_monitor.is_spike = lambda losses, zscore: len(losses) == 9
-read_bytes, read_text = Path.read_bytes, Path.read_text
-
-def stale(path, content, empty):
-    """Process 1 sees the logs as a network's disk may show them: as they were at the beginning."""
-    return empty if path.suffix == ".jsonl" and jax.process_index() == 1 else content
-
-Path.read_bytes = lambda path: stale(path, read_bytes(path), b"")
-Path.read_text = lambda path, *args, **kwargs: stale(path, read_text(path, *args, **kwargs), "")
-'''
+"""
+LATE = "import tests.faults.late_files\n"
 
 
-def test_processes_with_different_ages_of_the_logs_train_on_the_same_batches(recipe: Path, tmp_path: Path):
-    """A rollback, a stop behind it, and a restart: process 1 never sees what process 0 has written."""
-    spiking = tmp_path / "recipe.py"
-    spiking.write_text(STALE_LOGS + recipe.read_text())
-    flags = ["--train.max-rollbacks", "1", "--checkpoint.every", "2", "--train.eval-every", "100"]
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_that_see_their_files_late_train_on_the_same_batches(
+    recipe: Path, tmp_path: Path, processes: int
+):
+    """Stopped in an evaluation, which is made up for; a rollback; a damaged checkpoint; restarts."""
+    spiking, late = tmp_path / "spiking.py", tmp_path / "late.py"
+    spiking.write_text(recipe.read_text() + SPIKE)
+    late.write_text(spiking.read_text() + LATE)
+    flags = ["--train.max-rollbacks", "1", "--checkpoint.every", "2"]
     finish(start(spiking, tmp_path / "alone", *flags))
-    for stop in (10, 12):
-        for process in start_several(
-            spiking, tmp_path / "run", *flags, "--train.stop-at", str(stop), processes=2
-        ):
-            finish(process)
-    (rollback,) = history(tmp_path / "run", "rollback")
+
+    workdir = tmp_path / "run"
+    disk = os.environ | {"LATE_SECONDS": "4", "LATE_JOURNAL": str(tmp_path / "journal")}
+
+    def run(*more: str, status: int, **variables: str) -> list[str]:
+        several = start_several(
+            late, workdir, *flags, *more, processes=processes, environment=disk | variables
+        )
+        return [finish(process, status=status) for process in several]
+
+    outputs = run(status=INTERRUPTED, SIGNAL="SIGTERM 0 evaluation 6")
+    assert "SIGTERM at step 6: saved" in outputs[0]
+    run("--train.stop-at", "10", status=0)
+    flip_a_bit(workdir / "checkpoints" / "10")
+    outputs = run(status=0)
+    assert "resuming from step 8 of" in outputs[0]
+    (rollback,) = history(workdir, "rollback")
     assert (rollback["at"], rollback["to"], rollback["skipped_rows"]) == (9, 6, 48)
-    assert_near(tmp_path / "run", tmp_path / "alone", atol=2e-6)
+    assert_near(workdir, tmp_path / "alone", atol=2e-6)
+
+
+EXAMPLES = [
+    ("the value of it", "value"),
+    ("a name", "name"),
+    ("of a value", "value"),
+    ("names of", "name"),
+] * 4
+
+
+@pytest.mark.slow
+def test_patience_and_seeds_with_files_that_are_seen_late(undisturbed: Path, tmp_path: Path):
+    """Each seed ends when it gets no better, in all processes at once, and the next one begins."""
+    examples, late = tmp_path / "examples.tsv", tmp_path / "late.py"
+    examples.write_text("sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in EXAMPLES))
+    plain = ROOT / "configs" / "finetune_classification.py"
+    late.write_text(LATE + plain.read_text())
+    flags = [
+        *(
+            "--init.source",
+            str(undisturbed),
+            "--task.train",
+            str(examples),
+            "--task.validation",
+            str(examples),
+        ),
+        *("--task.sequence-length", "16", "--task.epochs", "20", "--task.patience", "2"),
+        *("--train.global-batch-size", "8", "--optimizer.learning-rate", "1e-3", "--seeds", "0", "1"),
+    ]
+    finish(start(plain, tmp_path / "alone", *flags, verb="finetune"))
+    disk = os.environ | {"LATE_SECONDS": "4", "LATE_JOURNAL": str(tmp_path / "journal")}
+    for process in start_several(
+        late, tmp_path / "run", *flags, processes=2, environment=disk, verb="finetune"
+    ):
+        finish(process)
+    for seed in ("seed-0", "seed-1"):
+        evaluated = metrics(tmp_path / "run" / seed, "validation")
+        assert len(evaluated) < 20
+        assert_near(tmp_path / "run" / seed, tmp_path / "alone" / seed, atol=1e-4)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,9 +25,11 @@ SECONDS = 300
 """For a process to do what is waited for."""
 
 
-def start(recipe: Path, workdir: Path, *flags: str, **arguments: object) -> subprocess.Popen:
-    """`bert-jax pretrain` on its way; arguments are Popen's."""
-    command = [sys.executable, "-m", "bert_jax", "pretrain", str(recipe), "--workdir", str(workdir), *flags]
+def start(
+    recipe: Path, workdir: Path | str, *flags: str, verb: str = "pretrain", **arguments: object
+) -> subprocess.Popen:
+    """`bert-jax VERB` on its way; arguments are Popen's."""
+    command = [sys.executable, "-m", "bert_jax", verb, str(recipe), "--workdir", str(workdir), *flags]
     return subprocess.Popen(
         command,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT} | arguments,
@@ -40,6 +43,8 @@ def start_several(
     processes: int,
     devices: int = 1,
     own_flags: Sequence[Sequence[str]] | None = None,
+    environment: Mapping[str, str] = os.environ,
+    verb: str = "pretrain",
 ) -> list[subprocess.Popen]:
     """One run in several processes, on loopback."""
     shared = {
@@ -48,9 +53,12 @@ def start_several(
         "JAX_NUM_CPU_DEVICES": str(devices),
     }
     return [
-        start(recipe, workdir, *flags, *own, env=os.environ | shared | {"JAX_PROCESS_ID": str(index)})
+        start(
+            recipe, workdir, *flags, *own,
+            env={**environment} | shared | {"JAX_PROCESS_ID": str(index)}, verb=verb,
+        )
         for index, own in enumerate(own_flags or [()] * processes)
-    ]
+    ]  # fmt: skip
 
 
 def free_port() -> int:
@@ -64,6 +72,18 @@ def finish(process: subprocess.Popen, *, status: int = 0) -> str:
     output = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == status, output
     return output
+
+
+def kill_often(recipe: Path, workdir: Path | str, *, kills: int, seed: int, **arguments: object) -> None:
+    """SIGKILL at random moments, each in a process of its own; then to the end. Arguments are Popen's."""
+    draw = random.Random(seed)
+    for _ in range(kills):
+        process = start(recipe, workdir, **arguments)
+        next(line for line in process.stdout if "attention kernel" in line)  # from here on it trains
+        time.sleep(draw.random() * 4)  # compiling, steps, evaluations and saves take as long from there
+        process.kill()
+        print("killed after", process.communicate()[0].strip().rpartition("\n")[2])
+    finish(start(recipe, workdir, **arguments))
 
 
 def wait_until(condition: Callable[[], bool], *processes: subprocess.Popen) -> None:
@@ -126,8 +146,20 @@ def assert_near(one: Path, other: Path, *, atol: float) -> None:
     """Up to the order of sums: the same batches on other devices."""
     a, b = metrics(one), metrics(other)
     assert [line["step"] for line in a] == [line["step"] for line in b]
-    losses: Sequence[Sequence[float]] = [[line["mlm_loss"] for line in lines] for lines in (a, b)]
+    losses: Sequence[Sequence[float]] = [[line["loss"] for line in lines] for lines in (a, b)]
     np.testing.assert_allclose(*losses, atol=atol)
     left, right = state(one), state(other)
     for name, array in left.items():
         np.testing.assert_allclose(array, right[name], atol=atol, err_msg=name)
+
+
+def largest(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(folder: Path) -> None:
+    """In its largest file."""
+    path = largest(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 8
+    path.write_bytes(content)
