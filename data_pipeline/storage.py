@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 AT_ONCE = 16
 """Objects that are copied at the same time."""
 
+# etils looks once whether it is to use TensorFlow's own client, which cannot be pointed elsewhere.
+os.environ.setdefault("EPATH_USE_TF", "0")
+
 
 def url_of(path: Path | str) -> str | None:
     """The URL that a path stands for, of which pathlib has made one slash of two; None if it is local."""
-    found = re.match(r"([a-z][a-z0-9+.-]*):/+(.*)", str(path))
-    return f"{found[1]}://{found[2].rstrip('/')}" if found else None
+    found = re.match(r"([a-z][a-z0-9+.-]*):(?:/+(.*)|$)", str(path), re.IGNORECASE)
+    return f"{found[1].lower()}://{(found[2] or '').rstrip('/')}" if found else None
 
 
 def remote(url: str) -> epath.Path:
@@ -34,7 +37,9 @@ def remote(url: str) -> epath.Path:
     Raises:
       UserError: the storage is not Google Cloud's, or what reads it is not installed.
     """
-    scheme = url.partition("://")[0]
+    scheme, _, place = url.partition("://")
+    if scheme == "gs" and (not place or set("#?") & set(place)):
+        raise UserError(f"{url} is not of the form gs://BUCKET/PATH, without # and ?")
     if scheme != "gs":
         raise UserError(
             f"{url}: folders are local or gs://BUCKET/PATH, not {scheme}://; Orbax writes to no other storage"
@@ -44,7 +49,6 @@ def remote(url: str) -> epath.Path:
     import fsspec.config
     from etils import epath
 
-    os.environ.setdefault("EPATH_USE_TF", "0")  # TensorFlow's own client cannot be pointed elsewhere
     # What another process or TensorStore writes is in no listing that was kept.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     return epath.Path(url)
@@ -58,10 +62,38 @@ def store(folder: epath.Path) -> tuple[Any, str]:
 
 
 def objects_in(folder: epath.Path) -> dict[str, dict[str, Any]]:
-    """What the store knows of each object below a folder in a bucket, by its path from there."""
+    """What the store knows of each object below a folder in a bucket, by its path from there.
+
+    Without the empty objects that consoles and mounts make for folders.
+    """
     files, root = store(folder)
     found = files.find(root, detail=True)
-    return {name.removeprefix(root).lstrip("/"): info for name, info in found.items()}
+    return {name.removeprefix(root).lstrip("/"): info for name, info in found.items() if name[-1] != "/"}
+
+
+def check_may_delete(folder: epath.Path) -> None:
+    """Orbax deletes old checkpoints, and asks the bucket what kind it is before.
+
+    Raises:
+      UserError: it may not ask.
+    """
+    from google.cloud import storage  # type: ignore[attr-defined]
+
+    bucket = folder.as_posix().removeprefix("gs://").partition("/")[0]
+    try:
+        storage.Client().get_bucket(bucket)
+    except Exception as error:
+        raise UserError(
+            f"the bucket of {folder} does not tell what kind it is ({refusal(error) or error}): the account "
+            "needs storage.buckets.get, as of roles/storage.legacyBucketReader, and a GOOGLE_CLOUD_PROJECT"
+        ) from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """What a store said, in a line, if that is what the error is of: a permission, a limit, the network."""
+    if type(error).__module__.partition(".")[0] not in ("aiohttp", "gcsfs", "google"):
+        return None
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def download(
@@ -124,6 +156,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BERT_JAX_CACHE", Path.home() / ".cache" / "bert-jax"))
 
 
+def cached_urls() -> dict[Path, str]:
+    """The URLs of which this process has used a copy, by the copy."""
+    return dict(_CACHED)
+
+
+_CACHED: dict[Path, str] = {}
+
+
 @functools.cache
 def cached(url: str) -> Path:
     """A copy of a folder in a bucket on this machine, made once; one process a machine copies, others wait.
@@ -131,18 +171,23 @@ def cached(url: str) -> Path:
     Names, sizes and checksums of the store's objects name it: when they are others, so is the copy.
     """
     folder = remote(url)
-    objects = objects_in(folder).items()
-    found = sorted((name, info["size"], info.get("md5Hash"), info.get("crc32c")) for name, info in objects)
+    try:
+        objects = objects_in(folder)
+    except FileNotFoundError:  # the bucket
+        objects = {}
+    found = sorted((name, i["size"], i.get("md5Hash"), i.get("crc32c")) for name, i in objects.items())
     if not found:
         raise FileNotFoundError(f"{url} is empty, or not there")
-    copy = cache_folder() / hashlib.sha256(repr((url, found)).encode()).hexdigest()[:16] / folder.name
+    place = cache_folder() / hashlib.sha256(repr((url, found)).encode()).hexdigest()[:16]
+    copy = place / "whole" / folder.name
     copy.parent.mkdir(parents=True, exist_ok=True)
-    with (copy.parent / "lock").open("w") as lock:
+    with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not copy.exists():
-            unfinished = copy.with_name("unfinished")
+            unfinished = place / "unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             download(folder, unfinished, progress=True)
             os.replace(unfinished, copy)
+    _CACHED[copy] = url
     return copy

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import os
@@ -19,13 +20,13 @@ from typing import Any
 
 import tyro
 
-from bert_jax.cli.commands import VERBS, Finetune, Glue, ShowConfig
+from bert_jax.cli.commands import VERBS, Finetune, Glue, Report, ShowConfig
 from bert_jax.config import Config
 from bert_jax.config.recipe import load_recipe
 from bert_jax.config.sections import FOLLOWS_IN_FINETUNING
 from bert_jax.parallel.exit_status import BROKEN_PIPE, KEYBOARD_INTERRUPT, OK, USER_ERROR
 from data_pipeline.errors import UserError
-from data_pipeline.storage import url_of
+from data_pipeline.storage import refusal, url_of
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def run(arguments: list[str]) -> int:
         check_flags(command, rest)
     if _takes_config(kind) and kind is not ShowConfig:
         _check_task(verb, command.config, tunes=kind in (Finetune, Glue))
-    with _folders(command) as command:
+    with _one_line(), _folders(command) as command:
         return command()
 
 
@@ -96,18 +97,49 @@ def _folders(command: Any) -> Iterator[Any]:
     if not any(url_of(folder) for value in given.values() for folder in _as_tuple(value)):
         yield command
         return
-    from bert_jax.workdir.bucket import named, new_folder, opened
+    from bert_jax.workdir.bucket import new_folder, opened
 
     with contextlib.ExitStack() as stack:
         local: dict[str, Any] = {}
         for name, value in given.items():
-            enter = new_folder if name == "out" else opened
+            enter = opened
+            if name == "out":
+                grows = isinstance(command, Report) or command.every_checkpoint
+                enter = functools.partial(new_folder, grows=grows)
             folders = tuple(stack.enter_context(enter(folder)) for folder in _as_tuple(value))
             local[name] = folders if isinstance(value, tuple) else folders[0]
-        try:
-            yield dataclasses.replace(command, **local)
-        except (OSError, UserError) as error:
-            raise UserError(named(str(error))) from error
+        yield dataclasses.replace(command, **local)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Messages with the URLs that were given, not the copies that stand for them; a store's in a line."""
+    rename = logging.Filter()
+    rename.filter = _rename  # type: ignore[method-assign]
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(rename)
+    try:
+        yield
+    except Exception as error:
+        said = str(error) if isinstance(error, OSError | UserError) else ""
+        reason = refusal(error) or _named(said)
+        if reason == said:
+            raise
+        raise UserError(reason) from error
+    finally:
+        for handler in logging.getLogger().handlers:
+            handler.removeFilter(rename)
+
+
+def _rename(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _named(record.getMessage()), ()
+    return True
+
+
+def _named(text: str) -> str:
+    """Of URLs nothing was heard unless somebody has imported what copies them."""
+    bucket = sys.modules.get("bert_jax.workdir.bucket")
+    return text if bucket is None else bucket.named(text)
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

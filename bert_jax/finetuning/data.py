@@ -28,6 +28,7 @@ from bert_jax.tasks.features import Features
 from bert_jax.training import network as networks
 from bert_jax.training.network import Network, Params
 from bert_jax.training.run_spec import RunSpec
+from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.provenance import facts
 
 
@@ -48,7 +49,7 @@ class TaskData:
     def __init__(self, spec: RunSpec, *, train: Split, validation: Split):
         config = spec.config
         assert config.init.source is not None
-        self._source, self._seed = Path(config.init.source), config.train.seed
+        self._source, self._seed = source_folder(config.init.source), config.train.seed
         self._train, self._validation = train, validation
         self._count = len(train.features.examples_N)
         self.fingerprint = _digest(train.features.arrays, validation.features.arrays)

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from bert_jax.config import Config, EncoderConfig, ModelConfig
 from bert_jax.interop import huggingface, tensorflow_v1
 from bert_jax.parallel.platform import Platform, local_platform
+from bert_jax.parallel.processes import from_process_0
 from bert_jax.training.network import Network, Params, parameters
 from bert_jax.training.run_spec import RunSpec, pretraining_spec
 from bert_jax.training.step import TrainState
@@ -158,9 +159,10 @@ def _read(source: Path, network: Network, mesh: Mesh) -> dict[str, Any]:
     declared = jax.tree.leaves(parameters(network))
     is_same_task = (type(theirs.settings), _labels(theirs)) == (type(network.settings), _labels(network))
     left_out = {p.huggingface for p in declared if "labels" in p.logical_axes and not is_same_task}
-    if steps_of(source):
+    if from_process_0(lambda: bool(steps_of(source))):  # others may see its files late
         spec = load_spec(source)
-        params, _ = read_params(source, spec, step=step_to_use(source, spec.config), mesh=mesh)
+        step = from_process_0(lambda: step_to_use(source, spec.config))
+        params, _ = read_params(source, spec, step=step, mesh=mesh)
         names = [parameter.huggingface for parameter in jax.tree.leaves(parameters(theirs))]
         weights = dict(zip(names, jax.tree.leaves(params), strict=True))
     else:

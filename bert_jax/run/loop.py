@@ -57,19 +57,18 @@ def train(spec: RunSpec, make_data: Callable[[RunSpec], TrainingData], *, workdi
         mesh = sharding.make_mesh(spec.config.mesh)
         check_fits(spec, mesh)
         check_workdir(spec, workdir)
-        with (
-            jax.set_mesh(mesh),
-            Lease(workdir),
-            PreemptionSignal(mesh) as preemption,
-            Checkpoints(workdir, spec, fingerprint=data.fingerprint) as checkpoints,
-        ):
-            run = _Run(spec, mesh, workdir, data, checkpoints, preemption, clock)
-            with MetricsWriter(spec, workdir, start=run.step, clock=clock) as run.writer:
-                finished = run.train()
-            clock.enter("save", step=run.step)  # which leaving the block waits for
-            if finished:  # whoever is about to be killed does without the digests
-                checkpoints.wait()
-    run.history.add("end", step=run.step, finished=finished, seconds=clock.seconds)
+        with jax.set_mesh(mesh), Lease(workdir):
+            with (
+                PreemptionSignal(mesh) as preemption,
+                Checkpoints(workdir, spec, fingerprint=data.fingerprint) as checkpoints,
+            ):
+                run = _Run(spec, mesh, workdir, data, checkpoints, preemption, clock)
+                with MetricsWriter(spec, workdir, start=run.step, clock=clock) as run.writer:
+                    finished = run.train()
+                clock.enter("save", step=run.step)  # which leaving the block waits for
+                if finished:  # whoever is about to be killed does without the digests
+                    checkpoints.wait()
+            run.history.add("end", step=run.step, finished=finished, seconds=clock.seconds)
     log.info("%s", clock)
     if not finished:
         log.warning("%s at step %d: saved; run the same command to resume", preemption.name, run.step)

@@ -55,10 +55,13 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+        if self._writes:
+            self._flush()
 
     def rewind(self, step: int) -> None:
         """Takes back what was written of later steps, which are done again."""
         if self._writes:
+            self._flush()
             self._open(step)
         self._bar.n = step
         self._bar.refresh()
@@ -88,6 +91,11 @@ class MetricsWriter:
             with self._bar.external_write_mode():
                 of = f"{step}/{self._last}" if self._last else f"{step}"
                 log.info("step %s %s: %s", of, split, ", ".join(shown))
+
+    def _flush(self) -> None:
+        """Tries once more what the disk has refused."""
+        self._lines.flush()
+        self._events.flush()
 
     def _open(self, step: int) -> None:
         file = self._workdir / "metrics.jsonl"

@@ -31,6 +31,10 @@ class EventFile:
         values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._add(step=step, summary=self._summary(value=values))
 
+    def flush(self) -> None:
+        """Tries once more what the disk has refused."""
+        self._file.flush()
+
     def _add(self, **fields: Any) -> None:
         """A TFRecord of an event (tensorflow/core/lib/io/record_writer.h)."""
         data = self._event(wall_time=time.time(), **fields).SerializeToString()

@@ -13,17 +13,21 @@ import functools
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from etils import epath
 
-from data_pipeline.storage import download, objects_in, remote, upload, url_of
+from data_pipeline.errors import UserError
+from data_pipeline.storage import cached_urls, download, objects_in, refusal, remote, upload, url_of
 
 log = logging.getLogger(__name__)
 
 UPLOAD_SECONDS = 60.0
+LAST_TRIES = (0.0, 1.0, 5.0)
+"""Seconds before each of the last tries to upload."""
 LARGE = ("checkpoints", "damaged", "replaced", "tensorboard")
 """Folders of a workdir, or of a run in it, that are not copied to this machine."""
 
@@ -68,9 +72,16 @@ def opened(folder: Path) -> Iterator[Path]:
 
 def named(text: str) -> str:
     """A message to a person, with the URLs that were given in place of the copies' paths."""
-    for copy, url in _URLS.items():
+    for copy, url in (_URLS | cached_urls()).items():
         text = text.replace(str(copy), url)
     return text
+
+
+def refresh(workdir: Path) -> None:
+    """Copies a workdir in a bucket anew: another run may have ended there since it was opened."""
+    copy = _copy_around(workdir)
+    if copy in _UPLOADS:
+        _UPLOADS[copy].download()
 
 
 def upload_logs(workdir: Path) -> None:
@@ -87,22 +98,28 @@ def source_folder(source: str) -> Path:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path, *, grows: bool = False) -> Iterator[Path]:
     """A folder to be made: itself, or one on this machine that is uploaded when it is done.
 
+    Args:
+      grows: it may be in the bucket; then the folders in it are here too, empty.
+
     Raises:
-      FileExistsError: there is one in the bucket.
+      FileExistsError: it is in the bucket and does not grow.
     """
     url = url_of(out)
     if url is None:
         yield out
         return
     root = remote(url)
-    if objects_in(root):
+    there = objects_in(root)
+    if there and not grows:
         raise FileExistsError(f"{url} exists already; delete it, or give another --out")
     with tempfile.TemporaryDirectory(prefix="bert-jax-") as name:
         here = Path(name) / root.name
         _URLS[here] = url
+        for inside in {object.partition("/")[0] for object in there if "/" in object}:
+            (here / inside).mkdir(parents=True, exist_ok=True)
         yield here
         for file in sorted(path for path in here.rglob("*") if path.is_file()):
             upload(file, root / file.relative_to(here).as_posix())
@@ -128,10 +145,21 @@ class _Uploads:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._left.set()
         self._thread.join()
-        self.upload()
+        for seconds in LAST_TRIES:
+            time.sleep(seconds)
+            self.upload()
+            if self._uploaded == self._states():
+                return
+        if kind is None:
+            raise UserError(f"not all files of {_URLS[self._folder]} could be written; see above")
+
+    def download(self) -> None:
+        with self._lock:
+            download(self._target, self._folder, without=LARGE)
+            self._uploaded = self._states()
 
     def _run(self) -> None:
         while not self._left.wait(UPLOAD_SECONDS):
@@ -151,12 +179,13 @@ class _Uploads:
             except FileNotFoundError:
                 continue  # a file that was replaced while it was looked at: it is there under its other name
             except Exception as error:  # of the network: a log for people ends no run
-                log.warning("%s cannot be uploaded (%s); trying again", path.name, error)
+                log.warning("%s cannot be uploaded (%s)", path.name, refusal(error) or error)
 
     def _states(self) -> dict[Path, tuple[int, int]]:
         """Size and time of each file."""
         found = {}
         for path in self._folder.rglob("*"):
-            if path.is_file() and not path.name.endswith(".unfinished"):
-                found[path] = (path.stat().st_size, path.stat().st_mtime_ns)
+            with contextlib.suppress(FileNotFoundError):  # it was replaced meanwhile
+                if path.is_file() and not path.name.endswith(".unfinished"):
+                    found[path] = (path.stat().st_size, path.stat().st_mtime_ns)
         return found

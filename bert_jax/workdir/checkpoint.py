@@ -47,7 +47,7 @@ from bert_jax.workdir.progress import Progress
 from bert_jax.workdir.resume import incompatible_changes
 from bert_jax.workdir.run_files import config_from_json, spec_from_json, spec_to_json
 from data_pipeline.errors import UserError
-from data_pipeline.storage import url_of
+from data_pipeline.storage import check_may_delete, refusal, url_of
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,8 @@ class Checkpoints:
         self._failures = 0
         self._being_written: int | None = None
         self._digests = BackgroundDigests()
+        if url_of(self._directory) and not read_only:
+            from_process_0(lambda: check_may_delete(self._directory))
         self._newest = from_process_0(lambda: newest_good_step(workdir, quarantine=not read_only))
         self._manager = self._open()
 
@@ -259,12 +261,17 @@ class Checkpoints:
 
     def _wait_for_what_process_0_sees(self) -> None:
         def make_and_list() -> list[int]:
+            if self._read_only:  # of a run that may be training
+                return [self._newest] if self._newest >= 0 else []
             self._directory.mkdir(parents=True, exist_ok=True)
             return steps_of(self._workdir)
 
+        def is_seen() -> bool:
+            here = steps_of(self._workdir)
+            return set(steps) <= set(here) if self._read_only else self._directory.exists() and here == steps
+
         steps = from_process_0(make_and_list)
-        seen = wait_until_visible(lambda: self._directory.exists() and steps_of(self._workdir) == steps)
-        here = steps if seen else steps_of(self._workdir)
+        here = steps if wait_until_visible(is_seen) else steps_of(self._workdir)
         assert_processes_agree({f"the list of checkpoints in {self._directory}": str(here)})
 
     def _write_sizes(self) -> None:
@@ -351,7 +358,11 @@ def _disk_errors(directory: epath.Path) -> Iterator[None]:
     """
     try:
         yield
-    except ValueError as error:
+    except Exception as error:
+        if reason := refusal(error):
+            raise OSError(errno.EIO, f"a checkpoint cannot be written ({reason})", str(directory)) from error
+        if not isinstance(error, ValueError):
+            raise
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if number is None and TENSORSTORE_STATUS.match(str(error)):
             reason = str(error).partition("\n")[0]

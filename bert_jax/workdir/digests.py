@@ -12,7 +12,7 @@ from pathlib import Path
 
 from etils import epath
 
-from data_pipeline.storage import objects_in, replace_text, url_of
+from data_pipeline.storage import objects_in, refusal, replace_text, url_of
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,10 @@ class BackgroundDigests:
                 if folder.exists():
                     sizes = _read(folder).items()
                     _write(folder, {name: (size, found.get(name)) for name, (size, _) in sizes})
-            except OSError as error:
-                log.warning("no digests of %s: %s", folder, error)
+            except Exception as error:
+                if not isinstance(error, OSError) and refusal(error) is None:
+                    raise
+                log.warning("no digests of %s: %s", folder, refusal(error) or error)
 
     def wait(self) -> None:
         """Returns when all digests are written."""
@@ -101,9 +103,10 @@ class BackgroundDigests:
             folder = self._folders.get()
             try:
                 self._found.put((folder, dict(_digests(folder, _sizes(folder)))))
-            except OSError as error:
-                if folder.exists():  # and was not deleted meanwhile
-                    log.warning("no digests of %s: %s", folder, error)
+            except FileNotFoundError:  # it was deleted meanwhile
+                log.debug("%s is gone", folder)
+            except Exception as error:  # a store's is of no kind; and whoever waits must not wait for ever
+                log.warning("no digests of %s: %s", folder, refusal(error) or error)
             self._folders.task_done()
 
 

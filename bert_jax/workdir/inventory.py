@@ -96,8 +96,11 @@ def settle_replaced(workdir: Path) -> None:
     for aside in folder.iterdir() if folder.exists() else ():
         if int(aside.name) in steps_of(workdir):
             aside.rmtree()
-        else:
-            _move(aside, checkpoints_of(workdir) / aside.name)
+            continue
+        target = checkpoints_of(workdir) / aside.name
+        if target.exists():  # in a bucket: what a killed run had written of the other one
+            target.rmtree()
+        _move(aside, target)
 
 
 def _move(folder: epath.Path, target: epath.Path) -> None:

@@ -3,7 +3,7 @@
 `owner.json` in the workdir says who, and counts renewals. Whoever starts and finds another owner there
 
 - is refused at once if that is a process of this machine that lives,
-- takes over at once if it is one that is gone, or of the same job of a launcher, which has ended it,
+- takes over at once if it is one that is gone, or an earlier start of the same job, which its launcher ended,
 - and otherwise waits to see whether the lease is renewed. Clocks of two machines are never compared.
 """
 
@@ -25,9 +25,9 @@ import jax
 
 from bert_jax.parallel.exit_status import USER_ERROR
 from bert_jax.parallel.processes import from_process_0
-from bert_jax.workdir.bucket import root_of
+from bert_jax.workdir.bucket import refresh, root_of, upload_logs
 from data_pipeline.errors import UserError
-from data_pipeline.storage import replace_text
+from data_pipeline.storage import refusal, replace_text, url_of
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,10 @@ FILE = "owner.json"
 RENEWAL_SECONDS = 5.0
 LEASE_SECONDS = 30.0
 """An owner that has not renewed its lease for as long is gone. No restart waits longer for it."""
-JOB_VARIABLES = ("BERT_JAX_JOB", "SLURM_JOB_ID")
-"""Environment variables that name the job of a launcher, the same after each of its restarts."""
+JOBS = {"BERT_JAX_JOB": "BERT_JAX_ATTEMPT", "SLURM_JOB_ID": "SLURM_RESTART_COUNT"}
+"""Environment variables that name the job of a launcher, and those that count its restarts."""
+SETTLED_SECONDS = 0.2
+"""After which another one that starts at the same moment has claimed it too; in a bucket five times that."""
 
 
 class Lease:
@@ -47,6 +49,7 @@ class Lease:
     """
 
     def __init__(self, workdir: Path):
+        self._workdir = workdir
         self._file = root_of(workdir) / FILE
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
@@ -57,13 +60,14 @@ class Lease:
             "process": os.getpid(),
             "machine": _machine(),
             "born": _born(os.getpid()),
-            "job": next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), None),
+            **_job(),
             "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 
     def __enter__(self) -> Lease:
         """Raises UserError, on all processes, if another run is training in the workdir."""
         from_process_0(self._take)
+        refresh(self._workdir)
         if jax.process_index() == 0:
             self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
             self._thread.start()
@@ -74,6 +78,7 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
             if self._is_mine():
+                upload_logs(self._workdir)  # whoever is next reads them
                 self._file.unlink(missing_ok=True)
 
     def _take(self) -> None:
@@ -81,10 +86,18 @@ class Lease:
         if owner is not None and self._me["machine"] and owner.get("machine") == self._me["machine"]:
             if _born(owner.get("process")) == owner.get("born"):
                 raise UserError(self._refusal(owner))
-        elif owner is not None and (owner.get("job") is None or owner.get("job") != self._me["job"]):
+        elif owner is not None and not self._is_restart_of(owner):
             self._wait_for(owner)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._write()
+        time.sleep(SETTLED_SECONDS * (5 if url_of(self._file) else 1))
+        if not self._is_mine():
+            raise UserError(self._refusal(self._read() or {}))
+
+    def _is_restart_of(self, owner: dict[str, Any]) -> bool:
+        """Two starts of a job that are not a restart of each other may be there at once."""
+        same = self._me["job"] is not None and owner.get("job") == self._me["job"]
+        return same and owner.get("attempt", 0) < self._me["attempt"]
 
     def _wait_for(self, owner: dict[str, Any]) -> None:
         log.warning(
@@ -97,7 +110,7 @@ class Lease:
             now = self._read()
             if now is None:  # it has ended
                 return
-            if now != owner:
+            if now and now != owner:
                 raise UserError(self._refusal(owner | now))
 
     def _refusal(self, owner: dict[str, Any]) -> str:
@@ -127,7 +140,9 @@ class Lease:
             found = json.loads(self._file.read_text())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):  # just being written
+        except Exception as error:  # just being written; or a store's, which has no kind of its own
+            if not isinstance(error, OSError | ValueError) and refusal(error) is None:
+                raise
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -136,10 +151,18 @@ class Lease:
         content = json.dumps(self._me | {"renewals": self._renewals}, indent=1)
         try:
             replace_text(self._file, content)
-        except OSError as error:
-            if self._renewals == 1:
+        except Exception as error:
+            if self._renewals == 1 or not (isinstance(error, OSError) or refusal(error)):
                 raise
-            log.warning("%s cannot be renewed (%s)", self._file, error.strerror or error)
+            log.warning("%s cannot be renewed (%s)", self._file, refusal(error) or error)
+
+
+def _job() -> dict[str, Any]:
+    """The launcher's job that this process is of, and how often that was started again."""
+    for name, restarts in JOBS.items():
+        if os.environ.get(name):
+            return {"job": os.environ[name], "attempt": int(os.environ.get(restarts) or 0)}
+    return {"job": None, "attempt": 0}
 
 
 def _machine() -> str | None:

@@ -38,3 +38,8 @@ class LogFile:
                 log.warning("%s cannot be written (%s); trying again with what follows", self._path, reason)
             return
         self._size, self._waiting = self._size + len(self._waiting), b""
+
+    def flush(self) -> None:
+        """Tries once more what was refused."""
+        if self._waiting:
+            self.write(b"")

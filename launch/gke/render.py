@@ -20,7 +20,11 @@ JOB = {
     "name": "BERT_JAX_JOB",
     "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['jobset.sigs.k8s.io/jobset-uid']"}},
 }
-"""The same after each restart, whose processes therefore need not wait for the lease of the ones before."""
+ATTEMPT = {
+    "name": "BERT_JAX_ATTEMPT",
+    "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['jobset.sigs.k8s.io/restart-attempt']"}},
+}
+"""With them the processes of a restart need not wait for the lease of the ones before."""
 CACHE = {"name": "BERT_JAX_CACHE", "value": "/data"}
 """Where the dataset is copied to: the machine's own disk, since it is read in random order."""
 
@@ -55,7 +59,7 @@ def _tpu(spec: Spec) -> dict[str, Any]:
             "cloud.google.com/gke-tpu-accelerator": spec.tpu.node,
             "cloud.google.com/gke-tpu-topology": spec.size,
         },
-        "environment": [JOB, CACHE],
+        "environment": [JOB, ATTEMPT, CACHE],
         # libtpu; several slices; jax.distributed
         "ports": _ports(8471, 8080, 8482),
         "devices": {"google.com/tpu": spec.chips // spec.hosts},
@@ -74,6 +78,7 @@ def _gpu(spec: Spec) -> dict[str, Any]:
         "nodes": {"cloud.google.com/gke-accelerator": spec.accelerator},
         "environment": [
             JOB,
+            ATTEMPT,
             CACHE,
             {"name": "JAX_COORDINATOR_ADDRESS", "value": first},
             {"name": "JAX_NUM_PROCESSES", "value": str(spec.count)},

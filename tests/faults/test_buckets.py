@@ -177,15 +177,77 @@ def test_killed_at_twenty_random_moments_in_a_bucket(
 def test_the_dataset_of_a_bucket_is_copied_once(recipe_in_bucket: Path, environment: dict[str, str]):
     flags = ["--train.stop-at", "1", "--workdir"]
     bert_jax(environment, "pretrain", recipe_in_bucket, *flags, "gs://bucket/third")
-    (copied,) = Path(environment["BERT_JAX_CACHE"]).glob("*/data/manifest.json")
+    (copied,) = Path(environment["BERT_JAX_CACHE"]).glob("*/whole/data/manifest.json")
     before = copied.stat().st_mtime_ns
     bert_jax(environment, "pretrain", recipe_in_bucket, *flags, "gs://bucket/fourth")
     assert copied.stat().st_mtime_ns == before
 
 
+LABELLED = "sentence\tlabel\nthe value of it\tvalue\na name\tname\nof a value\tvalue\nmy name\tname\n"
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_of_several_seeds_is_in_a_bucket(
+    recipe_in_bucket: Path, environment: dict[str, str], tmp_path: Path
+):
+    """From weights that are there, on a machine that has nothing else; resumed, it has nothing to do."""
+    bert_jax(
+        environment, "pretrain", recipe_in_bucket, "--train.stop-at", "2", "--workdir", "gs://bucket/source"
+    )
+    examples = tmp_path / "examples.tsv"
+    examples.write_text(LABELLED)
+    flags = [
+        *("--task.train", examples, "--task.validation", examples, "--task.sequence-length", "16"),
+        *("--train.global-batch-size", "4", "--init.source", "gs://bucket/source", "--seeds", "0", "1"),
+    ]
+    command = [
+        "finetune",
+        ROOT / "configs" / "finetune_classification.py",
+        *flags,
+        "--workdir",
+        "gs://bucket/tuned",
+    ]
+    output = bert_jax(environment, *command)
+    assert "starting from the weights of gs://bucket/source" in output
+    assert bert_jax(environment, *command).splitlines()[-3:] == output.splitlines()[-3:]
+    exported = [
+        "export",
+        "--workdir",
+        "gs://bucket/tuned/seed-1",
+        "--every-checkpoint",
+        "--out",
+        "gs://bucket/series",
+    ]
+    assert "gs://bucket/series/step-" in bert_jax(environment, *exported)
+    assert bert_jax(environment, *exported) == "", "those of the call before stay"
+    copy(environment, "down", tmp_path / "tuned", "gs://bucket/tuned")
+    assert (tmp_path / "tuned" / "results.json").exists()
+
+
+def test_a_bucket_that_may_not_be_asked_is_named_before_anything_is_done(
+    recipe_in_bucket: Path, environment: dict[str, str]
+):
+    """Orbax asks before it deletes an old checkpoint, which may be days later."""
+    script = (
+        "import sys; from google.cloud import storage; from google.api_core.exceptions import Forbidden\n"
+        "def get_bucket(self, name): raise Forbidden('storage.buckets.get')\n"
+        "storage.Client.get_bucket = get_bucket\n"
+        "from bert_jax.cli.main import main; main()"
+    )
+    arguments = ["pretrain", str(recipe_in_bucket), "--workdir", "gs://bucket/forbidden"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "roles/storage.legacyBucketReader" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
+        ("gs://bucket/run#1", "gs://bucket/run#1 is not of the form gs://BUCKET/PATH, without # and ?"),
+        ("gs://", "gs:// is not of the form gs://BUCKET/PATH"),
+        ("S3://bucket/run", "not s3://"),
         ("s3://bucket/run", "s3://bucket/run: folders are local or gs://BUCKET/PATH, not s3://"),
         ("https://bucket/run", "not https://"),
     ],

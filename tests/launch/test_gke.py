@@ -120,7 +120,7 @@ def test_processes_on_gpus_are_told_of_each_other(tmp_path: Path):
     assert (job["replicas"], job["template"]["spec"]["parallelism"]) == (1, 4)
     container = pod(manifest)["containers"][0]
     variables = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert "BERT_JAX_JOB" in variables
+    assert {"BERT_JAX_JOB", "BERT_JAX_ATTEMPT"} <= variables.keys()
     assert variables["JAX_NUM_PROCESSES"] == "4"
     # JobSet's names of pods: of the set, of the job, two numbers; the set's name is the subdomain.
     host = f"{manifest['metadata']['name']}-{job['name']}-0-0.{manifest['metadata']['name']}"

@@ -24,7 +24,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease of a second, renewed ten times in it."""
     monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.1)
-    for name in lease.JOB_VARIABLES:
+    for name in (*lease.JOBS, *lease.JOBS.values()):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -112,12 +112,59 @@ def test_an_owner_elsewhere_that_is_gone_is_waited_for_as_long_as_its_lease(left
     assert "was left by process 1 of far-away, or is still trained in" in caplog.text
 
 
-def test_the_same_job_takes_over_at_once(left: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_restart_of_the_same_job_takes_over_at_once(left: Path, monkeypatch: pytest.MonkeyPatch):
     rewrite(left, job="17")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     started = time.monotonic()
     with Lease(left):
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 0.8
+
+
+def test_a_second_start_in_a_job_is_none_of_its_restarts(renewed: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two `srun` in one allocation."""
+    rewrite(renewed, job="17")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with pytest.raises(UserError, match="another run trains in"), Lease(renewed):
+        pass
+
+
+def test_of_two_that_start_at_the_same_moment_one_is_refused(tmp_path: Path):
+    """Both have seen no owner; the one that writes last has it."""
+
+    def claim_too() -> None:
+        while not (tmp_path / FILE).exists():
+            time.sleep(0.01)
+        rewrite(tmp_path, id="other", machine="other", host="far-away")
+
+    other = threading.Thread(target=claim_too)
+    other.start()
+    with pytest.raises(UserError, match=r"another run trains in .* of far-away"), Lease(tmp_path):
+        pass
+    other.join()
+    assert owner(tmp_path)["id"] == "other"
+
+
+def test_a_store_that_refuses_for_a_while_ends_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    class HttpError(Exception):
+        """What gcsfs raises is an Exception and nothing else."""
+
+    HttpError.__module__ = "gcsfs.retry"
+    replace = lease.replace_text
+    with Lease(tmp_path):
+
+        def refuse(*_: object) -> None:
+            raise HttpError("too many requests, 429")
+
+        monkeypatch.setattr(lease, "replace_text", refuse)
+        time.sleep(0.4)
+        monkeypatch.setattr(lease, "replace_text", replace)
+        before = owner(tmp_path)["renewals"]
+        time.sleep(0.4)
+        assert owner(tmp_path)["renewals"] > before
+    assert "owner.json cannot be renewed (HttpError: too many requests, 429)" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"process": "x"}'])
