@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import BertConfig
-from bert_jax.models.encoder import Batch, HuggingFace
+from bert_jax.models.encoder import Batch, HuggingFace, max_segments
 from bert_jax.models.layers import Dense, LayerNorm, fold_in, param
 from bert_jax.ops.activations import ACTIVATIONS
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import attention, xla
 from bert_jax.ops.attention.kernel import Kernel
 from bert_jax.ops.dropout import dropout
 from bert_jax.ops.precision import precision
@@ -145,6 +145,7 @@ class EncoderLayers(nnx.Module):
         x_BxSxD: jax.Array,
         *,
         segment_ids_BxS: jax.Array,
+        max_segments: int,
         kernel: Kernel,
         dropout_keys: jax.Array | None,
     ) -> jax.Array:
@@ -156,11 +157,13 @@ class EncoderLayers(nnx.Module):
                 update = dropout(update, rate=config.hidden_dropout_prob, keys=keys)
             return x + update
 
-        attended_BxSxHxE = kernel.apply(
+        attended_BxSxHxE = attention(
+            kernel,
             self.by_head(self.query(x_BxSxD)),
             self.by_head(self.key(x_BxSxD)),
             self.by_head(self.value(x_BxSxD)),
             segment_ids_BxS=segment_ids_BxS,
+            max_segments=max_segments,
             dropout_rate=config.attention_probs_dropout_prob,
             dropout_keys=attention_keys,
         )
@@ -219,6 +222,7 @@ class Bert(nnx.Module):
             y_BxSxD = nnx.merge(layer_definition, params)(
                 x_BxSxD,
                 segment_ids_BxS=batch["segment_ids"],
+                max_segments=max_segments(batch),
                 kernel=kernel,
                 dropout_keys=fold_in(dropout_keys, index),
             )

@@ -14,7 +14,13 @@ from bert_jax.ops.attention.kernel import Kernel
 from data_pipeline.config import DataConfig
 
 Batch = Mapping[str, jax.Array]
-"""See data_pipeline/batch.py; an encoder reads token_ids, segment_ids, position_ids and token_type_ids."""
+"""See data_pipeline/batch.py; an encoder reads token_ids, segment_ids, position_ids and token_type_ids, and
+the width of cls_positions: how many sequences a row may have. Without them it has one."""
+
+
+def max_segments(batch: Batch) -> int:
+    """The most sequences that a row of such a batch may have."""
+    return batch["cls_positions"].shape[1] if "cls_positions" in batch else 1
 
 
 class EncoderModule(Protocol):

@@ -247,8 +247,10 @@ def sums(
 
 
 def loss_sums(logits_BxSx2: jax.Array, batch: Batch) -> Sums:
-    """loss, in nats, and accuracy: means over beginning and end, each a choice among the columns."""
+    """loss, in nats, and accuracy: means over beginning and end, each a choice among the tokens."""
     weights = jnp.repeat(batch["weights"], 2)
+    is_token_BxSx1 = (batch["segment_ids"] > 0)[:, :, None]
+    logits_BxSx2 = jnp.where(is_token_BxSx1, logits_BxSx2, jnp.finfo(jnp.float32).min / 2)
     by_end = logits_BxSx2.swapaxes(1, 2).reshape(-1, logits_BxSx2.shape[1])
     loss, hits = cross_entropy(by_end, batch["labels"].ravel(), weights)
     return {"loss": (loss, weights.sum()), "accuracy": (hits, weights.sum())}

@@ -137,7 +137,8 @@ def test_their_weights_give_their_logits_and_loss_here(network: Network):
 
 def test_the_loss_of_an_answer_is_the_mean_over_its_ends():
     logits = np.random.default_rng(0).normal(size=(4, 7, 2)).astype(np.float32)
-    batch = {"labels": np.array([[0, 3], [1, 1], [6, 6], [2, 5]]), "weights": np.ones(4, np.float32)}
+    labels, segments = np.array([[0, 3], [1, 1], [6, 6], [2, 5]]), np.ones(logits.shape[:2], np.int32)
+    batch = {"labels": labels, "weights": np.ones(4, np.float32), "segment_ids": segments}
     ends = torch.tensor(logits), torch.tensor(batch["labels"])
     expected = sum(torch.nn.functional.cross_entropy(ends[0][:, :, i], ends[1][:, i]) for i in (0, 1))
     found = mean(question_answering.loss_sums(logits, batch)["loss"])

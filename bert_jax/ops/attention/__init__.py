@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from bert_jax.ops.attention import cudnn, splash, xla
+import jax
+import jax.numpy as jnp
+
+from bert_jax.ops.attention import block_local, cudnn, splash, xla
 from bert_jax.ops.attention.kernel import Kernel, Request
 from data_pipeline.errors import UserError
 
-KERNELS: tuple[Kernel, ...] = (splash, cudnn, xla)
+KERNELS: tuple[Kernel, ...] = (splash, cudnn, block_local, xla)
 """`model.attention` "auto" is the first that does not refuse; the last refuses nothing."""
+
+
+def attention(
+    kernel: Kernel,
+    query_BxSxHxE: jax.Array,
+    key_BxSxHxE: jax.Array,
+    value_BxSxHxE: jax.Array,
+    *,
+    segment_ids_BxS: jax.Array,
+    max_segments: int = 1,
+    window: int | None = None,
+    dropout_rate: float = 0.0,
+    dropout_keys: jax.Array | None = None,
+) -> jax.Array:
+    """`Kernel.apply`, and zero at padding, whatever the kernel leaves there."""
+    attended_BxSxHxE = kernel.apply(
+        query_BxSxHxE,
+        key_BxSxHxE,
+        value_BxSxHxE,
+        segment_ids_BxS=segment_ids_BxS,
+        max_segments=max_segments,
+        window=window,
+        dropout_rate=dropout_rate,
+        dropout_keys=dropout_keys,
+    )
+    return jnp.where((segment_ids_BxS > 0)[:, :, None, None], attended_BxSxHxE, 0)
 
 
 def select_kernel(asked: str, request: Request) -> Kernel:

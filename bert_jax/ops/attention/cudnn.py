@@ -1,4 +1,4 @@
-"""cuDNN's fused attention through JAX's public function, for one sequence a row on NVIDIA GPUs."""
+"""cuDNN's fused attention on NVIDIA GPUs; packed rows from Hopper on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ NAME = "cudnn"
 MANUAL_AXES = False
 KEEPS_PROBABILITIES = False
 
+HOPPER = 9.0
+
 
 def refuses(request: Request) -> str | None:
     """The limits are those of JAX: jax/_src/cudnn/fused_attention_stablehlo.py, check_is_flash_attention."""
@@ -18,14 +20,21 @@ def refuses(request: Request) -> str | None:
         return "is for NVIDIA GPUs"
     if request.capability is None or request.capability < 8.0:
         return f"wants compute capability 8.0 (Ampere) or later, and this GPU has {request.capability}"
+    if request.window is not None:
+        return "sees all of a sequence, not a window"
     if request.dropout:
-        return "has no dropout of the probabilities here (model.attention_probs_dropout_prob)"
-    if request.packed:
-        return "takes one sequence a row here (data.max_sequences_per_row)"
+        # JAX has the seed as a constant of the program.
+        return "would drop the same probabilities in every step (model.attention_probs_dropout_prob)"
+    if request.packed and request.capability < HOPPER:
+        return (
+            "takes packed rows from compute capability 9.0 (Hopper) on, and this GPU has "
+            f"{request.capability} (data.max_sequences_per_row)"
+        )
     if request.dtype != "bfloat16":
         return f"computes in bfloat16, not in {request.dtype} (model.dtype)"
-    if request.head_dim % 8 or request.head_dim > 128:
-        return f"takes heads of multiples of 8 up to 128, not of {request.head_dim}"
+    largest = 256 if request.capability >= HOPPER else 128
+    if request.head_dim % 8 or request.head_dim > largest:
+        return f"takes heads of multiples of 8 up to {largest}, not of {request.head_dim}"
     return None
 
 
@@ -35,17 +44,44 @@ def apply(
     value_BxSxHxE: jax.Array,
     *,
     segment_ids_BxS: jax.Array,
+    max_segments: int = 1,
+    window: int | None = None,
     dropout_rate: float = 0.0,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention by cuDNN, for rows with one sequence; see `Kernel.apply`."""
+    """Attention by cuDNN; see `Kernel.apply`."""
+    assert window is None, "it refuses a window"
     assert dropout_rate == 0 or dropout_keys is None, "it refuses dropout"
-    lengths_B = (segment_ids_BxS > 0).sum(axis=1, dtype=jnp.int32)
-    return jax.nn.dot_product_attention(
+    # What jax.nn.dot_product_attention calls; that one has no argument for packed rows.
+    from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
+
+    lengths, offsets = segments(segment_ids_BxS, max_segments=max_segments)
+    attended = dot_product_attention(
         query_BxSxHxE,
         key_BxSxHxE,
         value_BxSxHxE,
-        query_seq_lengths=lengths_B,
-        key_value_seq_lengths=lengths_B,
-        implementation="cudnn",
+        q_seqlen=lengths,
+        kv_seqlen=lengths,
+        q_offsets=offsets,
+        kv_offsets=offsets,
+        scale=query_BxSxHxE.shape[-1] ** -0.5,
+        mask_type=MaskType.PADDING,
     )
+    return attended[0] if isinstance(attended, tuple) else attended
+
+
+def segments(segment_ids_BxS: jax.Array, *, max_segments: int) -> tuple[jax.Array, jax.Array | None]:
+    """Lengths and first columns of the segments of each row, int32, as JAX wants them.
+
+    Returns:
+      [B] lengths and None where a row has one segment; [B, P] and [B, P + 1] where it may have several, with
+      -1 for those that it does not have.
+    """
+    number_P = jnp.arange(1, max_segments + 1)
+    lengths_BxP = (segment_ids_BxS[:, :, None] == number_P[None, None]).sum(axis=1, dtype=jnp.int32)
+    if max_segments == 1:
+        return lengths_BxP[:, 0], None
+    first_BxP = jnp.cumsum(lengths_BxP, axis=1) - lengths_BxP
+    exists_BxP = lengths_BxP > 0
+    first_BxP = jnp.pad(jnp.where(exists_BxP, first_BxP, -1), ((0, 0), (0, 1)), constant_values=-1)
+    return jnp.where(exists_BxP, lengths_BxP, -1), first_BxP

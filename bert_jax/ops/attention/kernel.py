@@ -21,6 +21,8 @@ class Request(NamedTuple):
     """Whether the probabilities have dropout."""
     packed: bool
     """Several sequences in a row."""
+    window: int | None = None
+    """How many positions a query sees to each side; None: all of its sequence."""
 
 
 class Kernel(Protocol):
@@ -48,6 +50,8 @@ class Kernel(Protocol):
         value_BxSxHxE: jax.Array,
         *,
         segment_ids_BxS: jax.Array,
+        max_segments: int,
+        window: int | None,
         dropout_rate: float,
         dropout_keys: jax.Array | None,
     ) -> jax.Array:
@@ -55,9 +59,12 @@ class Kernel(Protocol):
 
         A position sees exactly those with its own segment id: packed sequences do not see each other, nor
         padding (segment 0), nor does padding see them, and the gradients between them are exactly zero. The
-        softmax is in float32. What comes out at padding is unspecified.
+        softmax is in float32. What comes out at padding is unspecified; `attention` makes it zero.
 
         Args:
+          segment_ids_BxS: 1, 2 ... from left to right, then 0.
+          max_segments: no row has more of them.
+          window: position i sees j where |i - j| <= window; None: all of its segment.
           dropout_rate: of the probabilities, where there are keys.
           dropout_keys: [B] typed keys, one a row; None: no dropout.
         """

@@ -35,6 +35,8 @@ def apply(
     value_BxSxHxE: jax.Array,
     *,
     segment_ids_BxS: jax.Array,
+    max_segments: int = 1,
+    window: int | None = None,
     dropout_rate: float = 0.0,
     dropout_keys: jax.Array | None = None,
     interpret: bool = False,
@@ -51,8 +53,9 @@ def apply(
     def local(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array) -> jax.Array:
         _, S, H, E = query.shape
         block = next(size for size in (512, 256, 128) if S % size == 0)
+        seen = masks.FullMask((S, S)) if window is None else masks.LocalMask((S, S), (window, window), 0)
         kernel = kernels.make_splash_mha(
-            masks.MultiHeadMask([masks.FullMask((S, S))] * H),
+            masks.MultiHeadMask([seen] * H),
             block_sizes=kernels.BlockSizes(
                 block_q=block,
                 block_kv=block,

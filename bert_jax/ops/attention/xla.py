@@ -26,8 +26,10 @@ def apply(
     value_BxSxHxE: jax.Array,
     *,
     segment_ids_BxS: jax.Array,
-    dropout_rate: float,
-    dropout_keys: jax.Array | None,
+    max_segments: int = 1,
+    window: int | None = None,
+    dropout_rate: float = 0.0,
+    dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
     """Plain attention: the reference of every other kernel; see `Kernel.apply`."""
     scale = query_BxSxHxE.shape[-1] ** -0.5
@@ -36,21 +38,25 @@ def apply(
     )
     # The attention mask: a token sees those of its own packed sequence.
     mask_Bx1xQxK = (segment_ids_BxS[:, :, None] == segment_ids_BxS[:, None, :])[:, None]
+    if window is not None:
+        position_S = jnp.arange(segment_ids_BxS.shape[1])
+        near_QxK = jnp.abs(position_S[:, None] - position_S[None, :]) <= window
+        mask_Bx1xQxK &= near_QxK[None, None]
     logits_BxHxQxK = jnp.where(mask_Bx1xQxK, logits_BxHxQxK, jnp.finfo(jnp.float32).min)
-    probs_BxHxQxK = _softmax(logits_BxHxQxK, value_BxSxHxE.dtype)
+    probs_BxHxQxK = softmax(logits_BxHxQxK, value_BxSxHxE.dtype)
     if dropout_keys is not None:
         probs_BxHxQxK = dropout(probs_BxHxQxK, rate=dropout_rate, keys=dropout_keys)
     return jnp.einsum("bhqk,bkhe->bqhe", probs_BxHxQxK, value_BxSxHxE)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _softmax(logits: jax.Array, dtype: Any) -> jax.Array:
+def softmax(logits: jax.Array, dtype: Any) -> jax.Array:
     """Over the last axis, in float32. The backward pass keeps the result, in `dtype`, and nothing else."""
     return jax.nn.softmax(logits, axis=-1).astype(dtype)
 
 
 def _softmax_forward(logits: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    probs = _softmax(logits, dtype)
+    probs = softmax(logits, dtype)
     return probs, probs
 
 
@@ -59,4 +65,4 @@ def _softmax_backward(dtype: Any, probs: jax.Array, grad_probs: jax.Array) -> tu
     return (probs * (grad_probs - (probs * grad_probs).sum(axis=-1, keepdims=True)),)
 
 
-_softmax.defvjp(_softmax_forward, _softmax_backward)
+softmax.defvjp(_softmax_forward, _softmax_backward)
