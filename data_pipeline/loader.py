@@ -35,7 +35,8 @@ class CorruptDataError(UserError):
 
 
 class Loader:
-    """Iterates over the batches of one split. A context manager: leaving it ends the reading threads.
+    """Iterates over the batches of one split. A context manager: leaving it ends the reading threads, and
+    entered again it begins anew.
 
     Args:
       config: `config.dir` is the prepared dataset.
@@ -71,11 +72,14 @@ class Loader:
         rows = range(batch_size) if rows is None else rows
         first = step * batch_size if position is None else position
         self._failures: list[Exception] = []
-        self._iterator: Iterator[Batch] | None = _dataset(
+        self._dataset = _dataset(
             config, self.manifest, split, batch_size, rows, seed, step, first, self._failures
         )
+        self._iterator: Iterator[Batch] | None = self._dataset.as_numpy_iterator()
 
     def __enter__(self) -> Loader:
+        if self._iterator is None:
+            self._iterator = self._dataset.as_numpy_iterator()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,9 +114,9 @@ def _dataset(
     step: int,
     first: int,
     failures: list[Exception],
-) -> Iterator[Batch]:
-    """The batches. A record that cannot be read leaves its error in `failures`, and an empty row: TensorFlow
-    would print the traceback of an exception from every reading thread."""
+) -> Any:
+    """A tf.data.Dataset of the batches. A record that cannot be read leaves its error in `failures`, and an
+    empty row: TensorFlow would print the traceback of an exception from every reading thread."""
     tf = _tensorflow()
     from data_pipeline import masking
 
@@ -159,7 +163,7 @@ def _dataset(
     # TensorFlow's core/framework/model.cc). By then a process that was told to stop has been killed.
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.with_options(options).as_numpy_iterator()
+    return dataset.with_options(options)
 
 
 def record_numbers(

@@ -23,6 +23,7 @@ from bert_jax.ops.precision import precision
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import assert_processes_agree
 from bert_jax.run.data import Evaluator
+from bert_jax.run.prefetch import prefetched
 from bert_jax.tasks import task_of
 from bert_jax.tasks.features import Features
 from bert_jax.training import network as networks
@@ -128,24 +129,32 @@ def logits_of(
     None if `stop`, asked before each batch, says so.
     """
     count = len(arrays["token_ids"])
-    parts, total, weight = [], 0.0, 0.0
     mine = np.array(sharding.local_rows(mesh, batch_size))
-    for first in range(0, count, batch_size):
-        if stop():
-            return None
-        rows = first + mine
-        exists = rows < count
-        batch = {name: array[np.where(exists, rows, 0)] for name, array in arrays.items()}
-        if "weights" in batch:  # the rows that fill the last batch up weigh nothing
-            exists = exists.reshape(-1, *[1] * (batch["weights"].ndim - 1))
-            batch["weights"] = np.where(exists, batch["weights"], np.float32(0))
-        logits, sums = jax.device_get(
-            apply(params, sharding.global_batch(batch, mesh, batch_size=batch_size))
-        )
-        parts.append(logits[: count - first])
-        if sums:
-            total, weight = total + float(sums["loss"][0]), weight + float(sums["loss"][1])
-    return np.concatenate(parts), total / max(weight, 1)
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for first in range(0, count, batch_size):
+            rows = first + mine
+            exists = rows < count
+            batch = {name: array[np.where(exists, rows, 0)] for name, array in arrays.items()}
+            if "weights" in batch:  # the rows that fill the last batch up weigh nothing
+                exists = exists.reshape(-1, *[1] * (batch["weights"].ndim - 1))
+                batch["weights"] = np.where(exists, batch["weights"], np.float32(0))
+            yield batch
+
+    found: list[tuple[np.ndarray, Sums]] = []
+    running: tuple[jax.Array, Sums] | None = None
+    place = functools.partial(sharding.global_batch, mesh=mesh, batch_size=batch_size)
+    with prefetched(batches(), place) as on_devices:
+        for batch in on_devices:
+            if stop():
+                return None
+            before, running = running, apply(params, batch)
+            if before is not None:
+                found.append(jax.device_get(before))  # while this one runs
+    found.append(jax.device_get(running))
+    logits = np.concatenate([logits for logits, _ in found])[:count]
+    total, weight = (sum(float(sums["loss"][i]) for _, sums in found if sums) for i in range(2))
+    return logits, total / max(weight, 1)
 
 
 def make_splits(

@@ -79,6 +79,12 @@ def named(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(*logical_axes))
 
 
+def of_parameter(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
+    """As `named`, but vectors are whole along `fsdp`: to gather them would take longer than to keep them."""
+    is_vector = sum(axis != "layers" for axis in logical_axes) < 2
+    return NamedSharding(mesh, spec(*logical_axes, only=("data", "tensor") if is_vector else mesh.axis_names))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
@@ -165,19 +171,17 @@ def scalar(value: float, mesh: Mesh) -> jax.Array:
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, batch_size: int) -> dict[str, jax.Array]:
-    """Device arrays of the global batch from the rows `local_rows` of this process."""
+    """Device arrays of the global batch from the rows `local_rows` of this process, in one transfer."""
     sharding = batch_sharding(mesh)
-    rows = local_rows(mesh, batch_size)
-    parts = {}
-    for device, index in sharding.addressable_devices_indices_map((batch_size,)).items():
-        assert index is not None
-        start, stop, _ = index[0].indices(batch_size)
-        first = rows.index(start)
-        parts[device] = slice(first, first + stop - start)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    place = {row: index for index, row in enumerate(local_rows(mesh, batch_size))}
 
     def on_devices(array: np.ndarray) -> jax.Array:
-        pieces = [jax.device_put(array[part], device) for device, part in parts.items()]
-        shape = (batch_size, *array.shape[1:])
-        return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return array[place[start] : place[start] + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
 
     return {name: on_devices(array) for name, array in batch.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -77,9 +78,13 @@ class PretrainingData:
         batch_size = spec.config.train.global_batch_size
         rows = sharding.local_rows(mesh, batch_size)
 
+        @functools.cache
+        def loader() -> Loader:
+            return Loader(self._data, split="validation", batch_size=batch_size, rows=rows)
+
         def run(params: Params, stop: Callable[[], bool]) -> dict[str, float] | None:
-            with Loader(self._data, split="validation", batch_size=batch_size, rows=rows) as loader:
-                return evaluate(spec, params, step=step, mesh=mesh, loader=loader, stop=stop)
+            with loader() as batches:
+                return evaluate(spec, params, step=step, mesh=mesh, loader=batches, stop=stop)
 
         return run
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from bert_jax.objectives.objective import Sums
 from bert_jax.parallel import sharding
+from bert_jax.run.prefetch import prefetched
 from bert_jax.training.fits import check_fits
 from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
@@ -48,14 +49,24 @@ def evaluate(
     train, objective = spec.config.train, spec.network.objective
     totals: Any = None
     losses: list[str] = []
-    for batch in islice(loader, train.eval_batches):
-        if stop():
-            return None
-        on_devices = sharding.global_batch(batch, mesh, batch_size=train.global_batch_size)
-        losses = losses or list(jax.eval_shape(objective.weights, on_devices))
-        sums = jax.tree.map(np.float64, jax.device_get(step(params, on_devices)))
-        totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
-    assert totals is not None, "a validation split has a row"
+
+    def add(sums: Sums) -> None:
+        nonlocal totals
+        read = jax.tree.map(np.float64, jax.device_get(sums))
+        totals = read if totals is None else jax.tree.map(np.add, totals, read)
+
+    running: Sums | None = None
+    place = functools.partial(sharding.global_batch, mesh=mesh, batch_size=train.global_batch_size)
+    with prefetched(islice(loader, train.eval_batches), place) as batches:
+        for batch in batches:
+            if stop():
+                return None
+            losses = losses or list(jax.eval_shape(objective.weights, batch))
+            before, running = running, step(params, batch)
+            if before is not None:
+                add(before)  # while this one runs
+    assert running is not None, "a validation split has a row"
+    add(running)
     metrics = {name: float(total / max(weight, 1)) for name, (total, weight) in totals.items()}
     return {"loss": sum(metrics[name] for name in losses)} | metrics
 

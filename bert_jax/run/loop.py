@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.interop.initialize import start_from
+from bert_jax.models.encoder import Batch
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import DelayedMax, PreemptionSignal
 from bert_jax.run.clock import Clock
 from bert_jax.run.data import TrainingData
 from bert_jax.run.early_stopping import patience_exhausted, record_evaluation
+from bert_jax.run.garbage import ScheduledGarbage
 from bert_jax.run.loss_monitor import SPIKE_LENGTH, Verdict, check
 from bert_jax.run.metrics import MetricsWriter, Throughput, describe_records
+from bert_jax.run.prefetch import prefetched
 from bert_jax.run.preflight import check_workdir, describe_devices
 from bert_jax.run.watchdog import Watchdog
 from bert_jax.training.batch_ramp import Stage, stage_of
@@ -158,7 +160,7 @@ class _Run:
             stopping = validation is None
             if validation is not None and self.checkpoints.latest_step() == self.step:
                 self.save(validation)
-        with contextlib.ExitStack() as loader, jax.transfer_guard("disallow"):
+        with ScheduledGarbage() as garbage, contextlib.ExitStack() as loader, jax.transfer_guard("disallow"):
             stage: Stage | None = None
             while not stopping and not self.finished():
                 self.clock.enter("input", step=self.step + 1)
@@ -167,8 +169,10 @@ class _Run:
                     loader.close()
                     batches = loader.enter_context(self.open_loader(stage))
                 self.dispatch(stage, next(batches))
+                garbage.after(self.step)
                 stopping = self.preemption.reached()
-                self.budget_fraction = self.largest_fraction(self.fraction_of_budget(self.clock.total))
+                if self.spec.config.train.hours is not None:
+                    self.budget_fraction = self.largest_fraction(self.fraction_of_budget(self.clock.total))
                 evaluating = self.evaluation_is_due() and not stopping
                 saving = stopping or self.finished() or self.step % self.spec.checkpoint_every == 0
                 if saving or evaluating:
@@ -185,10 +189,9 @@ class _Run:
                     self.save(validation)
         return not stopping
 
-    def dispatch(self, stage: Stage, rows: dict[str, np.ndarray]) -> None:
+    def dispatch(self, stage: Stage, batch: Batch) -> None:
         """Starts the next step, and reads the metrics of the one before while this one runs."""
         train, clock = self.spec.config.train, self.clock
-        batch = sharding.global_batch(rows, self.mesh, batch_size=stage.rows)
         compiled = stage not in self.compiled
         self.compiled.add(stage)
         clock.enter("compile" if compiled else "step", step=self.step + 1)
@@ -272,15 +275,19 @@ class _Run:
         self.progress = self.progress._replace(position=spike.position, rollbacks=rollbacks)
         self.writer.rewind(self.step)
 
-    def open_loader(self, stage: Stage) -> AbstractContextManager[Iterator[dict[str, np.ndarray]]]:
-        """The batches of a stage, from the present step and position on."""
+    @contextlib.contextmanager
+    def open_loader(self, stage: Stage) -> Iterator[Iterator[Batch]]:
+        """The batches of a stage, on the devices, from the present step and position on."""
         if self.spec.config.train.batch_ramp:
             first, rows, parts = self.step + 1, stage.rows, stage.microbatches
             log.info("from step %d on: %d rows, %d microbatch(es)", first, rows, parts)
-        rows_here = sharding.local_rows(self.mesh, stage.rows)
-        return self.data.batches(
-            batch_size=stage.rows, rows=rows_here, step=self.step, position=self.progress.position
+        here = sharding.local_rows(self.mesh, stage.rows)
+        place = functools.partial(sharding.global_batch, mesh=self.mesh, batch_size=stage.rows)
+        loader = self.data.batches(
+            batch_size=stage.rows, rows=here, step=self.step, position=self.progress.position
         )
+        with loader as on_host, prefetched(on_host, place) as batches:
+            yield batches
 
     def evaluation_is_due(self) -> bool:
         due = (

@@ -39,7 +39,8 @@ def init_state(spec: RunSpec) -> TrainState:
 def state_sharding(spec: RunSpec, mesh: Mesh) -> Any:
     """A TrainState of shardings: each moment lies like its parameter, scalars are on every device."""
     params = jax.tree.map(
-        lambda parameter: sharding.named(mesh, *parameter.logical_axes), network.parameters(spec.network)
+        lambda parameter: sharding.of_parameter(mesh, *parameter.logical_axes),
+        network.parameters(spec.network),
     )
     whole = sharding.replicated(mesh)
     abstract = jax.eval_shape(lambda: init_state(spec))

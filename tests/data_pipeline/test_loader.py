@@ -367,3 +367,13 @@ def test_two_epochs_can_share_a_batch(config: Config, batches):
     original = [row.tobytes() for row in restore(batch)]
     assert len(set(original[:rows])) > 0.99 * rows
     assert set(original[rows:]) <= set(original[:rows])
+
+
+def test_a_loader_that_is_entered_again_begins_anew(config: Config):
+    loader = Loader(config.data, split="validation", batch_size=4)
+    passes = []
+    for _ in range(2):
+        with loader as batches:
+            passes.append(list(batches))
+    assert len(passes[0]) == len(passes[1]) > 0
+    assert all(map(same, *passes))

@@ -144,7 +144,7 @@ def test_moments_lie_like_their_parameters(config: Config, name: str, bias_corre
     layout = state_sharding(spec, mesh)
     state = jax.eval_shape(lambda: init_state(spec))
     adam = next(part for part in layout.opt_state if hasattr(part, "mu"))
-    declared = jax.tree.map(lambda p: sharding.named(mesh, *p.logical_axes), parameters(spec.network))
+    declared = jax.tree.map(lambda p: sharding.of_parameter(mesh, *p.logical_axes), parameters(spec.network))
     assert adam.mu == adam.nu == layout.params == declared
     moments = next(part for part in state.opt_state if hasattr(part, "mu"))
     assert {x.dtype for x in jax.tree.leaves(moments.mu)} == {jnp.dtype("bfloat16")}

@@ -289,6 +289,24 @@ def test_parameters_and_moments_lie_as_the_rules_say(config: Config):
     moment = optax.tree_utils.tree_get(state.opt_state, "mu")["encoder"]["layers"]["query"]["kernel"]
     assert moment.sharding.spec == query.sharding.spec
     assert state.params["encoder"]["embeddings"]["word"].sharding.spec == P("tensor", "fsdp")
+    scale = state.params["encoder"]["layers"]["attention_norm"]["scale"]
+    assert scale.sharding.is_fully_replicated, "a vector is not worth a gather"
+
+
+def test_with_fsdp_gradients_are_summed_in_parts(config: Config):
+    """In the compiled text: no loop over microbatches carries the whole gradient of a matrix."""
+    config = replace(config, train__microbatches=2, mesh__fsdp=8)
+    spec, mesh = spec_of(config), sharding.make_mesh(config.mesh)
+    arrays = batch_spec(config.data, rows=config.train.global_batch_size)
+    with jax.set_mesh(mesh):
+        step = jit_train_step(spec, mesh, spec.stages[-1])
+        lowered = step.lower(abstract_state(spec, mesh), sharding.abstract_batch(arrays, mesh))
+    loops = [line for line in lowered.compile().as_text().splitlines() if " while(" in line]
+    V, D, F = config.model.padded_vocab_size, config.model.hidden_size, config.model.intermediate_size
+    over_parts = [line.partition(" while(")[0] for line in loops if f"f32[{V},{D // 8}]" in line]
+    assert len(over_parts) == 1, "the loop over microbatches"
+    assert f"f32[2,{D // 8},{F}]" in over_parts[0], "the sum of a layer's gradient"
+    assert f"f32[2,{D},{F}]" not in over_parts[0]
 
 
 def test_a_rule_conflict_is_an_error():
