@@ -109,7 +109,8 @@ def wait(processes: list[subprocess.Popen[str]]) -> int:
 def main() -> int:
     given = parse(sys.argv[1:])
     workdir = Path(given.command[given.command.index("--workdir") + 1])
-    processes, readers = start(given, logs=workdir.with_name(workdir.name + ".logs"))
+    place = Path() if str(workdir).startswith("gs:") else workdir.parent  # of a bucket: here
+    processes, readers = start(given, logs=place / f"{workdir.name}.logs")
 
     def pass_on(number: int, frame: object) -> None:
         for process in processes:

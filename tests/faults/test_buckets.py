@@ -183,6 +183,34 @@ def test_the_dataset_of_a_bucket_is_copied_once(recipe_in_bucket: Path, environm
     assert copied.stat().st_mtime_ns == before
 
 
+KILLED_WHILE_SAVED_AGAIN = """
+from pathlib import Path
+from bert_jax.workdir.bucket import opened
+from bert_jax.workdir.inventory import REPLACED, checkpoints_of, damage, newest_good_step, set_aside
+with opened(Path("gs://bucket/again")) as workdir:
+    set_aside(workdir, 1, folder=REPLACED)
+    (checkpoints_of(workdir) / "1" / "params" / "d" / "stray").write_text("half of it")
+    print(newest_good_step(workdir, quarantine=True), damage(workdir, 1))
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_saved_again_survives_a_kill_meanwhile(
+    recipe_in_bucket: Path, environment: dict[str, str]
+):
+    """In a bucket the other one is written under the same name."""
+    flags = ["--train.stop-at", "1", "--workdir", "gs://bucket/again"]
+    bert_jax(environment, "pretrain", recipe_in_bucket, *flags)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_SAVED_AGAIN],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "1 None\n", done.stderr
+
+
 LABELLED = "sentence\tlabel\nthe value of it\tvalue\na name\tname\nof a value\tvalue\nmy name\tname\n"
 
 
