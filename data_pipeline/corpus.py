@@ -26,9 +26,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-from etils import epath
-
 from data_pipeline.errors import UserError
+from data_pipeline.storage import remote, store
 
 MAX_LINE = 100_000
 """Bytes of a text file, characters elsewhere. A longer line is cut here: it never fills the memory."""
@@ -120,9 +119,8 @@ def _paths(pattern: str) -> list[str]:
     if "://" in pattern:
         steps = pattern.split("/")
         fixed = next((i for i, step in enumerate(steps) if re.search(r"[*?\[]", step)), -1)
-        with _bucket_errors(pattern):
-            found = epath.Path("/".join(steps[:fixed])).glob("/".join(steps[fixed:]))
-            paths = sorted(str(path) for path in found)
+        files, folder = store(remote("/".join(steps[:fixed])))
+        paths = sorted(map(files.unstrip_protocol, files.glob("/".join([folder, *steps[fixed:]]))))
     else:
         paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
     if not paths:
@@ -151,34 +149,9 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         with open(path, "rb") as file:
             yield file
         return
-    with _bucket_errors(path), epath.Path(path).open("rb") as remote:
-        yield io.BufferedReader(_Raw(remote))
-
-
-class _Raw(io.RawIOBase):
-    """TensorFlow's remote files only know `read`; BufferedReader makes whole files of them."""
-
-    def __init__(self, file: IO[Any]):
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._file.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-
-@contextlib.contextmanager
-def _bucket_errors(path: str) -> Iterator[None]:
-    """TensorFlow has exceptions of its own for what is an OSError elsewhere."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith("tensorflow"):
-            raise
-        raise OSError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    files, name = store(remote(path))
+    with files.open(name, "rb") as file:
+        yield io.BufferedReader(file)
 
 
 def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:

@@ -114,10 +114,8 @@ def _folders(command: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
     """Messages with the URLs that were given, not the copies that stand for them; a store's in a line."""
-    rename = logging.Filter()
-    rename.filter = _rename  # type: ignore[method-assign]
     for handler in logging.getLogger().handlers:
-        handler.addFilter(rename)
+        handler.addFilter(_rename)
     try:
         yield
     except Exception as error:
@@ -128,7 +126,7 @@ def _one_line() -> Iterator[None]:
         raise UserError(reason) from error
     finally:
         for handler in logging.getLogger().handlers:
-            handler.removeFilter(rename)
+            handler.removeFilter(_rename)
 
 
 def _rename(record: logging.LogRecord) -> bool:

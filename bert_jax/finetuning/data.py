@@ -23,7 +23,7 @@ from bert_jax.ops.precision import precision
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import assert_processes_agree
 from bert_jax.run.data import Evaluator
-from bert_jax.run.prefetch import prefetched
+from bert_jax.run.prefetch import run_all
 from bert_jax.tasks import task_of
 from bert_jax.tasks.features import Features
 from bert_jax.training import network as networks
@@ -141,17 +141,10 @@ def logits_of(
                 batch["weights"] = np.where(exists, batch["weights"], np.float32(0))
             yield batch
 
-    found: list[tuple[np.ndarray, Sums]] = []
-    running: tuple[jax.Array, Sums] | None = None
     place = functools.partial(sharding.global_batch, mesh=mesh, batch_size=batch_size)
-    with prefetched(batches(), place) as on_devices:
-        for batch in on_devices:
-            if stop():
-                return None
-            before, running = running, apply(params, batch)
-            if before is not None:
-                found.append(jax.device_get(before))  # while this one runs
-    found.append(jax.device_get(running))
+    found = run_all(functools.partial(apply, params), batches(), place, stop=stop)
+    if found is None:
+        return None
     logits = np.concatenate([logits for logits, _ in found])[:count]
     total, weight = (sum(float(sums["loss"][i]) for _, sums in found if sums) for i in range(2))
     return logits, total / max(weight, 1)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from bert_jax.objectives.objective import Sums
 from bert_jax.parallel import sharding
-from bert_jax.run.prefetch import prefetched
+from bert_jax.run.prefetch import run_all
 from bert_jax.training.fits import check_fits
 from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
@@ -47,26 +47,20 @@ def evaluate(
     None if `stop`, asked before each batch, says so.
     """
     train, objective = spec.config.train, spec.network.objective
-    totals: Any = None
     losses: list[str] = []
 
-    def add(sums: Sums) -> None:
-        nonlocal totals
-        read = jax.tree.map(np.float64, jax.device_get(sums))
-        totals = read if totals is None else jax.tree.map(np.add, totals, read)
+    def run(batch: dict[str, jax.Array]) -> Sums:
+        nonlocal losses
+        losses = losses or list(jax.eval_shape(objective.weights, batch))
+        return step(params, batch)
 
-    running: Sums | None = None
     place = functools.partial(sharding.global_batch, mesh=mesh, batch_size=train.global_batch_size)
-    with prefetched(islice(loader, train.eval_batches), place) as batches:
-        for batch in batches:
-            if stop():
-                return None
-            losses = losses or list(jax.eval_shape(objective.weights, batch))
-            before, running = running, step(params, batch)
-            if before is not None:
-                add(before)  # while this one runs
-    assert running is not None, "a validation split has a row"
-    add(running)
+    found = run_all(run, islice(loader, train.eval_batches), place, stop=stop)
+    if found is None:
+        return None
+    assert found, "a validation split has a row"
+    by_batch = [jax.tree.map(np.float64, sums) for sums in found]
+    totals = functools.reduce(functools.partial(jax.tree.map, np.add), by_batch)
     metrics = {name: float(total / max(weight, 1)) for name, (total, weight) in totals.items()}
     return {"loss": sum(metrics[name] for name in losses)} | metrics
 

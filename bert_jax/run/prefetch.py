@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import jax
+
 Rows = TypeVar("Rows")
 Arrays = TypeVar("Arrays")
+Found = TypeVar("Found")
 
 DEPTH = 2
 """Batches that are on the devices and wait for their step."""
@@ -60,3 +63,25 @@ def prefetched(batches: Iterable[Rows], place: Callable[[Rows], Arrays]) -> Iter
     finally:
         left.set()
         thread.join()
+
+
+def run_all(
+    apply: Callable[[Arrays], Found],
+    batches: Iterable[Rows],
+    place: Callable[[Rows], Arrays],
+    *,
+    stop: Callable[[], bool],
+) -> list[Found] | None:
+    """What `apply` gives for each batch, on the host; each is read while the next one runs.
+
+    None if `stop`, asked before each batch, says so.
+    """
+    found: list[Found] = []
+    running: list[Found] = []
+    with prefetched(batches, place) as on_devices:
+        for arrays in on_devices:
+            if stop():
+                return None
+            before, running = running, [apply(arrays)]
+            found += jax.device_get(before)
+    return found + jax.device_get(running)

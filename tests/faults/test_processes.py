@@ -127,7 +127,8 @@ loss_monitor.is_spike = lambda losses, zscore: len(losses) == 9
 LATE = "import tests.faults.late_files\n"
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_processes_that_see_their_files_late_train_on_the_same_batches(
     recipe: Path, tmp_path: Path, processes: int
 ):

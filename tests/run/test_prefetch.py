@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bert_jax.run.prefetch import DEPTH, prefetched
+from bert_jax.run.prefetch import DEPTH, prefetched, run_all
 
 
 def test_it_is_map_in_order():
@@ -40,3 +40,16 @@ def test_leaving_it_ends_its_thread_whatever_it_does():
     with prefetched(iter(int, 1), lambda x: x) as arrays:
         next(arrays)
     assert threading.active_count() == before
+
+
+def test_what_is_found_is_in_order_unless_it_is_stopped():
+    asked = []
+
+    def stop(after: int) -> bool:
+        asked.append(None)
+        return len(asked) > after
+
+    found = run_all(lambda x: x + 1, range(5), lambda x: x, stop=lambda: stop(5))
+    assert found == [1, 2, 3, 4, 5]
+    assert run_all(lambda x: x + 1, range(0), lambda x: x, stop=lambda: False) == []
+    assert run_all(lambda x: x + 1, range(5), lambda x: x, stop=lambda: stop(7)) is None
