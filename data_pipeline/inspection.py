@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline import tokenizer
+from data_pipeline.batch import unpack
 from data_pipeline.blocks import Statistics
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
@@ -76,7 +77,7 @@ def inspect(directory: Path, *, rows: int = 3) -> Inspection:
     batch_size = 64
     batches = min(ROWS_READ, manifest.rows["train"]) // batch_size + 1
     with Loader(config, split="train", batch_size=batch_size) as loader:
-        first = next(loader)
+        first = unpack(next(loader))
         for batch in islice(loader, batches - 1):
             if batch["token_ids"].max() >= words.vocab_size:
                 raise UserError(f"{directory}: a row has a token that is not in the vocabulary")

@@ -144,8 +144,9 @@ def _dataset(
             exists = tf.cast(positions < count, tf.int32)
             tokens *= exists[:, tf.newaxis]
             lengths *= exists[:, tf.newaxis, tf.newaxis]
-        return masking.mask(
-            masking.unpack(tokens, lengths, labels),
+        masked = masking.mask(
+            tokens,
+            tf.reduce_sum(lengths, axis=[1, 2]),
             positions,
             step=step + batch,
             config=masks,
@@ -154,6 +155,7 @@ def _dataset(
             special_ids=manifest.special_ids,
             continues_word=continues_word,
         )
+        return masked | {"segment_lengths": lengths, "pair_labels": labels}
 
     dataset = tf.data.Dataset.range(batches)
     graph = tf.autograph.experimental.do_not_convert(make)  # it has no Python control flow on tensors

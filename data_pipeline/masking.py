@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipeline.config import MaskingConfig
-from data_pipeline.instances import NO_LABEL
 
 Tensors = dict[str, tf.Tensor]
 
@@ -23,39 +22,9 @@ SPAN_P, SPAN_WORDS = 0.2, 10
 Joshi et al. (2020), section 3.1, and PairWithSpanMaskingScheme in facebookresearch/SpanBERT."""
 
 
-def unpack(tokens: tf.Tensor, lengths: tf.Tensor, labels: tf.Tensor) -> Tensors:
-    """Everything in a batch but the masks.
-
-    Args:
-      tokens: [B, S] int32, 0 after the end.
-      lengths: [B, P, 2] int32, tokens of A and of B of each packed sequence, 0 for unused slots.
-      labels: [B, P] int32, next-sentence labels.
-    """
-    ends = tf.cumsum(tf.reduce_sum(lengths, axis=2), axis=1)
-    starts = ends - tf.reduce_sum(lengths, axis=2)
-    middles = starts + lengths[:, :, 0]
-    used = ends > starts
-
-    column = tf.range(tf.shape(tokens)[1])[tf.newaxis, :]
-    # Which packed sequence a column is in, from 0; past the end it is the last one.
-    index = tf.reduce_sum(tf.cast(column[:, :, tf.newaxis] >= ends[:, tf.newaxis, :], tf.int32), axis=2)
-    inside = column < ends[:, -1:]
-    index = tf.where(inside, index, 0)
-    start = tf.gather(starts, index, batch_dims=1)
-    middle = tf.gather(middles, index, batch_dims=1)
-    return {
-        "token_ids": tokens,
-        "segment_ids": tf.where(inside, index + 1, 0),
-        "position_ids": tf.where(inside, column - start, 0),
-        "token_type_ids": tf.cast(inside & (column >= middle), tf.int32),
-        "cls_positions": tf.where(used, starts, 0),
-        "nsp_labels": tf.where(used & (labels != NO_LABEL), labels, 0),
-        "nsp_weights": tf.cast(used & (labels != NO_LABEL), tf.float32),
-    }
-
-
 def mask(
-    rows: Tensors,
+    tokens: tf.Tensor,
+    lengths: tf.Tensor,
     positions: tf.Tensor,
     *,
     step: tf.Tensor,
@@ -65,7 +34,7 @@ def mask(
     special_ids: Sequence[int],
     continues_word: np.ndarray | None,
 ) -> Tensors:
-    """Chooses tokens to predict and replaces them in `token_ids`; adds the three mlm arrays.
+    """Chooses tokens to predict: the masked token_ids, mlm_positions and mlm_targets of the batch contract.
 
     As Devlin et al. (2018) and create_masked_lm_predictions in google-research/bert: a share of a row's
     length, at least 1, at most K. Special tokens count in the length and are never chosen; nor is a special
@@ -76,7 +45,8 @@ def mask(
     and its tokens a fate: all become [MASK], all random tokens, or all stay.
 
     Args:
-      rows: what `unpack` gives.
+      tokens: [B, S] int32, 0 after the end.
+      lengths: [B] int32, tokens of each row.
       positions: [B] int64, place of each row in the stream.
       step: int64 scalar, for the schedule of the rate.
       special_ids: ids of [PAD], [UNK], [CLS], [SEP], [MASK].
@@ -84,8 +54,7 @@ def mask(
     """
     is_special = np.zeros(vocab_size, bool)
     is_special[list(special_ids)] = True
-    tokens = rows["token_ids"]
-    inside = rows["segment_ids"] > 0
+    inside = tf.range(tf.shape(tokens)[1]) < lengths[:, tf.newaxis]
     size = config.max_predictions
     by_token, by_span = config.strategy == "token", config.strategy == "span"
 
@@ -97,7 +66,7 @@ def mask(
     score = _high_31_bits(hashed)
     if by_span:
         score = _span_scores(score, words.length, reach=_span_reach(hashed))
-    length = tf.reduce_sum(tf.cast(inside, tf.float32), axis=1, keepdims=True)
+    length = tf.cast(lengths[:, tf.newaxis], tf.float32)
     wanted = tf.cast(tf.round(length * tf.cast(rate_at(step, config=config), tf.float32)), tf.int32)
     wanted = tf.clip_by_value(wanted, 1, size)
     # Of words of one token the first K always fit.
@@ -116,11 +85,10 @@ def mask(
     replacement = tf.where(valid, replacement, tokens[:, :1])
     row = tf.broadcast_to(tf.range(tf.shape(tokens)[0])[:, tf.newaxis], tf.shape(chosen))
     masked = tf.tensor_scatter_nd_update(tokens, tf.stack([row, chosen], axis=2), replacement)
-    return rows | {
+    return {
         "token_ids": masked,
-        "mlm_positions": chosen,
+        "mlm_positions": chosen,  # 0 where it is not valid
         "mlm_targets": tf.where(valid, targets, 0),
-        "mlm_weights": tf.cast(valid, tf.float32),
     }
 
 

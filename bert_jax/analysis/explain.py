@@ -23,6 +23,7 @@ from bert_jax.ops.attention import xla
 from bert_jax.ops.precision import precision
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Params, modules
+from data_pipeline.batch import unpack
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
 
@@ -166,14 +167,14 @@ def _task_target(
     task = task_of(settings)
     example = task.example(text, pair, settings)
     ((_, features),) = make_splits(settings, [[example]], tokenizer)
-    used = int(features.arrays["segment_ids"][0].sum())
+    used = int(features.arrays["segment_lengths"][0].sum())
     if features.cut:
         raise UserError(f"{features.cut[0]} is too long: its end would be cut off")
     if len(features.examples_N) > 1:
         raise UserError(
             f"the context is longer than the {settings.sequence_length} tokens of a row leave for it"
         )
-    batch = {name: array[:, :used] for name, array in features.arrays.items()}
+    batch = {name: array[:, :used] for name, array in unpack(features.arrays).items()}
     features = features._replace(arrays=batch, places=features.places[:, :used])
 
     def logits(params: Params, batch: Batch) -> jax.Array:

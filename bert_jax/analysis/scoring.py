@@ -29,7 +29,7 @@ from bert_jax.parallel import sharding
 from bert_jax.run.evaluate import compile_eval_step, open_checkpoint
 from bert_jax.training.network import Params, modules
 from bert_jax.training.run_spec import RunSpec
-from data_pipeline.batch import Batch
+from data_pipeline.batch import Batch, unpack
 from data_pipeline.errors import UserError
 from data_pipeline.inspection import table, token_counts
 from data_pipeline.loader import Loader
@@ -119,6 +119,7 @@ def bucket_sums(spec: RunSpec, params: Params, batch: DeviceBatch, buckets_V: ja
 
     The sums of `eval_step` once for each bucket; the compiler makes their logits once.
     """
+    batch = unpack(batch)
     with precision(spec.network.model.dtype):
         both = modules(spec.network, params)
         hidden_BxSxD = both.encoder.encode(batch, kernel=spec.kernel)
@@ -140,7 +141,7 @@ def read_unmasked(spec: RunSpec, manifest: Manifest, *, rows: int) -> Batch:
     rows = min(rows, count)
     spread = [row * count // rows for row in range(rows)]
     with Loader(spec.config.data, split="validation", batch_size=count, rows=spread) as loader:
-        batch = next(loader)
+        batch = unpack(next(loader))
     token_ids_BxS = batch["token_ids"].copy()
     row_N, slot_N = np.nonzero(batch["mlm_weights"])
     token_ids_BxS[row_N, batch["mlm_positions"][row_N, slot_N]] = batch["mlm_targets"][row_N, slot_N]

@@ -130,7 +130,7 @@ class Benchmark:
             raise UserError(f"--steps is {self.steps}; it must be at least 1")
         runtime.configure(cache=self.cache)
         from bert_jax.interop.initialize import resolve
-        from bert_jax.planning.benchmark import benchmark, report
+        from bert_jax.run.benchmark import benchmark, report
 
         result = benchmark(resolve(self.config), steps=self.steps, profile=self.profile)
         print("\n".join(report(result)))

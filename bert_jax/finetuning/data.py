@@ -31,6 +31,7 @@ from bert_jax.training.network import Network, Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.provenance import facts
+from data_pipeline.batch import unpack
 
 
 class Split(NamedTuple):
@@ -108,7 +109,7 @@ def compile_apply(network: Network, kernel: Kernel, mesh: Mesh) -> Apply:
 
     def apply(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
         with precision(network.model.dtype):
-            both = networks.modules(network, params)
+            batch, both = unpack(batch), networks.modules(network, params)
             logits = task.logits(settings, both.objective, both.encoder, batch, kernel=kernel)
             return logits, task.loss_sums(logits, batch) if "labels" in batch else {}
 
@@ -156,7 +157,7 @@ def make_splits(
     """Examples with rows of `task.sequence_length` columns, or of as many as the longest example needs."""
     task = task_of(settings)
     features = [task.featurize(examples, tokenizer, settings) for examples in splits]
-    used = max(int(f.arrays["segment_ids"].any(axis=0).sum()) for f in features)
+    used = max(int(f.arrays["segment_lengths"].sum(axis=(1, 2)).max()) for f in features)
     columns = min(settings.sequence_length, -(-used // 16) * 16)  # few shapes, few compilations
     return [Split(e, _cut(f, columns)) for e, f in zip(splits, features, strict=True)]
 

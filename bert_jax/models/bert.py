@@ -26,7 +26,7 @@ from bert_jax.ops.attention import attention, xla
 from bert_jax.ops.attention.kernel import Kernel
 from bert_jax.ops.dropout import dropout
 from bert_jax.ops.precision import precision
-from bert_jax.parallel.sharding import constrain
+from bert_jax.parallel.sharding import constrain, sum_gradient
 from data_pipeline.config import DataConfig
 
 Config = BertConfig
@@ -219,7 +219,7 @@ class Bert(nnx.Module):
 
         def layer(x_BxSxD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
             params, index = inputs
-            y_BxSxD = nnx.merge(layer_definition, params)(
+            y_BxSxD = nnx.merge(layer_definition, sum_gradient(params))(
                 x_BxSxD,
                 segment_ids_BxS=batch["segment_ids"],
                 max_segments=max_segments(batch),

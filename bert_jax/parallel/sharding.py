@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -114,10 +117,10 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
 
 
 def sum_over_data(
-    function: Callable[[Any, Any, Any], tuple[Any, Any]], *, dtype: str, manual_axes: bool
+    function: Callable[[Any, Any, Any], tuple[Any, Any]], *, dtype: str, manual_axes: bool, early: Any
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """`function(params, batch, rows)` on each device's part of the batch, along the mesh axis `data`, and the
-    sum of what they return, made once at the end.
+    sum of what they return.
 
     The other axes stay with the compiler. With one device along `data`, `function` as it is, and so where one
     axis cannot be cut by hand and another left: with a mesh axis `tensor` (XLA fails to look up rows of a
@@ -128,6 +131,8 @@ def sum_over_data(
       function: returns gradients and metrics; sums over rows, both.
       dtype: in which the gradients cross the network.
       manual_axes: `function` has a part of its own that cuts mesh axes by hand, such as a Pallas kernel.
+      early: a tree like the gradients of whether `sum_gradient` sums them, in the backward pass; the others
+        are summed once at its end.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape["data"] == 1:
@@ -136,12 +141,13 @@ def sum_over_data(
         return function
 
     def local(params: Any, batch: Any, rows: Any) -> tuple[Any, Any]:
-        gradients, metrics = function(params, batch, rows)
-
-        def summed(x: jax.Array) -> jax.Array:
-            return jax.lax.psum(x.astype(dtype), "data").astype(x.dtype)
-
-        return jax.tree.map(summed, gradients), jax.lax.psum(metrics, "data")
+        if any(jax.tree.leaves(early)):
+            with _summing_early(dtype):
+                gradients, metrics = function(params, batch, rows)
+        else:
+            gradients, metrics = function(params, batch, rows)
+        gradients = jax.tree.map(lambda x, done: x if done else _summed(x, dtype), gradients, early)
+        return gradients, jax.lax.psum(metrics, "data")
 
     return jax.shard_map(
         local,
@@ -150,6 +156,53 @@ def sum_over_data(
         axis_names={"data"} | {name for name, size in mesh.shape.items() if size == 1},
         check_vma=False,
     )
+
+
+@dataclass
+class _Early:
+    """What is asked of `sum_gradient` while a function is traced."""
+
+    dtype: str
+    called: bool = False
+
+
+_early: ContextVar[_Early | None] = ContextVar("early", default=None)
+
+
+@contextmanager
+def _summing_early(dtype: str) -> Iterator[None]:
+    token = _early.set(asked := _Early(dtype))
+    try:
+        yield
+        assert asked.called, "an encoder has stacked layers and does not call sum_gradient"
+    finally:
+        _early.reset(token)
+
+
+def sum_gradient(params: Any) -> Any:
+    """`params`, whose gradient is summed over the devices as soon as the backward pass has it.
+
+    To be called on the parameters of each layer where they are used: the reduction of one layer then goes on
+    beside the backward pass through the layers before it (Li et al. 2020, arXiv 2006.15704, section 3.2).
+    Unless `sum_over_data` asks for it, nothing happens.
+    """
+    asked = _early.get()
+    if asked is None:
+        return params
+    asked.called = True
+    return jax.tree.map(functools.partial(_sum_cotangent, asked.dtype), params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_cotangent(dtype: str, x: jax.Array) -> jax.Array:
+    return x
+
+
+_sum_cotangent.defvjp(lambda dtype, x: (x, None), lambda dtype, _, cotangent: (_summed(cotangent, dtype),))
+
+
+def _summed(x: jax.Array, dtype: str) -> jax.Array:
+    return jax.lax.psum(x.astype(dtype), "data").astype(x.dtype)
 
 
 @functools.cache

@@ -24,7 +24,8 @@ from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.inventory import check_has_run
 
 if TYPE_CHECKING:
-    from data_pipeline.loader import Loader
+    from data_pipeline.batch import unpack
+from data_pipeline.loader import Loader
 
 EvalStep = Callable[[Params, dict[str, jax.Array]], Sums]
 
@@ -51,7 +52,7 @@ def evaluate(
 
     def run(batch: dict[str, jax.Array]) -> Sums:
         nonlocal losses
-        losses = losses or list(jax.eval_shape(objective.weights, batch))
+        losses = losses or list(jax.eval_shape(lambda: objective.weights(unpack(batch))))
         return step(params, batch)
 
     place = functools.partial(sharding.global_batch, mesh=mesh, batch_size=train.global_batch_size)

@@ -18,6 +18,7 @@ from bert_jax.models.encoder import Batch
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import DelayedMax, PreemptionSignal
 from bert_jax.run.clock import Clock
+from bert_jax.run.compile_ahead import CompileAhead, abstract
 from bert_jax.run.data import TrainingData
 from bert_jax.run.early_stopping import patience_exhausted, record_evaluation
 from bert_jax.run.garbage import ScheduledGarbage
@@ -119,6 +120,7 @@ class _Run:
         self.evaluator = data.evaluator(spec, mesh)
         self.train_steps = {stage: jit_train_step(spec, mesh, stage) for stage in spec.stages}
         self.compiled: set[Stage] = set()
+        self.ahead = CompileAhead()
         self.last_step = spec.config.train.stop_at or spec.max_steps
         self.pending: _Pending | None = None
         self.spiked: _Spike | None = None
@@ -193,18 +195,32 @@ class _Run:
         """Starts the next step, and reads the metrics of the one before while this one runs."""
         train, clock = self.spec.config.train, self.clock
         compiled = stage not in self.compiled
-        self.compiled.add(stage)
         clock.enter("compile" if compiled else "step", step=self.step + 1)
         # With a budget of hours the place in the schedule is the clock's; otherwise it is the step.
         place = () if train.hours is None else (sharding.scalar(self.budget_fraction, self.mesh),)
+        if compiled:
+            self.ahead.wait()
         self.state, metrics = self.train_steps[stage](self.state, batch, *place)
         self.step += 1
         clock.enter("step", step=self.step)
+        if compiled:
+            self.compiled.add(stage)
+            self.compile_next(stage, batch, place)
         self.writer.advance()
         self.read_metrics()
         start = self.progress.position
         self.progress = self.progress._replace(position=start + stage.rows)
         self.pending = _Pending(self.step, metrics, range(start, start + stage.rows), compiled)
+
+    def compile_next(self, stage: Stage, batch: Batch, place: tuple[jax.Array, ...]) -> None:
+        """Begins to compile the step of the next stage of a batch ramp, if one comes before the last step."""
+        later = (after for after in self.spec.stages if stage.stop <= after.start < after.stop)
+        following = next(later, None)
+        if following is None or following.start >= self.last_step:
+            return
+        rows = functools.partial(abstract, rows=following.rows)
+        arguments = jax.tree.map(abstract, self.state), jax.tree.map(rows, batch), *map(abstract, place)
+        self.ahead.begin(self.train_steps[following], *arguments)
 
     def read_metrics(self, *, write: bool = False) -> None:
         """Waits for the step that runs, if its metrics were not read; monitors its loss.

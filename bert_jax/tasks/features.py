@@ -23,7 +23,7 @@ class Features(NamedTuple):
     """N rows of S columns. Usually a row is an example; a long context is several rows."""
 
     arrays: dict[str, np.ndarray]
-    """token_ids, segment_ids, position_ids and token_type_ids as in a batch, [N, S] int32; and where the
+    """token_ids and segment_lengths as in a batch (data_pipeline/batch.py), one sequence a row; and where the
     examples have labels, `labels` and float32 `weights`, as the task has them (0.0 is not to be learned)."""
     examples_N: np.ndarray
     """int32: the example that a row is of."""
@@ -37,17 +37,12 @@ def make_arrays(
     rows: Sequence[tuple[list[int], list[int] | None]], pieces: Pieces, *, S: int
 ) -> dict[str, np.ndarray]:
     """The arrays of rows of one or two texts, given as ids without special pieces."""
-    names = ("token_ids", "segment_ids", "position_ids", "token_type_ids")
-    arrays = {name: np.zeros((len(rows), S), np.int32) for name in names}
+    token_ids, lengths = np.zeros((len(rows), S), np.int32), np.zeros((len(rows), 1, 2), np.int32)
     for n, (first, second) in enumerate(rows):
-        ids = [pieces.cls, *first, pieces.sep]
-        if second is not None:
-            arrays["token_type_ids"][n, len(ids) : len(ids) + len(second) + 1] = 1
-            ids += [*second, pieces.sep]
-        arrays["token_ids"][n, : len(ids)] = ids
-        arrays["segment_ids"][n, : len(ids)] = 1
-        arrays["position_ids"][n, : len(ids)] = np.arange(len(ids))
-    return arrays
+        a, b = [pieces.cls, *first, pieces.sep], [] if second is None else [*second, pieces.sep]
+        token_ids[n, : len(a) + len(b)] = a + b
+        lengths[n, 0] = len(a), len(b)
+    return {"token_ids": token_ids, "segment_lengths": lengths}
 
 
 def all_labelled(examples: Sequence[Located], labels: Sequence[object]) -> bool:

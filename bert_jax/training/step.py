@@ -19,6 +19,7 @@ from bert_jax.training.batch_ramp import Stage
 from bert_jax.training.network import Params
 from bert_jax.training.optimizer import make_optimizer, schedule_of
 from bert_jax.training.run_spec import RunSpec
+from data_pipeline.batch import unpack
 
 
 class TrainState(NamedTuple):
@@ -64,6 +65,7 @@ def train_step(
     there was no update. `schedule_fraction`, the part of a time budget that is over, is the place in the
     learning-rate schedule, from 0 to 1; None: the step is.
     """
+    batch = unpack(batch)
     position = state.step if schedule_fraction is None else schedule_fraction * spec.steps
     grads, sums = gradients(spec, stage, state, batch)
     metrics = {name: mean(pair) for name, pair in sums.items()}
@@ -111,7 +113,8 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
 
     Losses are summed over microbatches and devices and divided once, by the weights of the whole batch: the
     gradient does not depend on how the batch is cut. Along the mesh's `data` axis each device sums its own
-    microbatches, and the gradients cross the network once, in `train.reduce_dtype`.
+    microbatches, and the gradients cross the network once, in `train.reduce_dtype`: layer by layer in the
+    backward pass of the only microbatch, or after that of the last one.
     """
     train, objective = spec.config.train, spec.network.objective
     step_key = jax.random.fold_in(jax.random.key(train.seed, impl=train.dropout_prng), state.step)
@@ -141,13 +144,19 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
     rows = jnp.arange(stage.rows)
     if objective.REDUCTION == "batch":  # the compiler gathers what the loss needs of other rows
         return summed(state.params, batch, rows)
-    over_data = sharding.sum_over_data(summed, dtype=train.reduce_dtype, manual_axes=spec.kernel.MANUAL_AXES)
+    stacked = jax.tree.map(lambda parameter: parameter.is_stacked, network.parameters(spec.network))
+    over_data = sharding.sum_over_data(
+        summed,
+        dtype=train.reduce_dtype,
+        manual_axes=spec.kernel.MANUAL_AXES,
+        early=jax.tree.map(lambda is_stacked: is_stacked and parts == 1, stacked),
+    )
     return over_data(state.params, batch, rows)
 
 
 def eval_step(spec: RunSpec, params: Params, batch: Batch) -> Sums:
     """(sum, weight) pairs of a held-out batch, without dropout."""
-    return network.sums(spec.network, params, batch, kernel=spec.kernel)
+    return network.sums(spec.network, params, unpack(batch), kernel=spec.kernel)
 
 
 def _microbatches(batch: Any, parts: int) -> Any:

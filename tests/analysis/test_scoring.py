@@ -32,6 +32,7 @@ from bert_jax.parallel import sharding
 from bert_jax.run.evaluate import compile_eval_step, evaluate
 from bert_jax.training.network import Params, init_params
 from bert_jax.training.run_spec import RunSpec
+from data_pipeline.batch import unpack
 from data_pipeline.inspection import token_counts
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
@@ -131,7 +132,7 @@ def test_buckets_are_a_partition_of_what_evaluate_predicts(
     with loader() as batches:
         buckets = by_frequency(spec, params, buckets_V, mesh=mesh, loader=batches)
     with loader() as batches:
-        read = list(batches)[:eval_batches]
+        read = list(map(unpack, batches))[:eval_batches]
     targets = np.concatenate([batch["mlm_targets"][batch["mlm_weights"] > 0] for batch in read])
 
     assert [bucket.name for bucket in buckets] == list(BUCKETS)

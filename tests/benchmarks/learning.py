@@ -228,7 +228,7 @@ def transformers_side(out: Path) -> None:
             file.flush()
 
         for step, batch in zip(range(1, train.steps + 1), loader, strict=False):
-            tokens += int((batch["segment_ids"] > 0).sum())
+            tokens += int(batch["segment_lengths"].sum())
             rate = scheduler.get_last_lr()[0]
             loss = model(**arguments(batch)).loss
             optimizer.zero_grad()

@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import BertConfig, Config, DataConfig, MaskingConfig, TokenizerConfig, TrainConfig
+from data_pipeline.batch import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared/data/corpus"
@@ -161,6 +162,7 @@ def theirs(
     cross_entropy = torch.nn.functional.cross_entropy
 
     def tensors(batch: Arrays) -> dict[str, torch.Tensor]:
+        batch = unpack(batch)
         longest = int((batch["segment_ids"] > 0).sum(axis=1).max())
         if device == "cuda":
             longest = case.length  # one shape: torch.compile would compile each
@@ -243,7 +245,7 @@ def measure(case: Case, *, folder: Path, repeats: int, threads: int, dtype: str)
         process.join()
         assert process.exitcode == 0
         paths = [folder / f"{case.name}-{side}-{index}.npz" for index in range(BATCHES)]
-        tokens[side] = statistics.mean(int((np.load(path)["segment_ids"] > 0).sum()) for path in paths)
+        tokens[side] = statistics.mean(int(np.load(path)["segment_lengths"].sum()) for path in paths)
     connections = {}
     for side in SIDES:  # one after the other, so that none measures while another compiles
         connections[side], other = context.Pipe()

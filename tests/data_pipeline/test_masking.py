@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import masking
+from data_pipeline.batch import unpack
 from data_pipeline.config import MaskingConfig
-from data_pipeline.instances import NO_LABEL
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = [0, 1, 2, 3, 4]
 VOCAB = 1000
@@ -43,13 +43,15 @@ def unpacked(lengths, labels=None, tokens=None, columns=S):
                     tokens[row, start + first - 1] = SEP
                     tokens[row, start + first + second - 1] = SEP
                 start += first + second
-    return masking.unpack(tf.constant(tokens), tf.constant(lengths), tf.constant(labels))
+    stored = {"token_ids": tokens, "segment_lengths": lengths, "pair_labels": labels}
+    return stored | unpack(stored)
 
 
 def masked(rows, *, seed=0, positions=None, step=0, continues=CONTINUES, **config):
     positions = np.arange(len(rows["token_ids"])) if positions is None else positions
     result = masking.mask(
-        rows,
+        tf.constant(rows["token_ids"]),
+        tf.constant(rows["segment_lengths"].sum(axis=(1, 2)), tf.int32),
         tf.constant(positions, tf.int64),
         step=tf.constant(step, tf.int64),
         config=MaskingConfig(**config),
@@ -58,7 +60,7 @@ def masked(rows, *, seed=0, positions=None, step=0, continues=CONTINUES, **confi
         special_ids=SPECIAL,
         continues_word=continues,
     )
-    return {name: np.asarray(value) for name, value in result.items()}
+    return unpack(rows | {name: np.asarray(value) for name, value in result.items()})
 
 
 def chosen_columns(batch) -> list[list[int]]:
@@ -128,17 +130,6 @@ def plain_choices(rows, *, strategy, seed=0, positions=None, rate=0.15, size, co
         plain_choice(row, strategy=strategy, wanted=int(n), seed=seed, position=position, continues=continues)
         for row, n, position in zip(tokens, wanted, positions, strict=True)
     ]
-
-
-def test_unpacking_lays_out_packed_sequences_and_padding():
-    rows = unpacked([[(3, 2), (4, 0), (0, 0)]], labels=[[1, NO_LABEL, 0]], columns=12)
-    rows = {name: np.asarray(value)[0].tolist() for name, value in rows.items()}
-    assert rows["segment_ids"] == [1] * 5 + [2] * 4 + [0] * 3
-    assert rows["position_ids"] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 0, 0]
-    assert rows["token_type_ids"] == [0, 0, 0, 1, 1] + [0] * 7
-    assert rows["cls_positions"] == [0, 5, 0]
-    assert rows["nsp_labels"] == [1, 0, 0]
-    assert rows["nsp_weights"] == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

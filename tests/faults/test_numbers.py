@@ -16,6 +16,7 @@ from bert_jax.run.loss_monitor import MIN_HISTORY, SPIKE_LENGTH, is_spike
 from bert_jax.run.pretrain import pretrain
 from bert_jax.training import step
 from bert_jax.workdir.checkpoint import Checkpoints
+from data_pipeline.batch import unpack
 from data_pipeline.errors import UserError
 from data_pipeline.loader import record_numbers
 from data_pipeline.manifest import Manifest
@@ -66,7 +67,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch):
 
         def global_batch(batch, mesh, *, batch_size):
             if next(count) in steps:
-                batch = batch | {"mlm_weights": np.full_like(batch["mlm_weights"], np.nan)}
+                batch = unpack(batch)
+                batch["mlm_weights"] *= np.nan
             return real(batch, mesh, batch_size=batch_size)
 
         monkeypatch.setattr(sharding, "global_batch", global_batch)

@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 
 from bert_jax.config import Config
+from data_pipeline.batch import unpack
 from data_pipeline.corpus import documents
 from data_pipeline.loader import Loader
 
@@ -20,7 +21,7 @@ def real_documents(count: int) -> list[list[str]]:
 
 
 def read_batches(config: Config, count: int, **arguments: object) -> list[dict[str, np.ndarray]]:
-    """The first `count` training batches of a run."""
+    """The first `count` training batches of a run, unpacked."""
     size = config.train.global_batch_size
     with Loader(config.data, split="train", batch_size=size, **arguments) as loader:
-        return list(islice(loader, count))
+        return list(map(unpack, islice(loader, count)))

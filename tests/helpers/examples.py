@@ -21,6 +21,7 @@ from bert_jax.tasks.features import Features
 from bert_jax.tasks.question_answering import Answer, Question
 from bert_jax.tasks.text import Text
 from data_pipeline import tokenizer as subwords
+from data_pipeline.batch import unpack
 from data_pipeline.config import TokenizerConfig
 from tests.helpers.data import real_documents
 
@@ -93,15 +94,16 @@ def features_of(settings: TaskConfig, examples: Sequence[Any], *, kind: str = "m
 
 def pieces(features: Features, row: int = 0, columns: slice = slice(None), kind: str = "minilm") -> list[str]:
     """Of a row, without the padding."""
-    ids = features.arrays["token_ids"][row][features.arrays["segment_ids"][row] == 1][columns]
+    ids = features.arrays["token_ids"][row, : features.arrays["segment_lengths"][row].sum()][columns]
     return [tokenizer_of(kind).id_to_token(int(i)) for i in ids]
 
 
 def assert_theirs(features: Features, encoded: transformers.BatchEncoding) -> None:
     """The rows are those of Hugging Face."""
-    assert features.arrays["token_ids"].tolist() == encoded["input_ids"]
-    assert features.arrays["segment_ids"].tolist() == encoded["attention_mask"]
-    assert features.arrays["token_type_ids"].tolist() == encoded["token_type_ids"]
+    arrays = unpack(features.arrays)
+    assert arrays["token_ids"].tolist() == encoded["input_ids"]
+    assert arrays["segment_ids"].tolist() == encoded["attention_mask"]
+    assert arrays["token_type_ids"].tolist() == encoded["token_type_ids"]
 
 
 def perfect_logits(settings: TaskConfig, features: Features) -> np.ndarray:

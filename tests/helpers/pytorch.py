@@ -12,6 +12,7 @@ import transformers
 from bert_jax.config import Config
 from bert_jax.interop import huggingface
 from bert_jax.training.network import Network, Params
+from data_pipeline.batch import unpack
 
 
 def pytorch_model(kind: Any, network: Network, params: Params) -> Any:
@@ -26,6 +27,7 @@ def pytorch_model(kind: Any, network: Network, params: Params) -> Any:
 def arguments(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Of a batch with one sequence a row; the label -100 is for what is not to be predicted."""
     labels = np.full_like(batch["token_ids"], -100)
+    batch = unpack(batch)
     rows, slots = np.nonzero(batch["mlm_weights"])
     labels[rows, batch["mlm_positions"][rows, slots]] = batch["mlm_targets"][rows, slots]
     return {

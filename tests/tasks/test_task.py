@@ -29,6 +29,7 @@ from bert_jax.tasks import TASKS, task_of
 from bert_jax.tasks.task import Task
 from bert_jax.tasks.token_classification import TokenLabels
 from bert_jax.training.network import Network, modules, parameters, sums
+from data_pipeline.batch import unpack
 from data_pipeline.tokenizer import SPECIAL_PIECES
 from tests.helpers.examples import (
     KINDS,
@@ -142,7 +143,7 @@ def test_a_task_goes_from_a_file_to_scores_an_explanation_and_hugging_face(task:
     assert task.refuses(settings, network.encoder, None) is None
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: rng.normal(0, 0.1, p.shape).astype(np.float32), parameters(network))
-    batch = {name: jnp.asarray(array) for name, array in features.arrays.items()}
+    batch = {name: jnp.asarray(array) for name, array in unpack(features.arrays).items()}
 
     @jax.jit
     def apply(params: dict[str, Any], batch: dict[str, jax.Array]) -> tuple[jax.Array, Sums, Sums]:

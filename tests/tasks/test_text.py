@@ -294,13 +294,12 @@ def test_the_longer_of_a_pair_is_cut_and_the_odd_token_is_the_longer_ones(first:
 
 def test_the_arrays_are_the_batch_contracts():
     features = rows_of(text("one two", "three"), text("four"), S=8)
-    assert set(features.arrays) == {"token_ids", "segment_ids", "position_ids", "token_type_ids"}
-    assert {(array.shape, array.dtype) for array in features.arrays.values()} == {
-        ((2, 8), np.dtype(np.int32))
+    assert {name: array.shape for name, array in features.arrays.items()} == {
+        "token_ids": (2, 8),
+        "segment_lengths": (2, 1, 2),
     }
-    assert features.arrays["segment_ids"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]]
-    assert features.arrays["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 0], [0, 1, 2, 0, 0, 0, 0, 0]]
-    assert features.arrays["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0] * 8]
+    assert {array.dtype for array in features.arrays.values()} == {np.dtype(np.int32)}
+    assert features.arrays["segment_lengths"].tolist() == [[[4, 2]], [[3, 0]]]
     assert features.examples_N.tolist() == [0, 1]
     assert features.examples_N.dtype == np.int32
 

@@ -207,7 +207,7 @@ def test_every_word_has_a_first_piece(kind: str):
     assert not features.arrays["labels"][0, features.places[0] < 0].any()
     assert features.cut == []
     # Each word has its own pieces, as if it were alone.
-    ends = [*columns[1:], features.arrays["segment_ids"].sum() - 1]
+    ends = [*columns[1:], features.arrays["segment_lengths"].sum() - 1]
     for word, start, end in zip(AWKWARD_WORDS, columns, ends, strict=True):
         alone = features_of(settings_of(S=512), [TokenLabels("row 1", (word,))], kind=kind)
         assert pieces(alone, 0, slice(1, -1), kind) == pieces(features, 0, slice(start, end), kind)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import Config, TrainConfig
 from bert_jax.parallel.sharding import make_mesh
+from bert_jax.run.compile_ahead import CompileAhead
 from bert_jax.run.data import PretrainingData
 from bert_jax.run.pretrain import pretrain
 from bert_jax.training.batch_ramp import Stage, make_stages, position_at, stage_of
@@ -128,6 +129,10 @@ def test_the_time_to_begin_with_a_larger_batch_is_not_that_of_its_steps(
     monkeypatch.setattr(PretrainingData, "batches", slow_to_open)
     monkeypatch.setattr("bert_jax.run.metrics.time", SimpleNamespace(perf_counter=read))
     monkeypatch.setattr("bert_jax.run.loop.jit_train_step", slow_to_compile)
+    ahead: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        CompileAhead, "begin", lambda self, step, state, batch: ahead.append(batch["token_ids"].shape)
+    )
     config = replace(config, train__batch_ramp=(8,), train__batch_ramp_steps=3, train__stop_at=6)
     pretrain(config, workdir=tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
@@ -138,6 +143,7 @@ def test_the_time_to_begin_with_a_larger_batch_is_not_that_of_its_steps(
     }
     assert seconds.keys() == {2, 3, 5, 6}, "the first step of a size only starts the clock"
     assert max(seconds.values()) < 10
+    assert ahead == [(16, 64)], "the second size is compiled while the first one trains"
 
 
 @pytest.mark.slow

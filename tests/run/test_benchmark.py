@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from bert_jax.config import Config
-from bert_jax.planning.benchmark import benchmark, report
+from bert_jax.run.benchmark import benchmark, report
 from tests.helpers.configs import replace, spec_of
 from tests.helpers.paths import ROOT
 
@@ -29,6 +29,7 @@ def test_it_times_one_batch_and_the_loader(config: Config, result):
     assert result.loaded is not None
     for timing in (result.repeated, result.loaded):
         assert len(timing.seconds) == len(timing.waited) == len(timing.host) == 3
+        assert len(timing.ahead) == 3
         assert 0 < timing.step < 60
         assert all(0 < n <= 16 * 64 for n in timing.tokens)
         assert timing.real_tokens_per_second == pytest.approx(sum(timing.tokens) / sum(timing.seconds))
@@ -52,6 +53,7 @@ def test_the_report_says_it_all(result):
         "attention xla",
         "median of 3",
         "real tokens a second",
+        "dispatched ahead",
         "waiting for the loader",
     ):
         assert part in text
@@ -74,13 +76,15 @@ sys.exit(cli.run(["benchmark", {str(recipe)!r}, "--steps", "2", "--cache", {str(
 
 
 def test_synthetic_batches_are_of_the_contract(config: Config):
-    from bert_jax.planning.benchmark import _synthetic
-    from data_pipeline.batch import batch_spec
+    from bert_jax.run.benchmark import _synthetic
+    from data_pipeline.batch import batch_spec, unpack
 
     batch = next(_synthetic(spec_of(config), rows=5))
     arrays = batch_spec(config.data, rows=5)
     assert {name: (array.shape, array.dtype.type) for name, array in batch.items()} == arrays
     assert batch["mlm_positions"].max() < 64
+    assert unpack(batch)["segment_ids"].all(), "no padding"
+    assert unpack(batch)["mlm_weights"].all(), "all are predicted"
 
 
 def test_a_config_that_does_not_fit_is_refused(config: Config):

@@ -1,4 +1,4 @@
-"""How fast this machine trains a config: the step that `pretrain` runs, timed.
+"""How fast this machine trains a config: the loop that `pretrain` runs, timed.
 
 Needs no TensorFlow and no dataset: without one the batches are synthetic.
 """
@@ -6,6 +6,8 @@ Needs no TensorFlow and no dataset: without one the batches are synthetic.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.parallel import sharding
+from bert_jax.run.prefetch import prefetched
 from bert_jax.training.chips import chip
 from bert_jax.training.fits import check_fits
 from bert_jax.training.run_spec import RunSpec
@@ -37,13 +40,15 @@ class Timing:
     """How long steps in a row took."""
 
     seconds: list[float]
-    """Seconds of each step, with its batch's way to the devices."""
+    """Seconds from the end of each step to that of the next."""
     tokens: list[int]
     """Real ones in each step: no padding."""
     waited: list[float]
-    """Seconds for each next batch."""
+    """Seconds until each next batch was on the devices."""
     host: list[float]
     """Seconds of Python for each step, until the devices have their work."""
+    ahead: list[float]
+    """Seconds that each step was dispatched before the devices were done with the one before."""
 
     @property
     def step(self) -> float:
@@ -108,16 +113,15 @@ def benchmark(spec: RunSpec, *, steps: int, profile: Path | None = None) -> Resu
         compile_seconds = time.perf_counter() - start
         from_cache = "/jax/compilation_cache/cache_hits" in hits
         timer = _Timer(spec, mesh, step)
-        first = next(batches)
-        timer.run(lambda: first, WARM_UP)
-        repeated = timer.run(lambda: first, steps)
+        again = itertools.repeat(next(batches))
+        timer.run(again, WARM_UP)
+        repeated = timer.run(again, steps)
         loaded = None
         if not why_synthetic:
-            timer.run(lambda: next(batches), steps)  # what was read ahead would hide a slow loader
-            loaded = timer.run(lambda: next(batches), steps)
+            loaded = timer.run(batches, steps, after=steps)  # what was read ahead would hide a slow loader
         if profile is not None:
             with jax.profiler.trace(str(profile)):
-                timer.run(lambda: first, 5)
+                timer.run(again, 5)
         statistics_of_device = jax.local_devices()[0].memory_stats()
         analysis = step.memory_analysis()
     return Result(
@@ -164,7 +168,9 @@ def report(result: Result) -> Iterator[str]:
     yield f"                         {result.temporary_bytes / 1e9:10.3f} GB temporary, as compiled"
     if result.peak_bytes is not None:
         yield f"                         {result.peak_bytes / 1e9:10.3f} GB at the peak"
-    yield f"host                     {statistics.median(timing.host) * 1e3:10.1f} ms a step"
+    host, ahead = statistics.median(timing.host), statistics.median(timing.ahead)
+    yield f"host                     {host * 1e3:10.1f} ms a step, until the devices have it"
+    yield f"  dispatched ahead       {ahead * 1e3:10.1f} ms before the step before is over"
     if result.loaded is None:
         yield "waiting for the loader   not measured: the batches are synthetic"
     else:
@@ -177,24 +183,32 @@ class _Timer:
     """Runs steps on a state of its own."""
 
     def __init__(self, spec: RunSpec, mesh: Mesh, step: Any):
-        self._mesh, self._step = mesh, step
-        self._batch_size = spec.config.train.global_batch_size
+        self._step = step
+        self._place = functools.partial(
+            sharding.global_batch, mesh=mesh, batch_size=spec.config.train.global_batch_size
+        )
         self._state = jit_init_state(spec, mesh)()
 
-    def run(self, next_batch: Callable[[], Batch], steps: int) -> Timing:
-        timing = Timing([], [], [], [])
-        for _ in range(steps):
-            start = time.perf_counter()
-            batch = next_batch()
-            got = time.perf_counter()
-            on_devices = sharding.global_batch(batch, self._mesh, batch_size=self._batch_size)
-            self._state, metrics = self._step(self._state, on_devices)
-            given = time.perf_counter()
-            jax.block_until_ready((self._state, metrics))
-            timing.seconds.append(time.perf_counter() - start)
-            timing.tokens.append(int(metrics["tokens"]))
-            timing.waited.append(got - start)
-            timing.host.append(given - got)
+    def run(self, on_host: Iterator[Batch], steps: int, *, after: int = 0) -> Timing:
+        """Times `steps` steps, `after` others, as the loop does them: a thread places the batches ahead, and
+        the metrics of a step are read when the next one was dispatched."""
+        timing = Timing([], [], [], [], [])
+        with prefetched(itertools.islice(on_host, after + steps + 1), self._place) as batches:
+            start, pending = time.perf_counter(), None
+            for number, batch in enumerate(batches):
+                got = time.perf_counter()
+                self._state, metrics = self._step(self._state, batch)
+                given = time.perf_counter()
+                tokens = 0 if pending is None else int(jax.device_get(pending)["tokens"])
+                end, pending = time.perf_counter(), metrics
+                if number > after:
+                    timing.seconds.append(end - start)
+                    timing.tokens.append(tokens)
+                    timing.waited.append(got - start)
+                    timing.host.append(given - got)
+                    timing.ahead.append(end - given)
+                start = end
+        jax.block_until_ready(self._state)
         return timing
 
 
@@ -223,17 +237,14 @@ def _synthetic(spec: RunSpec, *, rows: int) -> Iterator[Batch]:
     arrays = batch_spec(spec.config.data, rows=rows)
     draw = np.random.default_rng(0)
     S, vocab_size = spec.rows.sequence_length, spec.network.model.vocab_size
+    halves = np.zeros(arrays["segment_lengths"][0])
+    halves[:, 0] = S // 2, S - S // 2
     values: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
         "token_ids": lambda shape: draw.integers(0, vocab_size, shape),
+        "segment_lengths": lambda shape: halves,
+        "pair_labels": lambda shape: draw.integers(0, 2, shape),
+        "mlm_positions": lambda shape: np.sort(draw.integers(1, S, shape), axis=1),
         "mlm_targets": lambda shape: draw.integers(0, vocab_size, shape),
-        "segment_ids": np.ones,
-        "position_ids": lambda shape: np.broadcast_to(np.arange(S), shape),
-        "token_type_ids": np.zeros,
-        "mlm_positions": lambda shape: np.sort(draw.integers(0, S, shape), axis=1),
-        "mlm_weights": np.ones,
-        "cls_positions": np.zeros,
-        "nsp_labels": lambda shape: draw.integers(0, 2, shape),
-        "nsp_weights": np.ones,
     }
     batch = {name: values[name](shape).astype(dtype) for name, (shape, dtype) in arrays.items()}
     while True:
