@@ -21,8 +21,8 @@ class ModelConfig(Section):
     kind: ClassVar[str | None] = None
     """Hugging Face's `model_type`."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; parameters are float32 either way."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the computation; parameters are float32 either way. auto: bfloat16, but float32 on a CPU."""
     scan_unroll: int = 1
     """Layers compiled as one body: 1 compiles fast, num_hidden_layers runs fastest. Same checkpoint."""
     attention: str = "auto"
@@ -41,6 +41,8 @@ class ModelConfig(Section):
 class EncoderConfig(ModelConfig):
     """The sizes that every encoder has; defaults are BERT-base uncased."""
 
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters are float32 either way."""
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12

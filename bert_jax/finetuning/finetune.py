@@ -102,7 +102,8 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
     assert config.task is not None
     task = task_of(config.task)
     task.check_libraries()
-    model = source_model(config)
+    platform = local_platform()
+    model = source_model(config, platform)
     for name in ("train", "validation"):
         if not getattr(config.task, name):
             raise UserError(f"task.{name} is not given: a file of examples, or tfds:NAME:SPLIT")
@@ -138,7 +139,7 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
         eval_every=every,
         checkpoint_every=every,
         best=best_metric(network, config.checkpoint.best),
-        kernel=kernel_for(network, rows, local_platform()),
+        kernel=kernel_for(network, rows, platform),
     )
     return spec, functools.partial(TaskData, train=for_training, validation=for_validation)
 

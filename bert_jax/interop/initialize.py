@@ -57,12 +57,13 @@ def resolve(config: Config, *, platform: Platform | None = None) -> RunSpec:
     Raises:
       FileNotFoundError, UserError: something that it names is missing or cannot be had.
     """
-    model = config.model if isinstance(config.model, EncoderConfig) else source_model(config)
-    return pretraining_spec(config, model, platform or local_platform())
+    platform = platform or local_platform()
+    model = config.model if isinstance(config.model, EncoderConfig) else source_model(config, platform)
+    return pretraining_spec(config, model, platform)
 
 
-def source_model(config: Config) -> EncoderConfig:
-    """The encoder of init.source, to be run as config.model says.
+def source_model(config: Config, platform: Platform) -> EncoderConfig:
+    """The encoder of init.source, to be run as config.model says on that platform.
 
     Raises:
       FileNotFoundError, UserError: there is none, or it cannot be read.
@@ -71,6 +72,8 @@ def source_model(config: Config) -> EncoderConfig:
         raise UserError("init.source is not given: a pretrained model, as a workdir or an exported folder")
     model = source_network(source_folder(config.init.source)).model
     run = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(ModelConfig)}
+    if run["dtype"] == "auto":
+        run["dtype"] = "float32" if platform.name == "cpu" else "bfloat16"
     return dataclasses.replace(model, **run)
 
 

@@ -32,6 +32,7 @@ from bert_jax.interop import huggingface, initialize
 from bert_jax.interop.huggingface import Tensors
 from bert_jax.models import bert
 from bert_jax.parallel import sharding
+from bert_jax.parallel.platform import Platform
 from bert_jax.run.pretrain import pretrain
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Network
@@ -117,6 +118,22 @@ def test_from_hugging_face(config: Config, published: Path):
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, new)
     for left, right in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(new.opt_state), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("platform", "asked", "dtype"),
+    [
+        (Platform("cpu"), "auto", "float32"),
+        (Platform("cuda", 9.0), "auto", "bfloat16"),
+        (Platform("tpu"), "auto", "bfloat16"),
+        (Platform("tpu"), "float32", "float32"),
+    ],
+)
+def test_an_encoder_that_was_pretrained_computes_in_bfloat16_unless_on_a_cpu(
+    config: Config, published: Path, platform: Platform, asked: str, dtype: str
+):
+    config = replace(config, model=ModelConfig(dtype=asked), init__source=str(published))
+    assert initialize.resolve(config, platform=platform).network.model.dtype == dtype
 
 
 def spec_for(config: Config, kind: str) -> RunSpec:

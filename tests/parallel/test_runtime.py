@@ -35,13 +35,20 @@ import jax, numpy as np
 
 
 def test_the_environment_comes_first(tmp_path: Path):
-    show = CONFIGURE + 'print(os.environ["XLA_FLAGS"]); print(jax.config.jax_compilation_cache_dir)'
-    flags, cache = run(show).splitlines()
+    show = (
+        CONFIGURE
+        + 'print(os.environ["XLA_FLAGS"]); print(jax.config.jax_compilation_cache_dir); \
+print(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])'
+    )
+    flags, cache, memory = run(show).splitlines()
+    assert memory == "0.9"
     assert flags == "--xla_gpu_enable_latency_hiding_scheduler=true"
     assert Path(cache).is_absolute()
     assert cache.endswith("runs/compiled")
     given = "--xla_cpu_enable_fast_math=false --xla_gpu_enable_latency_hiding_scheduler=false"
-    flags, cache = run(show, XLA_FLAGS=given, JAX_COMPILATION_CACHE_DIR=str(tmp_path)).splitlines()
+    environment = {"XLA_FLAGS": given, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    flags, cache, memory = run(show, XLA_PYTHON_CLIENT_MEM_FRACTION="0.5", **environment).splitlines()
+    assert memory == "0.5"
     assert flags == given
     assert cache == str(tmp_path)
 
