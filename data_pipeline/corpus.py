@@ -10,8 +10,8 @@ import contextlib
 import functools
 import glob
 import gzip
-import importlib
 import hashlib
+import importlib
 import io
 import json
 import re

@@ -121,7 +121,7 @@ class Twenty:
         )
 
 
-TWENTY = (Twenty(SHORT, 16), Twenty(PACKED, 4))
+TWENTY = (Twenty(SHORT, 8), Twenty(PACKED, 2))
 
 
 def small_model(*, hidden: int, layers: int, length: int, dtype: str) -> BertConfig:

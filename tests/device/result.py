@@ -9,6 +9,9 @@ from typing import Any
 Result = dict[str, Any]
 """`part`, `what`, numbers, and `ok`: True, False, or None for what was not run."""
 
+NO_TIME = "no time left"
+"""Why something was not run that a longer run, or another one, would have."""
+
 
 def failure(error: BaseException) -> Result:
     """The line of what went wrong: the end of the traceback."""

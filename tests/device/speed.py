@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tests.device.cases import Case
-from tests.device.result import Result, failure
+from tests.device.result import NO_TIME, Result, failure
 from tests.device.rows import Arrays, load, take
 
 BATCHES = 4
@@ -180,4 +180,4 @@ def _receive(connection: Connection, *, seconds: float) -> Any:
             return connection.recv()
     except (EOFError, OSError):
         return {"ok": False, "error": "its process has ended"}
-    return {"ok": None, "not run": "no time left"}
+    return {"ok": None, "not run": NO_TIME}
