@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage test-slow test-faults lint format clean
+.PHONY: demo test coverage test-slow test-faults device-check lint format clean
 
 demo: .venv/core
 	rm -rf runs/demo runs/demo-data runs/demo-exported
@@ -27,6 +27,12 @@ test-slow: .venv/dev
 
 test-faults: .venv/dev
 	$(BIN)/python -m tests.benchmarks.reliability
+
+# For another machine pack here, and run there: docs/results.md.
+device-check: .venv/dev
+	rm -rf runs/device runs/device-results
+	$(BIN)/python -m tests.device.pack runs/device
+	$(BIN)/python -m tests.device.run runs/device --out runs/device-results
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import functools
 import glob
 import gzip
 import hashlib
+import importlib
 import io
 import json
 import re
@@ -20,11 +21,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 from data_pipeline.errors import UserError
 from data_pipeline.storage import remote, store
@@ -131,9 +127,15 @@ def _paths(pattern: str) -> list[str]:
     return paths
 
 
+def zstd_module() -> Any:
+    """Python's own from 3.14 on, else a package that only who reads a corpus needs."""
+    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+
+
 def _read_file(path: str) -> Iterator[Document]:
     name = _FILE_NAME.search(path)
     assert name is not None
+    zstd = zstd_module()
     unpack: dict[str | None, Any] = {None: lambda raw: raw, "gz": gzip.open, "zst": zstd.open}
     read = {"txt": _text_lines, "jsonl": _json_lines}[name["kind"]]
     with _opened(path) as raw:

@@ -81,7 +81,7 @@ def test_a_command_of_the_documentation_parses(command: str, monkeypatch: pytest
     assert len(ran) == 1
 
 
-@pytest.mark.parametrize("command", matching(r"python -m (tests\.benchmarks\.\w+.*)"))
+@pytest.mark.parametrize("command", matching(r"python -m (tests\.(?:benchmarks|device)\.\w+.*)"))
 def test_a_benchmark_of_the_documentation_takes_its_flags(command: str, monkeypatch: pytest.MonkeyPatch):
     """It goes no further than to read them."""
     name, *_ = arguments = shlex.split(command)

@@ -15,9 +15,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as implementations
 
 from data_pipeline import corpus
-from data_pipeline.corpus import Document, documents, in_validation, readers, zstd
+from data_pipeline.corpus import Document, documents, in_validation, readers, zstd_module
 from data_pipeline.errors import UserError
 
+zstd = zstd_module()
 TEXT = "The first line.\nThe second one.\n\n\n  Another document, with spaces around.  \nÅngström and 東京.\n"
 LINES = [
     ["The first line.", "The second one."],
