@@ -17,7 +17,7 @@ of 50,000 adds 15 million parameters to BERT-base (section 4.4). What differs: i
 SentencePiece's, so perplexities cannot be compared; BERT's LayerNorm epsilon. Not run by us; compiled for 16
 chips of v5e it takes 6.0 of 16 GiB and at best 7.1 hours, 114 chip-hours:
 
-    bert-jax plan configs/roberta_base.py --topology v5e:4x4 --model.scan-unroll 1
+    bert-jax plan configs/roberta_base.py --topology v5e:4x4
 """
 
 from pathlib import Path

@@ -192,6 +192,7 @@ def report(plan: Plan) -> Iterator[str]:
         f"attention {spec.kernel.NAME}, remat {model.remat}"
     )
     layers = model.num_hidden_layers
+    has_loops = model.scan_unroll < layers or config.train.microbatches > 1
     yield (
         f"layers scanned, which compiles fast (--model.scan-unroll {layers}: unrolled)"
         if model.scan_unroll == 1
@@ -219,7 +220,7 @@ def report(plan: Plan) -> Iterator[str]:
     yield f"products, analytic              {analytic / 1e12:,.1f} TFLOP a step"
     if compiled.flops is None:
         yield "  compiled                      unknown: the GPU's compiler does not count"
-    elif model.scan_unroll >= layers and config.train.microbatches == 1:
+    elif not has_loops:
         ratio = compiled.flops * plan.devices / analytic
         yield f"  compiled                      {ratio:.3f} of it (kernels are not counted)"
     else:
@@ -228,7 +229,8 @@ def report(plan: Plan) -> Iterator[str]:
     yield ""
     yield "at best, by the chip's data sheet"
     for name, seconds in plan.seconds.items():
-        yield f"  {name:29s} {seconds * 1e3:8.1f} ms"
+        note = "  or more: the compiler counts a loop once" if name == "memory" and has_loops else ""
+        yield f"  {name:29s} {seconds * 1e3:8.1f} ms{note}"
     if "memory" not in plan.seconds:
         yield "  memory                        unknown: the GPU's compiler does not count"
     hours = config.train.hours or plan.step_seconds * spec.steps / 3600

@@ -51,6 +51,23 @@ ENTRY %main.1 (p0: f32[8,128]) -> f32[64,128] {
   ROOT %ad = f32[8]{0} async-done(%au), calls=%wrapped
 }
 """
+# Shortened from a step compiled for v5e, whose loops have no trip count.
+TPU_LOOP = """
+%body.1 (arg: (s32[], bf16[2])) -> (s32[], bf16[2]) {
+  %k.1 = (bf16[2,2]{1,0}) custom-call(%a), custom_call_target="tpu_custom_call"
+}
+
+%cond.1 (p: (s32[], bf16[2])) -> pred[] {
+  %constant.650 = s32[]{:T(128)} constant(24), metadata={op_name="jit(train_step)"}
+  %p = (s32[]{:T(128)}, bf16[2]{0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%i, %constant.650), direction=LT, metadata={op_name="while/cond/lt"}
+}
+
+ENTRY %main.1 (p0: f32[8,128]) -> f32[64,128] {
+  %w = (s32[], bf16[2]{0}) while(%t), condition=%cond.1, body=%body.1, metadata={op_name="while"}
+}
+"""
 TWO_HOSTS = [0] * 8 + [1] * 8
 
 
@@ -95,9 +112,16 @@ def test_custom_calls_have_names_and_turns():
     assert calls == {"__cudnn$fmhaSoftmax": 12, "__cudnn$fmhaSoftmaxBackward": 1, "TopK": 1}
     assert list(report(calls)) == [
         "fused attention: __cudnn$fmhaSoftmax x12, __cudnn$fmhaSoftmaxBackward x1",
-        "other custom calls: TopK x1",
+    ]
+    assert list(report({"__cublas$gemm": 5, "TopK": 1})) == [
+        "attention is not fused",
+        "other custom calls: __cublas$gemm x5",
     ]
     assert list(report({})) == ["attention is not fused"]
+
+
+def test_a_loop_without_a_trip_count_goes_on_to_the_bound_of_its_condition():
+    assert custom_calls(TPU_LOOP) == {"tpu_custom_call": 24}
 
 
 def test_a_loops_turns_are_counted():

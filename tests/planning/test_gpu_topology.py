@@ -14,11 +14,13 @@ import pytest
 
 from bert_jax.config import Config, MaskingConfig
 from bert_jax.planning import gpu_topology
+from bert_jax.planning import plan as planning
 from bert_jax.planning.gpu_targets import TARGETS, target_config
 from bert_jax.planning.gpu_topology import TOPOLOGY
 from bert_jax.planning.plan import Compiled, Plan, report
 from bert_jax.planning.pod import Pod
 from bert_jax.training.chips import chip
+from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import init_state
 from tests.helpers.configs import replace, spec_of
 from tests.helpers.paths import ROOT
@@ -104,6 +106,20 @@ def test_memory_is_compared_here_as_the_compiler_refuses_nothing(packed: Config)
     text = "\n".join(report(little))
     assert "DOES NOT FIT" in text
     assert "--train.microbatches" in text
+
+
+def test_the_largest_batch_is_the_last_that_fits(
+    packed: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def answer(spec: RunSpec, *_: object, cache: Path) -> Compiled:
+        return Compiled(
+            1.0, 1e9 * spec.config.train.global_batch_size, 1e9, None, None, [], {}, refused=False
+        )
+
+    monkeypatch.setattr(planning, "_compile", answer)
+    spec = spec_of(packed, platform=gpu_topology.platform_of(TARGETS["h100"]))
+    found = planning.plan_largest_batch(spec, pod_of("h100:2x4", memory=40e9), cache=tmp_path)
+    assert [(plan.rows, plan.fits) for plan in found] == [(1, True), (2, True), (4, True), (8, False)]
 
 
 def test_jax_asks_the_target_and_not_the_gpu_of_this_process():
