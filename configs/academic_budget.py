@@ -11,7 +11,7 @@ at 1 are the safer choice at this rate. Not run by us: there is no loss to quote
 chips it takes 9.7 of 16 GiB; 24.0 hours, 192 chip-hours, have room for 464,000 steps at best, and real runs
 reach a third to a half of that:
 
-    bert-jax plan configs/academic_budget.py --topology v5e:2x4 --model.scan-unroll 1
+    bert-jax plan configs/academic_budget.py --topology v5e:2x4
 """
 
 from pathlib import Path

@@ -19,7 +19,7 @@ are the paper's, 110 million parameters too (section 3). It trained for 4 days o
 us to its end: there is no loss to quote, and of time what the TPU's compiler says, at best 10.6 hours and
 85 chip-hours for the first phase on 8 chips of v5e, with 3.3 of their 16 GiB:
 
-    bert-jax plan configs/bert_base.py --topology v5e:2x4
+    bert-jax plan configs/bert_base.py --topology v5e:2x4 --model.scan-unroll 12
 
 Devices share the batch without a flag; `--mesh.fsdp 4` also splits parameters and optimizer state, and
 `--train.microbatches 4` takes less memory.

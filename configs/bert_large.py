@@ -17,9 +17,9 @@ The second phase is a run of its own: weights from the first, Adam's moments fro
 on where the first one ends, so that the two are the paper's one decay. Batch, rates, warm-up and dropout
 are the paper's; parameters are 336 million (section 3 rounds to 340). It trained for 4 days on 64 TPU
 chips. Not run by us to its end: there is no loss to quote, and of time what the TPU's compiler says, at best
-10.1 hours and 162 chip-hours for the first phase on 16 chips of v5e, with 8.1 of their 16 GiB:
+9.9 hours and 158 chip-hours for the first phase on 16 chips of v5e, with 8.1 of their 16 GiB:
 
-    bert-jax plan configs/bert_large.py --topology v5e:4x4 --model.scan-unroll 1
+    bert-jax plan configs/bert_large.py --topology v5e:4x4
 
 Where memory is short: `--train.microbatches 4`, or `--mesh.fsdp 8` to split parameters and optimizer state.
 In hours on a pod: configs/bert_large_lamb.py.

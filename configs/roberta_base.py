@@ -18,7 +18,7 @@ SentencePiece's, so perplexities cannot be compared; BERT's LayerNorm epsilon; a
 probabilities, which fused kernels do not have: at 512 columns they are most of the memory. Not run by us;
 compiled for 16 chips of v5e it takes 6.0 of 16 GiB and at best 7.1 hours, 114 chip-hours:
 
-    bert-jax plan configs/roberta_base.py --topology v5e:4x4 --model.scan-unroll 1
+    bert-jax plan configs/roberta_base.py --topology v5e:4x4
 """
 
 from pathlib import Path

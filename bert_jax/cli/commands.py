@@ -139,13 +139,14 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would need on a TPU pod: memory, collectives, time at best. Compiled here, not run."""
+    """What a run would need on TPUs or GPUs that are not here: memory, collectives, time at best."""
 
     config: FromFile
     topology: str
-    """v5e:16x16, v4:8x8x8, v5p:8x8x8, v6e:16x16 ... A v4 or v5p name counts chips."""
+    """A TPU's shape: v5e:16x16, v4:8x8x8, v5p:8x8x8, v6e:16x16 ... (a v4 or v5p name counts chips); or hosts
+    and GPUs a host: h100:4x8; h100, h200, a100, a100-40g, b200, l4."""
     slices: int = 1
-    """Several of them, joined by the data centre's network."""
+    """Several of a TPU's, joined by the data centre's network."""
     find_batch: bool = False
     """Compile for 1, 2, 4 ... rows a chip, to the largest microbatch that fits."""
     cache: Path = Path("runs/compiled")
@@ -154,22 +155,22 @@ class Plan:
     def __call__(self) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the pod is not here, and need not be looked for
         from bert_jax.interop.initialize import resolve
-        from bert_jax.parallel.platform import Platform
-        from bert_jax.planning.plan import plan, plan_largest_batch, report
+        from bert_jax.planning.plan import find_pod, plan, plan_largest_batch, report
 
-        spec = resolve(self.config, platform=Platform("tpu"))
+        _at_least_1("--slices", self.slices)
+        pod = find_pod(self.topology, slices=self.slices)
+        spec = resolve(self.config, platform=pod.platform)
         if not self.find_batch:
-            found = plan(spec, topology=self.topology, slices=self.slices, cache=self.cache)
-            print("\n".join(report(found)))
+            print("\n".join(report(plan(spec, pod, cache=self.cache))))
             return OK
         largest = 0
-        for found in plan_largest_batch(spec, topology=self.topology, slices=self.slices, cache=self.cache):
-            verdict = "fits" if found.compiled.fits else "does not fit"
+        for found in plan_largest_batch(spec, pod, cache=self.cache):
+            verdict = "fits" if found.fits else "does not fit"
             print(
                 f"{found.rows:5d} rows a chip: {found.compiled.memory / 2**30:8.3f} GiB, {verdict}",
                 flush=True,
             )
-            largest = found.rows if found.compiled.fits else largest
+            largest = found.rows if found.fits else largest
         print(f"the largest microbatch that fits has {largest} rows a chip")
         return OK
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from bert_jax.cli.commands import VERBS, Finetune, Glue, Report, ShowConfig
+from bert_jax.cli.commands import VERBS, Finetune, Glue, Plan, Report, ShowConfig
 from bert_jax.config import Config
 from bert_jax.config.recipe import load_recipe
 from bert_jax.config.sections import FOLLOWS_IN_FINETUNING
@@ -69,6 +69,8 @@ def run(arguments: list[str]) -> int:
         prog += " CONFIG"
         if rest and not rest[0].startswith("-"):
             config = load_recipe(rest.pop(0))
+            if kind is Plan:  # layer by layer a compilation takes minutes; a flag may still ask for it
+                config = dataclasses.replace(config, model=dataclasses.replace(config.model, scan_unroll=1))
         elif {"-h", "--help"} & set(rest):
             config = Config()
         else:

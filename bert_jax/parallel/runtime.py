@@ -36,9 +36,7 @@ def configure(*, cache: Path) -> None:
     from bert_jax.parallel import processes
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_MEMORY)
-    given = os.environ.get("XLA_FLAGS", "")
-    added = [f"{name}={value}" for name, value in XLA_FLAGS.items() if name not in given]
-    os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+    set_xla_flags(XLA_FLAGS)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
     processes.initialize()
@@ -48,6 +46,13 @@ def configure(*, cache: Path) -> None:
         # XLA prints pages of alarm for each cached program: it misses in the processor what are only
         # preferences of its own ("prefer-no-gather", openxla/xla issue 44565). What fails raises as well.
         jax.config.update("jax_logging_level", "CRITICAL")
+
+
+def set_xla_flags(flags: dict[str, str]) -> None:
+    """Adds those that are not there to the environment, for the compilers that are loaded later."""
+    given = os.environ.get("XLA_FLAGS", "")
+    added = [f"{name}={value}" for name, value in flags.items() if name not in given]
+    os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 
 
 def keep_freed_memory(keep: bool) -> None:

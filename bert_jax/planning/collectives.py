@@ -1,18 +1,20 @@
-"""What a compiled program sends over the network, read from its text."""
+"""What a compiled program sends between devices, read from its text."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from bert_jax.planning.hlo_text import instructions
+from bert_jax.planning.replica_groups import replica_groups
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
-INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?P<shape>.*?) (?P<opcode>[a-z][a-z\-]*)\(")
-CALLED = re.compile(r"(?:body|condition|calls|to_apply)=(%?[\w.\-]+)|branch_computations=\{([^}]*)\}")
-TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+STARTED_WITH_OPERANDS = ("all-gather-start", "collective-permute-start", "reduce-scatter-start")
+"""Their shape is what goes in and then what comes out."""
+
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+)[a-z\d]*\[([\d,]*)\]")
 
 
@@ -23,36 +25,53 @@ class Collective(NamedTuple):
     """Bytes of its result on one device."""
     times: int
     """It runs in the program: more than once in a loop."""
+    devices: int
+    """In a group: they do it with each other."""
+    hosts: int
+    """That a group lies on."""
+
+    @property
+    def sent(self) -> tuple[float, float]:
+        """Bytes that a device sends in one of them: to others of its host, and to other hosts.
+
+        The least that is known: first inside a host, then each device its part to the other hosts, and back
+        inside. All-gather and reduce-scatter move all but what is there already; an all-reduce is both
+        (Thakur et al. 2005, section 4).
+        """
+        here = self.devices / self.hosts
+        if self.kind == "collective-permute":
+            return (self.bytes, 0.0) if self.hosts == 1 else (0.0, self.bytes)
+        if self.kind == "all-to-all":
+            part = self.bytes / self.devices
+            return part * (here - 1), part * (self.devices - here)
+        whole = self.bytes * (self.devices if self.kind == "reduce-scatter" else 1)
+        ways = 2 if self.kind == "all-reduce" else 1
+        return ways * whole * (here - 1) / here, ways * whole / here * (self.hosts - 1) / self.hosts
 
 
-def collectives(text: str) -> list[Collective]:
+def collectives(text: str, *, hosts: Sequence[int]) -> list[Collective]:
     """Every collective of `compiled.as_text()`, in the order of the text.
 
-    A loop whose trip count the compiler does not give counts as one turn.
+    Args:
+      hosts: of each device of the mesh, flat: the number of its host, or of whatever has fast links inside.
     """
-    found: list[tuple[str, str, int]] = []
-    called_from: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    computation = ""
-    for line in text.splitlines():
-        if match := COMPUTATION.match(line):
-            computation = match["name"]
-        elif match := INSTRUCTION.match(line):
-            trips = TRIPS.search(line)
-            names = ", ".join(one or several for one, several in CALLED.findall(line))
-            for name in re.findall(r"[\w.\-]+", names):
-                called_from[name].append((computation, int(trips[1]) if trips else 1))
-            kind = match["opcode"].removesuffix("-start")
-            if kind in KINDS:
-                is_started = match["opcode"].endswith("-start") and kind in (
-                    "all-gather",
-                    "collective-permute",
-                )
-                found.append((computation, kind, _bytes(match["shape"], result_only=is_started)))
-
-    def times(name: str) -> int:
-        return sum(times(caller) * trips for caller, trips in called_from[name]) if called_from[name] else 1
-
-    return [Collective(kind, size, times(where)) for where, kind, size in found]
+    found = []
+    for instruction in instructions(text):
+        kind = instruction.opcode.removesuffix("-start")
+        if kind not in KINDS:
+            continue
+        size = _bytes(instruction.shape, result_only=instruction.opcode in STARTED_WITH_OPERANDS)
+        groups = replica_groups(instruction.line, devices=len(hosts))
+        found.append(
+            Collective(
+                kind,
+                size,
+                instruction.times,
+                devices=max(len(group) for group in groups),
+                hosts=max(len({hosts[device] for device in group}) for group in groups),
+            )
+        )
+    return found
 
 
 def _bytes(shape: str, *, result_only: bool) -> int:

@@ -1,4 +1,4 @@
-"""What a run would need on a TPU pod that is not here: its real step, compiled by the TPU's own compiler.
+"""What a run would need on devices that are not here: its real step, compiled by their own compiler.
 
 Nothing runs. Memory and collectives are the compiler's; times are a roofline: what the chip's data sheet
 allows at best.
@@ -23,8 +23,10 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.parallel import sharding
+from bert_jax.planning import custom_calls, gpu_topology, tpu_topology
 from bert_jax.planning.collectives import Collective, collectives
-from bert_jax.training.chips import GIB, Chip, chip
+from bert_jax.planning.pod import Pod
+from bert_jax.training.chips import GIB
 from bert_jax.training.fits import check_fits
 from bert_jax.training.network import kept_bytes
 from bert_jax.training.run_spec import RunSpec
@@ -50,24 +52,34 @@ class Compiled:
     """Bytes of arguments and temporaries together, or those that it would take and that there are not."""
     temporary: float
     """Bytes."""
-    flops: float
-    bytes_accessed: float
+    flops: float | None
+    """None where the compiler does not count them: the GPU's."""
+    bytes_accessed: float | None
+    """Bytes; None where the compiler does not count them."""
     collectives: list[Collective]
-    fits: bool
+    custom_calls: dict[str, int]
+    """Name -> calls in a step."""
+    refused: bool
+    """By the TPU's compiler, for want of memory. The GPU's refuses nothing."""
 
 
 @dataclass(frozen=True)
 class Plan:
     spec: RunSpec
-    topology: str
-    slices: int
-    devices: int
-    chip: Chip
+    pod: Pod
     parameters: float
     """Bytes a device."""
     optimizer: float
     """Bytes a device."""
     compiled: Compiled
+
+    @property
+    def devices(self) -> int:
+        return len(self.pod.devices)
+
+    @property
+    def fits(self) -> bool:
+        return not self.compiled.refused and self.compiled.memory <= self.pod.memory
 
     @property
     def rows(self) -> int:
@@ -90,59 +102,67 @@ class Plan:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Lower bounds of one step: in products, in reading memory, on the network between the chips."""
-        sent = sum(
-            c.bytes * c.times * (2 if c.kind == "all-reduce" else 1) for c in self.compiled.collectives
-        )
-        return {
-            "compute": self.spec.step_flops / self.devices / self.chip.flops,
-            "memory": self.compiled.bytes_accessed / self.chip.memory_bandwidth,
-            "network": sent / self.chip.network_bandwidth if self.chip.network_bandwidth else 0.0,
-        }
+        """Lower bounds of one step: in products, in reading memory, on each network between the chips."""
+        chip, compiled = self.pod.chip, self.compiled
+        inside, outside = (sum(c.sent[i] * c.times for c in compiled.collectives) for i in range(2))
+        found = {"compute": self.spec.step_flops / self.devices / chip.flops}
+        if compiled.bytes_accessed is not None:
+            found["memory"] = compiled.bytes_accessed / chip.memory_bandwidth
+        if chip.between_hosts is None:
+            return found | {self.pod.links: (inside + outside) / chip.network_bandwidth}
+        found[self.pod.links] = inside / chip.network_bandwidth
+        if outside:
+            found["network"] = outside / chip.between_hosts
+        return found
 
     @property
     def step_seconds(self) -> float:
-        """Products and memory overlap; the reduction comes after them."""
+        """Products and memory overlap; the reduction comes after them, on both networks at once."""
         seconds = self.seconds
-        return max(seconds["compute"], seconds["memory"]) + seconds["network"]
+        on_chip = {name: value for name, value in seconds.items() if name in ("compute", "memory")}
+        return max(on_chip.values()) + max(v for name, v in seconds.items() if name not in on_chip)
 
 
-def plan(spec: RunSpec, *, topology: str, slices: int = 1, cache: Path) -> Plan:
+def find_pod(topology: str, *, slices: int = 1) -> Pod:
+    """The devices of a topology such as v5e:16x16 or h100:4x8, which need not be here.
+
+    Raises:
+      UserError: it does not exist, or its compiler is missing.
+    """
+    kinds = (tpu_topology, gpu_topology)
+    for kind in kinds:
+        if kind.takes(topology):
+            return kind.pod(topology, slices=slices)
+    examples = "; ".join(kind.EXAMPLES for kind in kinds)
+    raise UserError(f"--topology {topology} does not exist; there are {examples}")
+
+
+def plan(spec: RunSpec, pod: Pod, *, cache: Path) -> Plan:
     """Compiles the training step of a run for a pod.
 
     Args:
-      spec: resolved for the platform "tpu".
-      topology: v5e:16x16, v4:8x8x8, v5p:8x8x8, v6e:16x16 and the like.
+      spec: resolved for the platform of the pod.
       cache: a folder for the compiler's answers; the same question is answered from there.
 
     Raises:
-      UserError: libtpu is missing, the topology does not exist, or the config does not fit its devices.
+      UserError: the config does not fit the devices of the pod.
     """
-    devices = _devices(topology, slices)
-    mesh = sharding.make_mesh(spec.config.mesh, devices=devices)
+    mesh = sharding.make_mesh(spec.config.mesh, devices=pod.devices)
     check_fits(spec, mesh)
-    known = chip(devices[0].device_kind)
-    if known is None:
-        raise UserError(
-            f"nothing is known of the chip {devices[0].device_kind}; add it to bert_jax/training/chips.py"
-        )
     state = abstract_state(spec, mesh)
     return Plan(
         spec=spec,
-        topology=topology,
-        slices=slices,
-        devices=len(devices),
-        chip=known,
+        pod=pod,
         parameters=_bytes_a_device(state.params),
         optimizer=_bytes_a_device(state.opt_state),
-        compiled=_compile(spec, mesh, cache=cache),
+        compiled=_compile(spec, pod, mesh, cache=cache),
     )
 
 
-def plan_largest_batch(spec: RunSpec, *, topology: str, slices: int = 1, cache: Path) -> Iterator[Plan]:
+def plan_largest_batch(spec: RunSpec, pod: Pod, *, cache: Path) -> Iterator[Plan]:
     """Plans at 1, 2, 4 ... rows a chip without microbatches; the last one that fits has the most."""
     config = spec.config
-    devices = len(_devices(topology, slices)) // config.mesh.tensor
+    devices = len(pod.devices) // config.mesh.tensor
     rows = 1
     while rows <= LARGEST_ROWS:
         train = dataclasses.replace(
@@ -153,85 +173,86 @@ def plan_largest_batch(spec: RunSpec, *, topology: str, slices: int = 1, cache: 
             batch_ramp_steps=0,
         )
         larger = dataclasses.replace(spec, config=dataclasses.replace(config, train=train))
-        found = plan(larger, topology=topology, slices=slices, cache=cache)
+        found = plan(larger, pod, cache=cache)
         yield found
-        if not found.compiled.fits:
+        if not found.fits:
             break
         rows *= 2
 
 
 def report(plan: Plan) -> Iterator[str]:
     """The table, line by line."""
-    spec, config, compiled = plan.spec, plan.spec.config, plan.compiled
+    spec, config, compiled, pod = plan.spec, plan.spec.config, plan.compiled, plan.pod
     model = spec.network.model
     gradients = plan.parameters
-    where = f"{plan.slices} x {plan.topology}" if plan.slices > 1 else plan.topology
-    yield f"{where}: {plan.devices} chips; compiled in {compiled.seconds:.0f} s, not run"
+    yield f"{pod.name}: {plan.devices} chips; compiled in {compiled.seconds:.0f} s, not run"
     yield (
         f"{config.train.global_batch_size:,} rows of {config.data.sequence_length} a step, "
         f"{plan.rows} a chip in each of {config.train.microbatches} microbatch(es), "
         f"attention {spec.kernel.NAME}, remat {model.remat}"
     )
+    layers = model.num_hidden_layers
+    has_loops = model.scan_unroll < layers or config.train.microbatches > 1
+    yield (
+        f"layers scanned, which compiles fast (--model.scan-unroll {layers}: unrolled)"
+        if model.scan_unroll == 1
+        else f"layers unrolled by {min(model.scan_unroll, layers)} (model.scan_unroll)"
+    )
     yield ""
-    yield f"memory of a chip                {_gib(plan.chip.memory)}"
+    yield f"memory of a chip                {_gib(pod.chip.memory)}"
+    yield f"  for the program               {_gib(pod.memory)}  {pod.memory_rule}"
     yield f"  parameters                    {_gib(plan.parameters)}"
     yield f"  optimizer                     {_gib(plan.optimizer)}"
-    if compiled.fits:
+    if not compiled.refused:
         yield f"  gradients                     {_gib(gradients)}"
         yield f"  activations and other         {_gib(compiled.temporary - gradients)}"
-    verdict = "fits" if compiled.fits else "DOES NOT FIT"
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
     yield f"  in all                        {_gib(compiled.memory)}  {verdict}"
     if model.remat == "none" and math.isfinite(compiled.memory):
         ratio = compiled.memory / plan.floor
         yield f"  analytic floor                {_gib(plan.floor)}  {ratio:.2f} of it are taken"
-    if not compiled.fits:
+    if not plan.fits:
         yield "try more --train.microbatches, --model.remat dots or full, or --mesh.fsdp"
         return
+    yield from custom_calls.report(compiled.custom_calls)
     analytic = spec.step_flops
     yield ""
     yield f"products, analytic              {analytic / 1e12:,.1f} TFLOP a step"
-    if model.scan_unroll >= model.num_hidden_layers and config.train.microbatches == 1:
+    if compiled.flops is None:
+        yield "  compiled                      unknown: the GPU's compiler does not count"
+    elif not has_loops:
         ratio = compiled.flops * plan.devices / analytic
         yield f"  compiled                      {ratio:.3f} of it (kernels are not counted)"
     else:
         yield "  compiled                      unknown: the compiler counts a loop once"
-    totals: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for kind, size, times in compiled.collectives:
-        totals[kind] = totals[kind][0] + times, totals[kind][1] + size * times
-    yield "collectives of a step and chip" + ("" if totals else "  none")
-    for kind, (count, size) in sorted(totals.items()):
-        yield f"  {kind:29s} {_gib(size)}  {count} times"
+    yield from _collectives(plan)
     yield ""
     yield "at best, by the chip's data sheet"
     for name, seconds in plan.seconds.items():
-        yield f"  {name:29s} {seconds * 1e3:8.1f} ms"
+        note = "  or more: the compiler counts a loop once" if name == "memory" and has_loops else ""
+        yield f"  {name:29s} {seconds * 1e3:8.1f} ms{note}"
+    if "memory" not in plan.seconds:
+        yield "  memory                        unknown: the GPU's compiler does not count"
     hours = config.train.hours or plan.step_seconds * spec.steps / 3600
     steps = spec.steps if config.train.hours is None else int(hours * 3600 / plan.step_seconds)
     yield f"  a step                        {plan.step_seconds * 1e3:8.1f} ms"
     yield f"  {steps:,} steps".ljust(32) + f"{hours:8.1f} hours, {hours * plan.devices:,.0f} chip-hours"
 
 
+def _collectives(plan: Plan) -> Iterator[str]:
+    """What is sent, by kind and by whether a group lies on one host."""
+    totals: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for c in plan.compiled.collectives:
+        where = f"over {c.hosts} {plan.pod.hosts_are}" if c.hosts > 1 else ""
+        name = f"{c.kind} {where}".strip()
+        totals[name] = totals[name][0] + c.times, totals[name][1] + c.bytes * c.times
+    yield "collectives of a step and chip" + ("" if totals else "  none")
+    for name, (count, size) in sorted(totals.items()):
+        yield f"  {name:29s} {_gib(size)}  {count} times"
+
+
 def _gib(size: float) -> str:
     return f"{size / GIB:8.3f} GiB" if math.isfinite(size) else "    more than that"
-
-
-def _devices(topology: str, slices: int) -> list[jax.Device]:
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU machine to ask
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor a TPU for one process alone
-    from jax.experimental import topologies
-
-    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
-    if topology.startswith("v4"):
-        options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as on the machine
-    try:
-        import libtpu  # noqa: F401
-    except ImportError as error:
-        raise UserError("the TPU's compiler is missing: pip install 'bert-jax[tpu]'") from error
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"--topology {topology} does not exist: {error}") from error
-    return list(found.devices)
 
 
 def _bytes_a_device(tree: Any) -> float:
@@ -246,21 +267,23 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _compile(spec: RunSpec, mesh: Mesh, *, cache: Path) -> Compiled:
-    import libtpu
-
+def _compile(spec: RunSpec, pod: Pod, mesh: Mesh, *, cache: Path) -> Compiled:
     arrays = batch_spec(spec.config.data, rows=spec.config.train.global_batch_size)
     step, state = jit_train_step(spec, mesh, spec.stages[-1]), abstract_state(spec, mesh)
-    with jax.set_mesh(mesh):
-        lowered = step.lower(state, sharding.abstract_batch(arrays, mesh))
-    devices = (
-        f"{mesh.devices.flat[0].device_kind} {mesh.devices.shape} {jax.__version__} {libtpu.__version__}"
-    )
-    path = cache / f"plan-{hashlib.sha256((devices + lowered.as_text()).encode()).hexdigest()[:32]}.json"
-    if path.is_file():
-        stored = json.loads(path.read_text())
-        return Compiled(**stored | {"collectives": [Collective(*entry) for entry in stored["collectives"]]})
-    compiled = _ask(lowered)
+    with pod.compiling():
+        with jax.set_mesh(mesh):
+            lowered = step.lower(state, sharding.abstract_batch(arrays, mesh))
+        hosts = [pod.host_of(device) for device in mesh.devices.flat]
+        question = (
+            f"{pod.compiler} {os.environ.get('XLA_FLAGS')} {mesh.devices.shape} {hosts} {lowered.as_text()}"
+        )
+        path = cache / f"plan-{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
+        if path.is_file():
+            stored = json.loads(path.read_text())
+            return Compiled(
+                **stored | {"collectives": [Collective(*entry) for entry in stored["collectives"]]}
+            )
+        compiled = _ask(lowered, hosts=hosts)
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(dataclasses.asdict(compiled)))
@@ -268,7 +291,7 @@ def _compile(spec: RunSpec, mesh: Mesh, *, cache: Path) -> Compiled:
     return compiled
 
 
-def _ask(lowered: Any) -> Compiled:
+def _ask(lowered: Any, *, hosts: list[int]) -> Compiled:
     start = time.perf_counter()
     try:
         program = lowered.compile()
@@ -276,8 +299,8 @@ def _ask(lowered: Any) -> Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         seconds = time.perf_counter() - start
-        return Compiled(seconds, _memory_wanted(str(error)), 0.0, 0.0, 0.0, [], fits=False)
-    memory, cost = program.memory_analysis(), program.cost_analysis()
+        return Compiled(seconds, _memory_wanted(str(error)), 0.0, None, None, [], {}, refused=True)
+    memory, cost, text = program.memory_analysis(), program.cost_analysis() or {}, program.as_text()
     return Compiled(
         seconds=time.perf_counter() - start,
         memory=memory.argument_size_in_bytes
@@ -285,10 +308,11 @@ def _ask(lowered: Any) -> Compiled:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
-        flops=cost["flops"],
-        bytes_accessed=cost["bytes accessed"],
-        collectives=collectives(program.as_text()),
-        fits=True,
+        flops=cost.get("flops"),
+        bytes_accessed=cost.get("bytes accessed"),
+        collectives=collectives(text, hosts=hosts),
+        custom_calls=custom_calls.custom_calls(text),
+        refused=False,
     )
 
 

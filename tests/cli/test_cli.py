@@ -139,6 +139,16 @@ def test_a_flag_that_something_else_decides_is_refused_by_name(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("flags", "unroll"), [([], 1), (["--model.scan-unroll", "12"], 12)])
+def test_a_plan_scans_the_layers_unless_a_flag_says_otherwise(monkeypatch, flags: list[str], unroll: int):
+    asked = []
+    monkeypatch.setattr(
+        VERBS["plan"], "__call__", lambda self: asked.append(self.config.model.scan_unroll) or 0
+    )
+    assert cli.run(["plan", str(ROOT / "configs/bert_base.py"), "--topology", "h100:4x8", *flags]) == 0
+    assert asked == [unroll]
+
+
 def test_steps_do_not_go_together_with_a_budget_of_the_config_file(refused, recipe: Path, tmp_path: Path):
     recipe.write_text(
         recipe.read_text()

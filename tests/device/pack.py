@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.batch import unpack
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Loader
@@ -109,7 +110,7 @@ def pack_references(folder: Path) -> None:
     segment_ids = {}
     for kind in ROWS:
         batch = rows.take(rows.load(folder / f"{kind.name}.npz", kind.data()), 0, KERNEL_ROWS)
-        segment_ids[kind.name] = batch["segment_ids"]
+        segment_ids[kind.name] = unpack(batch)["segment_ids"]
     np.savez_compressed(folder / "kernels.npz", **kernels.make_references(segment_ids))
     losses = {}
     for case in TWENTY:

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 import transformers
 
+from data_pipeline.batch import unpack
 from tests.device.cases import Case
 from tests.device.rows import Arrays
 
 
 def inputs_of(batch: Arrays, case: Case) -> dict[str, np.ndarray]:
     """What a batch holds, as the two losses below want it: the only place that knows how it is laid out."""
+    batch = unpack(batch)
     segments = batch["segment_ids"]
     inputs = {
         "token_ids": batch["token_ids"],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -13,53 +13,21 @@ import jax
 import pytest
 
 from bert_jax.config import Config, MaskingConfig
-from bert_jax.config.as_json import to_json
+from bert_jax.parallel.platform import Platform
 from bert_jax.planning.plan import Plan, _ask, report
+from bert_jax.planning.pod import Pod
 from bert_jax.training.chips import CHIPS
 from bert_jax.training.step import init_state
 from tests.helpers.configs import replace, spec_of
 from tests.helpers.paths import ROOT
+from tests.helpers.plans import asked
 
 pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install 'bert-jax[tpu]'")
-
-# In a process of its own: libtpu takes signals for itself.
-PROGRAM = """
-import dataclasses, json, sys
-from pathlib import Path
-from bert_jax.parallel.platform import Platform
-from bert_jax.planning.plan import plan, report
-from bert_jax.workdir.run_files import config_from_json
-from tests.helpers.configs import spec_of
-for name, text, options in json.load(sys.stdin):
-    spec = spec_of(config_from_json(text), platform=Platform("tpu"))
-    found = plan(spec, **options, cache=Path(sys.argv[1]))
-    print(json.dumps({
-        "name": name, "report": list(report(found)), "fits": found.compiled.fits, "rows": found.rows,
-        "collectives": found.compiled.collectives, "parameters": found.parameters,
-        "optimizer": found.optimizer, "devices": found.devices, "memory": found.compiled.memory,
-        "attention": found.spec.kernel.NAME, "temporary": found.compiled.temporary,
-    }), flush=True)
-"""
 
 
 @pytest.fixture(scope="module")
 def bfloat16(config: Config) -> Config:
     return replace(config, model__dtype="bfloat16", model__scan_unroll=2, train__global_batch_size=64)
-
-
-def asked(cases: dict[str, tuple[Config, dict]], cache: Path) -> dict[str, dict]:
-    """Plans by name."""
-    questions = [(name, to_json(config), options) for name, (config, options) in cases.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(cache)],
-        input=json.dumps(questions),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    answers = {answer["name"]: answer for answer in map(json.loads, done.stdout.splitlines())}
-    assert done.returncode == 0, f"after {list(answers)}: {done.stderr[-2000:]}"
-    return answers
 
 
 SMALL = {"topology": "v5e:2x2"}
@@ -137,12 +105,16 @@ def test_gradients_cross_the_network_once_a_step(plans: dict, bfloat16: Config):
     for name, width in (("plain", 4), ("once", 4), ("once in bfloat16", 2)):
         large = [found for found in plans[name]["collectives"] if found[1] > 1000]
         assert {kind for kind, *_ in large} == {"all-reduce"}, name
-        assert sum(sent * times for _, sent, times in large) == pytest.approx(width * size, rel=0.05), name
+        assert sum(sent * times for _, sent, times, *_ in large) == pytest.approx(width * size, rel=0.05), (
+            name
+        )
 
 
 def test_long_rows_without_dropout_get_the_kernel(plans: dict):
     assert plans["plain"]["attention"] == "xla"
     assert plans["splash"]["attention"] == "splash"
+    assert plans["splash"]["custom_calls"]["tpu_custom_call"] == 2 * 2, "two layers, forward and backward"
+    assert "attention is not fused" in plans["plain"]["report"]
     assert plans["splash"]["fits"]
 
 
@@ -163,10 +135,25 @@ def test_what_does_not_fit_is_told_with_what_to_try(bfloat16: Config, complaint:
         def compile(self):
             raise jax.errors.JaxRuntimeError(complaint)
 
-    compiled = _ask(TooLarge())
-    assert not compiled.fits
+    compiled = _ask(TooLarge(), hosts=[0] * 4)
+    assert compiled.refused
     assert compiled.memory == size
-    found = Plan(spec_of(bfloat16), "v5e:2x2", 1, 4, CHIPS["TPU v5 lite"], 1e9, 2e9, compiled)
+    chip = CHIPS["TPU v5 lite"]
+    pod = Pod(
+        name="v5e:2x2",
+        platform=Platform("tpu"),
+        devices=jax.devices()[:4],
+        chip=chip,
+        memory=chip.memory,
+        memory_rule="the compiler refuses what does not fit",
+        host_of=lambda _: 0,
+        hosts_are="slices",
+        links="network",
+        compiler="",
+        compiling=contextlib.nullcontext,
+    )
+    found = Plan(spec_of(bfloat16), pod, 1e9, 2e9, compiled)
+    assert not found.fits
     text = "\n".join(report(found))
     assert "DOES NOT FIT" in text
     assert "--train.microbatches" in text

@@ -88,7 +88,7 @@ def lowered(config: Config, mesh: tuple[int, int, int]):
 def test_gradients_cross_the_network_once_a_step(config: Config, microbatches: int):
     """Those of a layer as soon as the backward pass has them, if there is one microbatch only."""
     config = replace(config, train__microbatches=microbatches, train__global_batch_size=32)
-    found = collectives(lowered(config, (8, 1, 1)).compile().as_text())
+    found = collectives(lowered(config, (8, 1, 1)).compile().as_text(), hosts=[0] * 8)
     size = sum(
         leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: init_state(spec_of(config)).params))
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from bert_jax.ops.attention.kernel import Request
 
 NAME = "cudnn"
-MANUAL_AXES = False
+MANUAL_AXES = True  # JAX's partitioner of the call fails where one axis is cut by hand and another is not
 KEEPS_PROBABILITIES = False
 
 HOPPER = 9.0

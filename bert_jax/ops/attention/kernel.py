@@ -34,7 +34,10 @@ class Kernel(Protocol):
 
     @property
     def MANUAL_AXES(self) -> bool:
-        """Whether it is compiled apart from XLA: mesh axes around it are cut by hand, with shard_map."""
+        """Whether it is compiled apart from XLA: mesh axes around it are cut by hand, with shard_map.
+
+        All of them or none.
+        """
 
     @property
     def KEEPS_PROBABILITIES(self) -> bool:
