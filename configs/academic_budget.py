@@ -8,7 +8,7 @@ batches of 4,096, AdamW with peak 1e-3, b2 0.98, epsilon 1e-6, dropout 0.1; the 
 hours, by the clock, and falls to zero until their end. What differs: they train BERT-large with LayerNorm
 before each block, on eight GPUs of 12 GB; ours has it after, as BERT, so that the smaller model and clipping
 at 1 are the safer choice at this rate. Not run by us: there is no loss to quote. Compiled for the eight
-chips it takes 9.7 of 16 GiB; 24.0 hours, 192 chip-hours, have room for 464,000 steps at best, and real runs
+chips it takes 9.7 of 16 GiB; 24.0 hours, 192 chip-hours, have room for 466,000 steps at best, and real runs
 reach a third to a half of that:
 
     bert-jax plan configs/academic_budget.py --topology v5e:2x4

@@ -16,8 +16,8 @@ First 900,000 steps with rows of 128, then 100,000 with rows of 512:
 The second phase is a run of its own: weights from the first, Adam's moments from zero, and a rate that goes
 on where the first one ends, so that the two are the paper's one decay. Batch, rates, warm-up and dropout
 are the paper's, 110 million parameters too (section 3). It trained for 4 days on 16 TPU chips. Not run by
-us to its end: there is no loss to quote, and of time what the TPU's compiler says, at best 10.6 hours and
-85 chip-hours for the first phase on 8 chips of v5e, with 3.3 of their 16 GiB:
+us to its end: there is no loss to quote, and of time what the TPU's compiler says, at best 10.5 hours and
+84 chip-hours for the first phase on 8 chips of v5e, with 3.3 of their 16 GiB:
 
     bert-jax plan configs/bert_base.py --topology v5e:2x4 --model.scan-unroll 12
 
