@@ -128,8 +128,8 @@ def test_a_program_that_is_too_large_by_an_unknown_amount_does_not_fit():
         def compile(self) -> None:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: it is a bit much")
 
-    compiled = _ask(Lowered())
-    assert (compiled.fits, compiled.memory) == (False, float("inf"))
+    compiled = _ask(Lowered(), hosts=[0])
+    assert (compiled.refused, compiled.memory) == (True, float("inf"))
 
 
 # tyro, with a command line that is wrong: what it says today is in tests/cli

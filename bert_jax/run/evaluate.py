@@ -22,10 +22,10 @@ from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import eval_step
 from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.inventory import check_has_run
+from data_pipeline.batch import unpack
 
 if TYPE_CHECKING:
-    from data_pipeline.batch import unpack
-from data_pipeline.loader import Loader
+    from data_pipeline.loader import Loader
 
 EvalStep = Callable[[Params, dict[str, jax.Array]], Sums]
 
