@@ -77,7 +77,7 @@ def test_a_kernel(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     toy = module("toy", NAME="toy", MANUAL_AXES=False, KEEPS_PROBABILITIES=True, refuses=refuses, apply=apply)
     monkeypatch.setattr(bert_jax.ops.attention, "KERNELS", (toy, *KERNELS))
     spec = spec_of(config)
-    assert spec.kernel is toy
+    assert spec.kernels.whole is toy
     run(config, read_batches(config, 1))
     assert calls
     long = Request("cpu", None, "float32", sequence_length=128, head_dim=8, dropout=True, packed=True)
@@ -120,7 +120,7 @@ class Bag(nnx.Module):
     def word_embeddings(self) -> nnx.Param:
         return self.words
 
-    def encode(self, batch: Batch, *, kernel: Any, dropout_keys: Any = None) -> jax.Array:
+    def encode(self, batch: Batch, *, kernels: Any, dropout_keys: Any = None) -> jax.Array:
         words = (
             batch["word_embeddings"] if "word_embeddings" in batch else self.words[...][batch["token_ids"]]
         )
@@ -157,7 +157,9 @@ class BagClassifier(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, hidden_BxSxD: jax.Array, *, dropout_keys: Any = None) -> jax.Array:
+    def __call__(
+        self, hidden_BxSxD: jax.Array, segment_ids_BxS: Any, *, dropout_keys: Any = None
+    ) -> jax.Array:
         return self.out(hidden_BxSxD.mean(axis=1)).astype(jnp.float32)
 
 
@@ -187,9 +189,10 @@ BAG = module(
     init=Bag,
     refuses=lambda config, data: None,
     with_dropout=lambda config, rate: config,
+    window=lambda config: None,
     attention_dropout=lambda config: 0.0,
     flops=lambda config, *, sequence_length: 2.0 * sequence_length * config.hidden_size**2,
-    kept_bytes=lambda config, *, sequence_length, kernel, tensor=1: 4.0 * sequence_length,
+    kept_bytes=lambda config, *, sequence_length, kernels, tensor=1: 4.0 * sequence_length,
     masked_lm_head=BagLMHead,
     pooler=None,
     next_sentence_classifier=None,
@@ -255,8 +258,8 @@ class ContrastHead(nnx.Module):
         )
 
 
-def contrast_sums(settings, head, encoder, batch, *, kernel, dropout_keys=None):
-    hidden_BxSxD = encoder.encode(batch, kernel=kernel, dropout_keys=dropout_keys)
+def contrast_sums(settings, head, encoder, batch, *, kernels, dropout_keys=None):
+    hidden_BxSxD = encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys)
     one_BxD, other_BxD = head.projection(hidden_BxSxD[:, 0]), hidden_BxSxD.mean(axis=1)
     nll_B = -jnp.diagonal(jax.nn.log_softmax(one_BxD @ other_BxD.T / settings.temperature, axis=-1))
     return {"contrast_loss": (nll_B.sum(), jnp.float32(len(nll_B)))}

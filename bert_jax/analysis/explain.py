@@ -19,7 +19,7 @@ from bert_jax.finetuning.data import make_splits
 from bert_jax.inference.fill_mask import masked_batch, token_logits
 from bert_jax.interop.load import LoadedModel, load_model
 from bert_jax.models.encoder import Batch
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import PLAIN
 from bert_jax.ops.precision import precision
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Params, modules
@@ -180,7 +180,7 @@ def _task_target(
     def logits(params: Params, batch: Batch) -> jax.Array:
         with precision(network.model.dtype):
             both = modules(network, params)
-            return task.logits(settings, both.objective, both.encoder, batch, kernel=xla)
+            return task.logits(settings, both.objective, both.encoder, batch, kernels=PLAIN)
 
     found = np.asarray(jax.jit(logits)(params, jax.tree.map(jnp.asarray, batch)))
     prediction, name, value = task.explain(example, features, found, settings, label)

@@ -122,7 +122,7 @@ def bucket_sums(spec: RunSpec, params: Params, batch: DeviceBatch, buckets_V: ja
     batch = unpack(batch)
     with precision(spec.network.model.dtype):
         both = modules(spec.network, params)
-        hidden_BxSxD = both.encoder.encode(batch, kernel=spec.kernel)
+        hidden_BxSxD = both.encoder.encode(batch, kernels=spec.kernels)
         inputs = mlm.decoder_inputs(both.objective, both.encoder, hidden_BxSxD, batch["mlm_positions"])
         found = []
         for place in range(len(BUCKETS)):

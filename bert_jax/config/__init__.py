@@ -1,6 +1,6 @@
 """The configuration of a run: what was asked for, as frozen dataclasses. Imports no JAX and no TensorFlow."""
 
-from bert_jax.config.model import BertConfig, EncoderConfig, ModelConfig
+from bert_jax.config.model import BertConfig, EncoderConfig, ModelConfig, ModernBertConfig
 from bert_jax.config.objective import MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig
 from bert_jax.config.recipe import delta, load_recipe
 from bert_jax.config.sections import (
@@ -35,6 +35,7 @@ __all__ = [
     "MlmNspConfig",
     "MlmSopConfig",
     "ModelConfig",
+    "ModernBertConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "QuestionAnsweringConfig",

@@ -85,6 +85,67 @@ class EncoderConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
+class ModernBertConfig(EncoderConfig):
+    """ModernBERT (Warner et al. 2024); models/modernbert.py. Defaults are ModernBERT-base."""
+
+    kind: ClassVar[str] = "modernbert"
+
+    vocab_size: int = 50368
+    num_hidden_layers: int = 22
+    intermediate_size: int = 1152
+    max_position_embeddings: int = 8192
+    initializer_cutoff_factor: float = 2.0
+    """Standard deviations at which the distribution of the initial weights is truncated."""
+    hidden_activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
+    norm_eps: float = 1e-5
+    global_attn_every_n_layers: int = 3
+    """The first layer, and each so many layers further on, sees all of a sequence; the others a window."""
+    local_attention: int = 128
+    """Width of the window: a token sees half of it to each side."""
+    global_rope_theta: float = 160_000.0
+    """Base of the rotary positions (Su et al. 2021) of layers that see all of a sequence. 10,000 in the first
+    phase of the published models, of 1,024 tokens."""
+    local_rope_theta: float = 10_000.0
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    """Of the attention probabilities; 0 where a fused attention kernel is to be used."""
+    attention_output_dropout: float = 0.0
+    """Of what attention adds to the residual stream; 0.1 in the published pretraining."""
+    mlp_dropout: float = 0.0
+    classifier_dropout: float = 0.0
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    classifier_activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.global_attn_every_n_layers >= 1,
+            f"model.global_attn_every_n_layers is {self.global_attn_every_n_layers}; it must be at least 1",
+        )
+        require(
+            self.local_attention >= 2 and self.local_attention % 2 == 0,
+            f"model.local_attention is {self.local_attention}; it must be even, half of it to each side",
+        )
+        require(
+            self.head_dim % 2 == 0,
+            f"model.hidden_size {self.hidden_size} / model.num_attention_heads {self.num_attention_heads} "
+            "must be even: rotary positions turn pairs",
+        )
+        for name in ("initializer_cutoff_factor", "norm_eps", "global_rope_theta", "local_rope_theta"):
+            value = getattr(self, name)
+            require(value > 0, f"model.{name} is {value}; it must be positive")
+        for name in (
+            "embedding_dropout",
+            "attention_dropout",
+            "attention_output_dropout",
+            "mlp_dropout",
+            "classifier_dropout",
+        ):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name} is {value}; it must be at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
 class BertConfig(EncoderConfig):
     """BERT (Devlin et al. 2018); models/bert.py. Defaults are BERT-base uncased."""
 

@@ -18,7 +18,7 @@ from bert_jax.config import TaskConfig
 from bert_jax.interop.initialize import copy_tokenizer
 from bert_jax.models.encoder import Batch
 from bert_jax.objectives.objective import Sums
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.precision import precision
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import assert_processes_agree
@@ -78,7 +78,7 @@ class TaskData:
         task, settings = task_of(spec.network.settings), spec.network.settings
         examples, features = self._validation
         batch_size = spec.config.train.global_batch_size
-        apply = compile_apply(spec.network, spec.kernel, mesh)
+        apply = compile_apply(spec.network, spec.kernels, mesh)
 
         def run(params: Params, stop: Callable[[], bool]) -> dict[str, float] | None:
             found = logits_of(
@@ -103,14 +103,14 @@ class TaskData:
 Apply = Callable[[Params, Batch], tuple[jax.Array, Sums]]
 
 
-def compile_apply(network: Network, kernel: Kernel, mesh: Mesh) -> Apply:
+def compile_apply(network: Network, kernels: Kernels, mesh: Mesh) -> Apply:
     """The logits of a batch, on all devices, and the sums of its loss where it has labels."""
     task, settings = task_of(network.settings), network.settings
 
     def apply(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
         with precision(network.model.dtype):
             batch, both = unpack(batch), networks.modules(network, params)
-            logits = task.logits(settings, both.objective, both.encoder, batch, kernel=kernel)
+            logits = task.logits(settings, both.objective, both.encoder, batch, kernels=kernels)
             return logits, task.loss_sums(logits, batch) if "labels" in batch else {}
 
     return jax.jit(apply, out_shardings=sharding.replicated(mesh))

@@ -25,7 +25,7 @@ from bert_jax.parallel.processes import from_process_0
 from bert_jax.run.loop import train
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Network
-from bert_jax.training.run_spec import RunSpec, best_metric, kernel_for
+from bert_jax.training.run_spec import RunSpec, best_metric, kernels_for
 from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.inventory import best_step, validation_metrics
 from data_pipeline.errors import UserError
@@ -139,7 +139,7 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
         eval_every=every,
         checkpoint_every=every,
         best=best_metric(network, config.checkpoint.best),
-        kernel=kernel_for(network, rows, platform),
+        kernels=kernels_for(network, rows, platform),
     )
     return spec, functools.partial(TaskData, train=for_training, validation=for_validation)
 

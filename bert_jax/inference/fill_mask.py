@@ -15,7 +15,7 @@ from bert_jax.config import TaskConfig
 from bert_jax.interop.load import LoadedModel, load_model
 from bert_jax.models.encoder import Batch
 from bert_jax.objectives import mlm
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import PLAIN
 from bert_jax.ops.precision import precision
 from bert_jax.training.network import Network, Params, modules
 from data_pipeline.corpus import sanitize
@@ -83,7 +83,7 @@ def token_logits(network: Network, params: Params, batch: Batch) -> jax.Array:
     """[K, V] float32 of the one row in the batch."""
     with precision(network.model.dtype):
         both = modules(network, params)
-        hidden_BxSxD = both.encoder.encode(batch, kernel=xla)
+        hidden_BxSxD = both.encoder.encode(batch, kernels=PLAIN)
         inputs = mlm.decoder_inputs(both.objective, both.encoder, hidden_BxSxD, batch["mlm_positions"])
         return inputs.logits_BxKxV[0]
 

@@ -14,7 +14,7 @@ from bert_jax.config import MeshConfig, TaskConfig
 from bert_jax.finetuning.data import compile_apply, logits_of, make_splits
 from bert_jax.inference.fill_mask import fill
 from bert_jax.interop.load import LoadedModel, load_model
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import PLAIN
 from bert_jax.parallel import sharding
 from bert_jax.tasks import task_of
 from bert_jax.tasks.records import STDIN, decoded, lines_of
@@ -59,7 +59,7 @@ def _predicted(
     network, params, tokenizer = loaded
     task = task_of(settings)
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
-    apply = compile_apply(network, xla, mesh)
+    apply = compile_apply(network, PLAIN, mesh)
     cut: list[str] = []
     with jax.set_mesh(mesh):
         while chunk := list(islice(examples, CHUNK)):

@@ -5,6 +5,7 @@ Reads and writes safetensors and JSON only; nothing from a checkpoint is ever ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ def to_tensors(network: Network, params: Params) -> Tensors:
         array = np.asarray(_get(params, path))
         if "vocab" in parameter.logical_axes:
             array = array[: network.model.vocab_size]
+        if "parts" in parameter.logical_axes:  # the last but one
+            array = array.reshape(*array.shape[:-2], -1)
         if parameter.transposed:
             array = array.swapaxes(-1, -2)
-        if parameter.is_stacked:
-            tensors |= {parameter.huggingface.format(i): layer for i, layer in enumerate(array)}
-        else:
-            tensors[parameter.huggingface] = array
+        layers = array if parameter.is_stacked else [array]
+        tensors |= zip(tensor_names(parameter), layers, strict=True)
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
@@ -93,8 +94,9 @@ def _part(path: Any) -> tuple[str, ...]:
 
 def tensor_names(parameter: Parameter) -> list[str]:
     """The names of the tensors that make it: one for each layer if it is stacked."""
-    layers = parameter.shape[0] if parameter.is_stacked else 1
-    return [parameter.huggingface.format(i) for i in range(layers)]
+    if isinstance(parameter.depth, int):
+        return [parameter.huggingface]
+    return [parameter.huggingface.format(depth - 1) for depth in parameter.depth]
 
 
 def _fitted(config: EncoderConfig, parameter: Parameter, name: str, tensor: np.ndarray) -> np.ndarray:
@@ -105,6 +107,8 @@ def _fitted(config: EncoderConfig, parameter: Parameter, name: str, tensor: np.n
     if "vocab" in parameter.logical_axes:
         surplus = config.padded_vocab_size - config.vocab_size
         wanted = (config.vocab_size, *wanted[1:])
+    if "parts" in parameter.logical_axes and tensor.size == math.prod(wanted):
+        array = array.reshape(wanted)
     if array.shape != wanted:
         raise UserError(f"the tensor {name} has shape {tensor.shape}, which does not fit the model")
     return np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1)).astype(np.float32)
@@ -126,6 +130,7 @@ def to_config(network: Network, *, dtype: str = "float32") -> dict[str, Any]:
         "dtype": dtype,
         **names.constants,
         **{name: getattr(network.model, name) for name in names.fields},
+        **names.written_fields(network.model),
     }
     task = next((task for task in tasks.TASKS if network.objective is task), None)
     return fields | (task.to_huggingface(network.settings) if task else {})
@@ -146,12 +151,11 @@ def from_config(fields: dict[str, Any]) -> Network:
     for name, value in names.required.items():
         if fields.get(name, value) != value:
             raise UserError(f"config.json has {name} {fields[name]!r}; known is {value!r}")
-    missing = [name for name in names.fields if name not in fields]
-    if missing:
-        raise UserError(f"config.json has no {missing[0]}")
+    given = names.read_fields(fields)
     try:
-        known_values = {n: names.values.get(n, {}).get(fields[n], fields[n]) for n in names.fields}
-        model = encoder.Config(**known_values)
+        # Transformers has the same defaults for what is missing, and need not write them.
+        values = {n: names.values.get(n, {}).get(given[n], given[n]) for n in names.fields if n in given}
+        model = encoder.Config(**values)
     except (UserError, TypeError) as error:  # a list is no key
         raise UserError(f"config.json does not fit: {error}") from error
     return Network(model, *_objective(encoder, fields))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bert_jax.config import EncoderConfig
-from bert_jax.models import bert
+from bert_jax.models import bert, modernbert
 from bert_jax.models.encoder import Encoder
 
-MODELS: tuple[Encoder, ...] = (bert,)
+MODELS: tuple[Encoder, ...] = (bert, modernbert)
 
 
 def encoder_of(config: EncoderConfig) -> Encoder:

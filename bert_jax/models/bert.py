@@ -23,7 +23,7 @@ from bert_jax.models.encoder import Batch, HuggingFace, max_segments
 from bert_jax.models.layers import Dense, LayerNorm, fold_in, param
 from bert_jax.ops.activations import ACTIVATIONS
 from bert_jax.ops.attention import attention, xla
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernel, Kernels
 from bert_jax.ops.dropout import dropout
 from bert_jax.ops.precision import precision
 from bert_jax.parallel.sharding import constrain, sum_gradient
@@ -186,9 +186,9 @@ class Bert(nnx.Module):
     def word_embeddings(self) -> nnx.Param:
         return self.embeddings.word
 
-    def encode(self, batch: Batch, *, kernel: Kernel, dropout_keys: jax.Array | None = None) -> jax.Array:
+    def encode(self, batch: Batch, *, kernels: Kernels, dropout_keys: jax.Array | None = None) -> jax.Array:
         with precision(self.config.dtype):
-            return self._scan(batch, kernel, dropout_keys, keep=False)[0]
+            return self._scan(batch, kernels.whole, dropout_keys, keep=False)[0]
 
     def attention_maps(self, batch: Batch) -> jax.Array:
         """Softmax of the logits of every layer (Vaswani et al. 2017, equation 1), from plain attention."""
@@ -198,6 +198,7 @@ class Bert(nnx.Module):
         x_LxSxD = inputs_LxBxSxD[:, 0].astype(jnp.float32)
 
         def project(dense: Dense) -> jax.Array:
+            assert dense.bias is not None
             kernel_LxDxD, bias_LxD = dense.kernel[...], dense.bias[...]
             return self.layers.by_head(jnp.einsum("lsd,lde->lse", x_LxSxD, kernel_LxDxD) + bias_LxD[:, None])
 
@@ -255,6 +256,10 @@ def attention_dropout(config: BertConfig) -> float:
     return config.attention_probs_dropout_prob
 
 
+def window(config: BertConfig) -> int | None:
+    return None
+
+
 def _remat(config: BertConfig) -> Callable[..., Any]:
     """`jax.checkpoint` as configured, to be put around a layer (Chen et al. 2016)."""
     policies = jax.checkpoint_policies
@@ -278,14 +283,14 @@ def flops(config: BertConfig, *, sequence_length: int) -> float:
     return L * S * (2 * (4 * D * D + 2 * D * F) + 4 * S * D)
 
 
-def kept_bytes(config: BertConfig, *, sequence_length: int, kernel: Kernel, tensor: int = 1) -> float:
+def kept_bytes(config: BertConfig, *, sequence_length: int, kernels: Kernels, tensor: int = 1) -> float:
     """Korthikanti et al. 2022 (arXiv 2205.05198), equation 1, without rematerialization: the operands of each
     product, both sides of each nonlinearity, and dropout's masks, a byte an element."""
     D, F, S, H = config.hidden_size, config.intermediate_size, sequence_length, config.num_attention_heads
     size = 2 if config.dtype == "bfloat16" else 4
     hidden = (4 * D + (4 * D + 2 * F) / tensor) * size + (2 * D if config.hidden_dropout_prob else 0)
     probs = 0.0
-    if kernel.KEEPS_PROBABILITIES:
+    if kernels.whole.KEEPS_PROBABILITIES:
         probs = H * S / tensor * (2 * size + 1 if config.attention_probs_dropout_prob else size)
     return config.num_hidden_layers * S * (hidden + probs)
 
@@ -355,7 +360,9 @@ class SequenceClassificationHead(nnx.Module):
         self.classifier = _head_dense(config, num_labels, "labels", "classifier", rngs)
         self.config = config
 
-    def __call__(self, hidden_BxSxD: jax.Array, *, dropout_keys: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, hidden_BxSxD: jax.Array, segment_ids_BxS: jax.Array, *, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
         pooled_Bx1xD = _head_dropout(self.config, self.pooler(hidden_BxSxD[:, :1]), dropout_keys)
         return self.classifier(pooled_Bx1xD).astype(jnp.float32)[:, 0]
 

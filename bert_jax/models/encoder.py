@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from bert_jax.config import EncoderConfig
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from data_pipeline.config import DataConfig
 
 Batch = Mapping[str, jax.Array]
@@ -33,7 +33,7 @@ class EncoderModule(Protocol):
     def word_embeddings(self) -> nnx.Param:
         """[V, D], the vocabulary padded."""
 
-    def encode(self, batch: Batch, *, kernel: Kernel, dropout_keys: jax.Array | None = None) -> jax.Array:
+    def encode(self, batch: Batch, *, kernels: Kernels, dropout_keys: jax.Array | None = None) -> jax.Array:
         """The last hidden states, [B, S, D] in the compute dtype.
 
         Dropout is on if there are keys, one for each row. `word_embeddings` in the batch, [B, S, D], stand in
@@ -67,6 +67,11 @@ class HuggingFace:
     """Tensors that a file may have, and of which other tensor they must be a copy."""
     unused: tuple[str, ...]
     """Tensors that a file may have and that nothing here uses."""
+    read_fields: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    """config.json in any spelling that we know -> with `fields` by their names. Raises UserError if a value
+    is none that we can run."""
+    written_fields: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """Further fields of config.json, which follow from ours."""
 
 
 class Encoder(Protocol):
@@ -90,10 +95,13 @@ class Encoder(Protocol):
     def attention_dropout(self, config: Any) -> float:
         """The dropout rate of the attention probabilities."""
 
+    def window(self, config: Any) -> int | None:
+        """How many positions a layer with a window sees to each side; None if no layer has one."""
+
     def flops(self, config: Any, *, sequence_length: int) -> float:
         """FLOPs of the matrix products of a row, forward. A multiply-add counts as two."""
 
-    def kept_bytes(self, config: Any, *, sequence_length: int, kernel: Kernel, tensor: int = 1) -> float:
+    def kept_bytes(self, config: Any, *, sequence_length: int, kernels: Kernels, tensor: int = 1) -> float:
         """Bytes that the forward pass over a row leaves to the backward pass, on one device.
 
         Args:
@@ -117,7 +125,8 @@ class Encoder(Protocol):
 
     @property
     def sequence_classification_head(self) -> Callable[..., Any] | None:
-        """(config, num_labels=, rngs=) -> [B, S, D] -> [B, C] float32 logits; takes dropout_keys."""
+        """(config, num_labels=, rngs=) -> [B, S, D], segment ids [B, S] -> [B, C] float32 logits; takes
+        dropout_keys."""
 
     @property
     def token_classification_head(self) -> Callable[..., Any] | None:

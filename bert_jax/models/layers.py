@@ -2,8 +2,9 @@
 
 Beside its value a parameter carries:
   logical_axes  a name for each dimension, which parallel/sharding.py maps to the mesh: "layers" first where
-                layers are stacked, "vocab" where the vocabulary is padded to a multiple of 128, "labels"
-                where a size depends on the labels of a task
+                layers are stacked, "vocab" where the vocabulary is padded to a multiple of 128, "parts" of
+                a fused product, which Transformers has in one dimension with the next, "labels" where a size
+                depends on the labels of a task
   huggingface   the name of the tensor in Transformers; `{}` stands for the layer of a stacked one
   transposed    whether that tensor has its last two dimensions the other way round, as PyTorch's Linear has
   decay         whether weight decay applies
@@ -48,7 +49,10 @@ def stacked(shape: Sequence[int], depth: Depth) -> tuple[int, ...]:
 
 
 class Dense(nnx.Module):
-    """x @ kernel + bias in the dtype of x: [..., I] -> [..., O]."""
+    """x @ kernel + bias in the dtype of x: [..., I] -> [..., O].
+
+    The initial weights are normally distributed, truncated at `cutoff` standard deviations.
+    """
 
     def __init__(
         self,
@@ -59,8 +63,10 @@ class Dense(nnx.Module):
         huggingface: str,
         depth: Depth,
         rngs: nnx.Rngs,
+        cutoff: float = 2.0,
+        bias: bool = True,
     ):
-        normal = jax.nn.initializers.truncated_normal(stddev)
+        normal = jax.nn.initializers.truncated_normal(stddev, lower=-cutoff, upper=cutoff)
         self.kernel = param(
             normal(rngs.params(), stacked(shape, depth)),
             axes,
@@ -69,34 +75,71 @@ class Dense(nnx.Module):
             decay=True,
             transposed=True,
         )
-        self.bias = param(
-            jnp.zeros(stacked(shape[1:], depth)),
-            axes[1:],
-            huggingface=f"{huggingface}.bias",
-            depth=depth,
-            decay=False,
+        self.bias = (
+            param(
+                jnp.zeros(stacked(shape[1:], depth)),
+                axes[1:],
+                huggingface=f"{huggingface}.bias",
+                depth=depth,
+                decay=False,
+            )
+            if bias
+            else None
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x @ self.kernel[...].astype(x.dtype)
-        return y + along_last_axis(self.bias[...].astype(x.dtype), y)
+        return y if self.bias is None else y + along_last_axis(self.bias[...].astype(x.dtype), y)
+
+
+class FusedDense(nnx.Module):
+    """Several dense layers of the same input as one product, without biases: [..., I] -> [..., P, O]."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        axes: tuple[str | None, str | None],
+        *,
+        parts: int,
+        stddev: float,
+        cutoff: float,
+        huggingface: str,
+        depth: Depth,
+        rngs: nnx.Rngs,
+    ):
+        normal = jax.nn.initializers.truncated_normal(stddev, lower=-cutoff, upper=cutoff)
+        self.kernel = param(
+            normal(rngs.params(), stacked((shape[0], parts, shape[1]), depth)),
+            (axes[0], "parts", axes[1]),
+            huggingface=f"{huggingface}.weight",
+            depth=depth,
+            decay=True,
+            transposed=True,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=1)
 
 
 class LayerNorm(nnx.Module):
     """Layer normalization over the last axis: [..., D] -> [..., D]."""
 
-    def __init__(self, size: int, *, eps: float, huggingface: str, depth: Depth):
+    def __init__(self, size: int, *, eps: float, huggingface: str, depth: Depth, bias: bool = True):
         shape = stacked((size,), depth)
         self.scale = param(
             jnp.ones(shape), ("embed",), huggingface=f"{huggingface}.weight", depth=depth, decay=False
         )
-        self.bias = param(
-            jnp.zeros(shape), ("embed",), huggingface=f"{huggingface}.bias", depth=depth, decay=False
+        self.bias = (
+            param(jnp.zeros(shape), ("embed",), huggingface=f"{huggingface}.bias", depth=depth, decay=False)
+            if bias
+            else None
         )
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+        scale_D = self.scale[...]
+        bias_D = jnp.zeros_like(scale_D) if self.bias is None else self.bias[...]
+        return layer_norm(x, scale_D, bias_D, self.eps)
 
 
 def fold_in(keys: jax.Array | None, index: jax.Array | int) -> jax.Array | None:

@@ -15,7 +15,7 @@ from bert_jax.config import EncoderConfig, MlmConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.models.layers import gather
 from bert_jax.objectives.objective import Metric, RowShape, Sums, pairs
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import decode, decoded_cross_entropy
 from data_pipeline.config import DataConfig
 
@@ -70,11 +70,11 @@ def sums(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     """mlm_loss, in nats, and mlm_accuracy (Devlin et al. 2018, section 3.1)."""
-    hidden_BxSxD = encoder.encode(batch, kernel=kernel, dropout_keys=dropout_keys)
+    hidden_BxSxD = encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys)
     return token_sums(decoder_inputs(head, encoder, hidden_BxSxD, batch["mlm_positions"]), batch)
 
 

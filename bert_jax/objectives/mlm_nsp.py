@@ -15,7 +15,7 @@ from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.models.layers import gather
 from bert_jax.objectives import mlm
 from bert_jax.objectives.objective import Metric, RowShape, Sums, pairs
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from data_pipeline.config import DataConfig
 
@@ -82,11 +82,11 @@ def sums(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     """mlm_loss, mlm_accuracy, nsp_loss and nsp_accuracy; losses in nats."""
-    return pair_sums("nsp", head, encoder, batch, kernel=kernel, dropout_keys=dropout_keys)
+    return pair_sums("nsp", head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
 
 
 def pair_sums(
@@ -95,11 +95,11 @@ def pair_sums(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None,
 ) -> Sums:
     """`sums` of an objective whose label of a pair is called `name`."""
-    hidden_BxSxD = encoder.encode(batch, kernel=kernel, dropout_keys=dropout_keys)
+    hidden_BxSxD = encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys)
     inputs = mlm.decoder_inputs(head, encoder, hidden_BxSxD, batch["mlm_positions"])
     logits_BxPx2 = head.nsp(head.pooler(gather(hidden_BxSxD, batch["cls_positions"])))
     weights = batch["nsp_weights"].ravel()

@@ -14,7 +14,7 @@ from bert_jax.config import MlmSopConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives import mlm, mlm_nsp
 from bert_jax.objectives.objective import Metric, Sums
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from data_pipeline.config import DataConfig
 
 Config = MlmSopConfig
@@ -42,11 +42,11 @@ def sums(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     """mlm_loss, mlm_accuracy, sop_loss and sop_accuracy; losses in nats."""
-    return mlm_nsp.pair_sums("sop", head, encoder, batch, kernel=kernel, dropout_keys=dropout_keys)
+    return mlm_nsp.pair_sums("sop", head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
 
 
 def weights(batch: Batch) -> dict[str, jax.Array]:

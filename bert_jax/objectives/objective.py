@@ -14,7 +14,7 @@ from flax import nnx
 
 from bert_jax.config import EncoderConfig, ObjectiveConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from data_pipeline.config import DataConfig
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -86,7 +86,7 @@ class Objective(Protocol):
         encoder: EncoderModule,
         batch: Batch,
         *,
-        kernel: Kernel,
+        kernels: Kernels,
         dropout_keys: jax.Array | None = None,
     ) -> Sums:
         """Losses and accuracies of a batch. Dropout is on if there are keys, one for each row."""

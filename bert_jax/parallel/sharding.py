@@ -25,6 +25,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
     "heads": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
+    "parts": (),
     "labels": (),
     None: (),
 }

@@ -96,7 +96,7 @@ class Plan:
         """
         spec = self.spec
         copies = 2 if spec.config.train.microbatches > 1 else 1
-        a_row = kept_bytes(spec.network, spec.rows, kernel=spec.kernel, tensor=spec.config.mesh.tensor)
+        a_row = kept_bytes(spec.network, spec.rows, kernels=spec.kernels, tensor=spec.config.mesh.tensor)
         kept = self.rows * a_row
         return self.parameters * (1 + copies) + self.optimizer + kept
 
@@ -189,7 +189,7 @@ def report(plan: Plan) -> Iterator[str]:
     yield (
         f"{config.train.global_batch_size:,} rows of {config.data.sequence_length} a step, "
         f"{plan.rows} a chip in each of {config.train.microbatches} microbatch(es), "
-        f"attention {spec.kernel.NAME}, remat {model.remat}"
+        f"attention {spec.kernels.names}, remat {model.remat}"
     )
     layers = model.num_hidden_layers
     has_loops = model.scan_unroll < layers or config.train.microbatches > 1

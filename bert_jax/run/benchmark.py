@@ -146,7 +146,7 @@ def report(result: Result) -> Iterator[str]:
     yield f"{result.devices} x {result.device}, jax {jax.__version__}"
     yield (
         f"{rows:,} rows of {config.data.sequence_length} a step, {config.model.dtype}, attention "
-        f"{spec.kernel.NAME}, remat {config.model.remat}, {config.train.microbatches} microbatch(es)"
+        f"{spec.kernels.names}, remat {config.model.remat}, {config.train.microbatches} microbatch(es)"
     )
     batches = f"synthetic: {result.why_synthetic}" if result.why_synthetic else f"of {config.data.dir}"
     yield f"batches are {batches}"

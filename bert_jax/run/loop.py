@@ -134,7 +134,7 @@ class _Run:
             data.write_tokenizer(workdir / "tokenizer")
             run_files.write(spec, workdir)
         log.info("%s", describe_devices(spec, mesh))
-        log.info("%s steps; attention kernel %s", f"{spec.steps:,}", spec.kernel.NAME)
+        log.info("%s steps; attention kernel %s", f"{spec.steps:,}", spec.kernels.names)
 
     def restore(self) -> None:
         """Where the state comes from:

@@ -17,7 +17,7 @@ from flax import nnx
 from bert_jax.config import ClassificationConfig, EncoderConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Metric, RowShape, Sums
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import text
 from bert_jax.tasks.columns import label_name
@@ -84,12 +84,12 @@ def logits(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
     """[B, C]"""
-    hidden_BxSxD = encoder.encode(batch, kernel=kernel, dropout_keys=dropout_keys)
-    return head(hidden_BxSxD, dropout_keys=dropout_keys)
+    hidden_BxSxD = encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys)
+    return head(hidden_BxSxD, batch["segment_ids"], dropout_keys=dropout_keys)
 
 
 def sums(
@@ -98,10 +98,10 @@ def sums(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
-    found = logits(settings, head, encoder, batch, kernel=kernel, dropout_keys=dropout_keys)
+    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
     return loss_sums(found, batch)
 
 

@@ -21,7 +21,7 @@ from flax import nnx
 from bert_jax.config import EncoderConfig, QuestionAnsweringConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Metric, RowShape, Sums
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import classification, columns, records
 from bert_jax.tasks.features import Features, all_labelled, make_arrays
@@ -225,11 +225,11 @@ def logits(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
     """[B, S, 2]: index 0 says whether the answer begins at a token, and 1 whether it ends there."""
-    hidden_BxSxD = encoder.encode(batch, kernel=kernel, dropout_keys=dropout_keys)
+    hidden_BxSxD = encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys)
     return head(hidden_BxSxD, dropout_keys=dropout_keys)
 
 
@@ -239,10 +239,10 @@ def sums(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
-    found = logits(settings, head, encoder, batch, kernel=kernel, dropout_keys=dropout_keys)
+    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
     return loss_sums(found, batch)
 
 

@@ -17,7 +17,7 @@ from flax import nnx
 from bert_jax.config import EncoderConfig, RegressionConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Metric, RowShape, Sums
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.tasks import classification, text
 from bert_jax.tasks.columns import number
 from bert_jax.tasks.features import Features, all_labelled
@@ -71,10 +71,10 @@ def sums(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
-    found = logits(settings, head, encoder, batch, kernel=kernel, dropout_keys=dropout_keys)
+    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
     return loss_sums(found, batch)
 
 

@@ -12,7 +12,7 @@ import tokenizers
 from bert_jax.config import ObjectiveConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Objective, Sums
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.tasks.features import Features
 
 
@@ -71,7 +71,7 @@ class Task(Objective, Protocol):
         encoder: EncoderModule,
         batch: Batch,
         *,
-        kernel: Kernel,
+        kernels: Kernels,
         dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
         """float32, a row for each row of the batch."""

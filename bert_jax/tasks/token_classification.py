@@ -21,7 +21,7 @@ from flax import nnx
 from bert_jax.config import EncoderConfig, TokenClassificationConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Metric, RowShape, Sums
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import classification, columns, records
 from bert_jax.tasks.features import Features, all_labelled, label_index, make_arrays
@@ -179,11 +179,11 @@ def logits(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
     """[B, S, C]"""
-    hidden_BxSxD = encoder.encode(batch, kernel=kernel, dropout_keys=dropout_keys)
+    hidden_BxSxD = encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys)
     return head(hidden_BxSxD, dropout_keys=dropout_keys)
 
 
@@ -193,10 +193,10 @@ def sums(
     encoder: EncoderModule,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
-    found = logits(settings, head, encoder, batch, kernel=kernel, dropout_keys=dropout_keys)
+    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
     return loss_sums(found, batch)
 
 

@@ -19,7 +19,7 @@ from bert_jax.models import encoder_of
 from bert_jax.models.encoder import Batch, Encoder
 from bert_jax.models.layers import Axes, Depth
 from bert_jax.objectives.objective import Objective, RowShape, Sums
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.precision import precision
 
 Params = dict[str, Any]
@@ -102,21 +102,21 @@ def sums(
     params: Params,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     """Losses and accuracies of a batch. Dropout is on if there are keys, one for each row."""
     with precision(network.model.dtype):
         both = modules(network, params)
         return network.objective.sums(
-            network.settings, both.objective, both.encoder, batch, kernel=kernel, dropout_keys=dropout_keys
+            network.settings, both.objective, both.encoder, batch, kernels=kernels, dropout_keys=dropout_keys
         )
 
 
-def encode(network: Network, params: Params, batch: Batch, *, kernel: Kernel) -> jax.Array:
+def encode(network: Network, params: Params, batch: Batch, *, kernels: Kernels) -> jax.Array:
     """The last hidden states, [B, S, D] in the compute dtype."""
     with precision(network.model.dtype):
-        return modules(network, params).encoder.encode(batch, kernel=kernel)
+        return modules(network, params).encoder.encode(batch, kernels=kernels)
 
 
 def count_parameters(network: Network) -> int:
@@ -141,8 +141,8 @@ def flops(network: Network, rows: RowShape) -> float:
     return 3.0 * (encoder + network.objective.flops(network.settings, network.model, rows))
 
 
-def kept_bytes(network: Network, rows: RowShape, *, kernel: Kernel, tensor: int = 1) -> float:
+def kept_bytes(network: Network, rows: RowShape, *, kernels: Kernels, tensor: int = 1) -> float:
     """Bytes that the forward pass over a row leaves to the backward pass, on one device of `tensor`."""
     S, model = rows.sequence_length, network.model
-    encoder = network.encoder.kept_bytes(model, sequence_length=S, kernel=kernel, tensor=tensor)
+    encoder = network.encoder.kept_bytes(model, sequence_length=S, kernels=kernels, tensor=tensor)
     return encoder + network.objective.kept_bytes(network.settings, model, rows, tensor=tensor)

@@ -13,8 +13,8 @@ from bert_jax.config import Config, EncoderConfig
 from bert_jax.config.sections import MAX_STEPS, check_steps
 from bert_jax.objectives import objective_for
 from bert_jax.objectives.objective import Metric, RowShape
-from bert_jax.ops.attention import select_kernel
-from bert_jax.ops.attention.kernel import Kernel, Request
+from bert_jax.ops.attention import select_kernels
+from bert_jax.ops.attention.kernel import Kernels, Request
 from bert_jax.parallel.platform import Platform
 from bert_jax.training.batch_ramp import Stage, make_stages
 from bert_jax.training.budget import resolve_budget
@@ -35,8 +35,8 @@ class RunSpec:
     checkpoint_every: int
     best: Metric
     """Says which checkpoints are best."""
-    kernel: Kernel
-    """The attention kernel."""
+    kernels: Kernels
+    """The attention kernels."""
 
     @property
     def max_steps(self) -> int:
@@ -90,7 +90,7 @@ def pretraining_spec(config: Config, model: EncoderConfig, platform: Platform) -
         eval_every=train.eval_every,
         checkpoint_every=config.checkpoint.every,
         best=best_metric(network, config.checkpoint.best),
-        kernel=kernel_for(network, rows, platform),
+        kernels=kernels_for(network, rows, platform),
     )
 
 
@@ -106,8 +106,8 @@ def best_metric(network: Network, asked: str | None) -> Metric:
     return found
 
 
-def kernel_for(network: Network, rows: RowShape, platform: Platform) -> Kernel:
-    """The attention kernel of a run; raises UserError where the one that was asked for refuses."""
+def kernels_for(network: Network, rows: RowShape, platform: Platform) -> Kernels:
+    """The attention kernels of a run; raises UserError where the one that was asked for refuses."""
     model = network.model
     request = Request(
         platform=platform.name,
@@ -118,4 +118,4 @@ def kernel_for(network: Network, rows: RowShape, platform: Platform) -> Kernel:
         dropout=network.encoder.attention_dropout(model) > 0,
         packed=rows.max_sequences > 1,
     )
-    return select_kernel(model.attention, request)
+    return select_kernels(model.attention, request, window=network.encoder.window(model))

@@ -122,7 +122,7 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
 
     def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, Sums]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
-        sums = network.sums(spec.network, params, part, kernel=spec.kernel, dropout_keys=keys)
+        sums = network.sums(spec.network, params, part, kernels=spec.kernels, dropout_keys=keys)
         total = sum(mean((sums[name][0], weight)) for name, weight in weights.items())
         return jnp.asarray(total), sums
 
@@ -148,7 +148,7 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
     over_data = sharding.sum_over_data(
         summed,
         dtype=train.reduce_dtype,
-        manual_axes=spec.kernel.MANUAL_AXES,
+        manual_axes=spec.kernels.manual_axes,
         early=jax.tree.map(lambda is_stacked: is_stacked and parts == 1, stacked),
     )
     return over_data(state.params, batch, rows)
@@ -156,7 +156,7 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
 
 def eval_step(spec: RunSpec, params: Params, batch: Batch) -> Sums:
     """(sum, weight) pairs of a held-out batch, without dropout."""
-    return network.sums(spec.network, params, unpack(batch), kernel=spec.kernel)
+    return network.sums(spec.network, params, unpack(batch), kernels=spec.kernels)
 
 
 def _microbatches(batch: Any, parts: int) -> Any:

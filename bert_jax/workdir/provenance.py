@@ -28,7 +28,7 @@ def provenance(spec: RunSpec, *, workdir: Path) -> dict[str, Any]:
         "processes": jax.process_count(),
         "devices": jax.device_count(),
         "device": jax.devices()[0].device_kind,
-        "kernel": spec.kernel.NAME,
+        "kernel": spec.kernels.names,
         "changes": differences(load_config(workdir), spec.config) if steps_of(workdir) else [],
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from bert_jax import models, objectives, tasks
 from bert_jax.config import Config, ModelConfig, as_json
 from bert_jax.objectives.objective import RowShape
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import PLAIN
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec, best_metric
 from data_pipeline.errors import UserError
@@ -65,7 +65,7 @@ def spec_to_json(spec: RunSpec) -> str:
         "eval_every": spec.eval_every,
         "checkpoint_every": spec.checkpoint_every,
         "best": spec.best.name,
-        "kernel": spec.kernel.NAME,
+        "kernel": spec.kernels.names,
     }
     return json.dumps(fields, indent=2) + "\n"
 
@@ -88,7 +88,7 @@ def spec_from_json(text: str, config: Config) -> RunSpec:
             network=network,
             rows=RowShape(**{name: int(size) for name, size in fields["rows"].items()}),
             best=best_metric(network, fields["best"]),
-            kernel=xla,
+            kernels=PLAIN,
             **counts,
         )
     except UserError:

@@ -70,7 +70,7 @@ def ours(case: Case, batches: list[Arrays]) -> Side:
         return found["peak_bytes_in_use"] if found else None
 
     known = chip(jax.devices()[0].device_kind)
-    facts = {"kernel": spec.kernel.NAME, "flops": spec.step_flops, "peak": known.flops if known else None}
+    facts = {"kernel": spec.kernels.names, "flops": spec.step_flops, "peak": known.flops if known else None}
     return Side(step, peak_bytes, facts)
 
 

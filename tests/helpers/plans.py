@@ -25,7 +25,7 @@ for name, text, options in json.load(sys.stdin):
         "name": name, "report": list(report(found)), "fits": found.fits, "rows": found.rows,
         "collectives": found.compiled.collectives, "parameters": found.parameters,
         "optimizer": found.optimizer, "devices": found.devices, "memory": found.compiled.memory,
-        "attention": found.spec.kernel.NAME, "temporary": found.compiled.temporary,
+        "attention": found.spec.kernels.names, "temporary": found.compiled.temporary,
         "custom_calls": found.compiled.custom_calls,
     }), flush=True)
 """

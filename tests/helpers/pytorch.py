@@ -7,21 +7,40 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
 from bert_jax.config import Config
 from bert_jax.interop import huggingface
 from bert_jax.training.network import Network, Params
 from data_pipeline.batch import unpack
 
+SPECIAL_TOKENS = {f"{role}_token_id": 0 for role in ("pad", "bos", "eos", "cls", "sep")}
+"""Ids that any vocabulary has; they change no number that is compared."""
+
 
 def pytorch_model(kind: Any, network: Network, params: Params) -> Any:
-    """`kind` is BertForPreTraining or BertForMaskedLM."""
-    fields = {name: getattr(network.model, name) for name in network.encoder.HUGGINGFACE.fields}
-    made = kind(transformers.BertConfig(**fields))
+    """`kind` is BertForPreTraining, say."""
+    made = kind(kind.config_class(**huggingface.to_config(network) | SPECIAL_TOKENS))
     weights = huggingface.to_tensors(network, params)
     made.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, strict=False)
     return made
+
+
+def first_sequences(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keeps the first sequence of each row."""
+    first = batch["segment_ids"] == 1
+    kept = np.take_along_axis(first, batch["mlm_positions"], axis=1) & (batch["mlm_weights"] > 0)
+    return {
+        "token_ids": np.where(first, batch["token_ids"], 0),
+        "segment_ids": first.astype(np.int32),
+        "position_ids": np.where(first, batch["position_ids"], 0),
+        "token_type_ids": np.where(first, batch["token_type_ids"], 0),
+        "mlm_positions": batch["mlm_positions"],
+        "mlm_targets": batch["mlm_targets"],
+        "mlm_weights": kept.astype(np.float32),
+        "cls_positions": batch["cls_positions"][:, :1],
+        "nsp_labels": batch["nsp_labels"][:, :1],
+        "nsp_weights": batch["nsp_weights"][:, :1],
+    }
 
 
 def arguments(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -43,7 +62,7 @@ def adamw(config: Config, model: Any, **options: Any) -> torch.optim.AdamW:
     o = config.optimizer
     decayed, not_decayed = [], []
     for name, parameter in model.named_parameters():
-        (not_decayed if name.endswith(".bias") or "LayerNorm" in name else decayed).append(parameter)
+        (not_decayed if name.endswith(".bias") or "norm" in name.lower() else decayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": o.weight_decay},
         {"params": not_decayed, "weight_decay": 0.0},

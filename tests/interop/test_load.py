@@ -148,12 +148,12 @@ def test_a_run_with_a_kernel_for_a_chip_opens_without_one(config: Config, tmp_pa
         data__max_sequences_per_row=1,
     )
     spec = spec_of(asked, platform=Platform("cuda", 9.0))
-    assert spec.kernel is cudnn
+    assert spec.kernels.whole is cudnn
     run_files.write(spec, tmp_path)
     shutil.copytree(Path(config.data.dir) / "tokenizer", tmp_path / "tokenizer")
     with Checkpoints(tmp_path, spec) as checkpoints:
         checkpoints.save(2, init_state(spec)._replace(step=np.asarray(2, np.int32)), Progress())
-    assert load_workdir(tmp_path)[0].kernel is xla
+    assert load_workdir(tmp_path)[0].kernels.whole is xla
     assert fill_mask(tmp_path, TEXT)
 
 

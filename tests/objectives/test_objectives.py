@@ -12,7 +12,7 @@ import scipy.special
 from bert_jax.config import BertConfig, Config, MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig
 from bert_jax.objectives import OBJECTIVES, mlm, mlm_nsp, mlm_sop, objective_for
 from bert_jax.objectives.objective import Objective, mean
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import PLAIN
 from bert_jax.training import network
 from bert_jax.training.network import Network, Params, init_params, modules, parameters
 from data_pipeline.config import DataConfig
@@ -73,10 +73,10 @@ def test_masked_tokens_alone_train_no_head_for_pairs(config: Config):
 def test_losses_are_those_of_numpy(config: Config, objective: Objective, batches):
     found = network_of(config, objective)
     params, (batch,) = lively_params(found), batches(1)
-    sums = network.sums(found, params, batch, kernel=xla)
+    sums = network.sums(found, params, batch, kernels=PLAIN)
 
     both = modules(found, params)
-    hidden = both.encoder.encode(batch, kernel=xla)
+    hidden = both.encoder.encode(batch, kernels=PLAIN)
     taken = np.take_along_axis(np.asarray(hidden), batch["mlm_positions"][..., None], axis=1)
     head = both.objective
     table, bias = np.asarray(both.encoder.word_embeddings[...]), np.asarray(head.mlm.bias[...])
@@ -104,7 +104,7 @@ def test_the_sums_of_two_halves_are_those_of_the_whole(config: Config, objective
     rows = len(batch["token_ids"])
     cut = rows // 4  # halves of unequal size and weight
     parts = [{name: x[where] for name, x in batch.items()} for where in (slice(cut), slice(cut, rows))]
-    whole, first, second = (network.sums(found, params, part, kernel=xla) for part in (batch, *parts))
+    whole, first, second = (network.sums(found, params, part, kernels=PLAIN) for part in (batch, *parts))
     for name in whole:
         np.testing.assert_allclose(whole[name], np.add(first[name], second[name]), rtol=1e-5, err_msg=name)
 
@@ -112,7 +112,7 @@ def test_the_sums_of_two_halves_are_those_of_the_whole(config: Config, objective
 def test_what_is_minimized_and_shown_is_what_is_summed(config: Config, objective: Objective, batches):
     found = network_of(config, objective)
     (batch,) = batches(1)
-    sums = jax.eval_shape(lambda: network.sums(found, lively_params(found), batch, kernel=xla))
+    sums = jax.eval_shape(lambda: network.sums(found, lively_params(found), batch, kernels=PLAIN))
     losses = {name for name in sums if name.endswith("_loss")}
     assert objective.weights(batch).keys() == losses
     assert {metric.name for metric in objective.metrics(found.settings)} - {"loss"} <= sums.keys()

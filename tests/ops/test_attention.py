@@ -235,7 +235,7 @@ def test_a_kernel_that_cannot_do_it_says_why(asked: str, request_: Request, mess
 
 def test_a_run_asks_for_what_its_config_needs(config: Config):
     spec = spec_of(config)
-    assert spec.kernel is xla
+    assert spec.kernels.whole is xla
     assert spec.config.model.attention == "auto", "what was chosen is not stored as if it had been asked for"
     long = replace(
         config,
@@ -244,7 +244,9 @@ def test_a_run_asks_for_what_its_config_needs(config: Config):
         data__sequence_length=512,
         data__masking=MaskingConfig(max_predictions=77),
     )
-    assert spec_of(long, platform=Platform("tpu")).kernel is splash
-    assert spec_of(long, platform=Platform("cuda", 9.0)).kernel is xla, "rows are packed, and it is float32"
+    assert spec_of(long, platform=Platform("tpu")).kernels.whole is splash
+    assert spec_of(long, platform=Platform("cuda", 9.0)).kernels.whole is xla, (
+        "rows are packed, and it is float32"
+    )
     with pytest.raises(UserError, match="'cudnn' is for NVIDIA GPUs"):
         spec_of(replace(long, model__attention="cudnn"))

@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 
-from bert_jax.config import Config, MeshConfig
+from bert_jax.config import Config, MeshConfig, MlmConfig, ModernBertConfig
 from bert_jax.interop import huggingface
 from bert_jax.parallel import sharding
 from bert_jax.training.step import init_state, train_step
 from tests.helpers.configs import replace, spec_of
-from tests.helpers.pytorch import adamw, arguments, pytorch_model
+from tests.helpers.pytorch import adamw, arguments, first_sequences, pytorch_model
 
 STEPS = 20
 
@@ -32,24 +32,6 @@ def config(config: Config) -> Config:
     )
 
 
-def unpacked(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Keeps the first sequence of each row."""
-    first = batch["segment_ids"] == 1
-    kept = np.take_along_axis(first, batch["mlm_positions"], axis=1) & (batch["mlm_weights"] > 0)
-    return {
-        "token_ids": np.where(first, batch["token_ids"], 0),
-        "segment_ids": first.astype(np.int32),
-        "position_ids": np.where(first, batch["position_ids"], 0),
-        "token_type_ids": np.where(first, batch["token_type_ids"], 0),
-        "mlm_positions": batch["mlm_positions"],
-        "mlm_targets": batch["mlm_targets"],
-        "mlm_weights": kept.astype(np.float32),
-        "cls_positions": batch["cls_positions"][:, :1],
-        "nsp_labels": batch["nsp_labels"][:, :1],
-        "nsp_weights": batch["nsp_weights"][:, :1],
-    }
-
-
 def pytorch_loss(theirs: transformers.BertForPreTraining, batch: dict[str, np.ndarray]) -> torch.Tensor:
     nsp = np.where(batch["nsp_weights"][:, 0] > 0, batch["nsp_labels"][:, 0], -100)
     return theirs(**arguments(batch), next_sentence_label=torch.tensor(nsp).long()).loss
@@ -58,7 +40,7 @@ def pytorch_loss(theirs: transformers.BertForPreTraining, batch: dict[str, np.nd
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_twenty_steps_are_those_of_pytorch(config: Config, batches, schedule: str):
     config = replace(config, optimizer__schedule=schedule)
-    data = [unpacked(batch) for batch in batches(STEPS)]
+    data = [first_sequences(batch) for batch in batches(STEPS)]
     spec = spec_of(config)
     state = init_state(spec)
 
@@ -94,5 +76,48 @@ def test_twenty_steps_are_those_of_pytorch(config: Config, batches, schedule: st
             # The same amount on every logit of a softmax: the gradient is zero but for rounding.
             assert max(np.abs(array).max(), expected[name].abs().max()) < 1e-4
             continue
+        difference = np.linalg.norm(array - expected[name].numpy()) / np.linalg.norm(expected[name].numpy())
+        assert difference <= 1e-4, name
+
+
+def test_twenty_steps_of_modernbert_are_those_of_pytorch(config: Config, batches):
+    """AdamW with clipping and a schedule on rows of one sequence; norms do not decay."""
+    model = ModernBertConfig(
+        vocab_size=700,
+        hidden_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=72,
+        max_position_embeddings=64,
+        local_attention=16,
+    )
+    config = replace(
+        config,
+        model=model,
+        objective=MlmConfig(),
+        optimizer__learning_rate=2e-3,
+        optimizer__clip_norm=0.5,
+    )
+    spec = spec_of(config)
+    state = init_state(spec)
+    theirs = pytorch_model(transformers.ModernBertForMaskedLM, spec.network, state.params).eval()
+    optimizer = adamw(config, theirs)
+    scheduler = transformers.get_linear_schedule_with_warmup(optimizer, spec.warmup_steps, spec.steps)
+    step = jax.jit(functools.partial(train_step, spec, spec.stages[-1]))
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])):
+        for batch in map(first_sequences, batches(STEPS)):
+            state, metrics = step(state, batch)
+            asked = arguments(batch)
+            del asked["token_type_ids"]
+            loss = theirs(**asked).loss
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+            optimizer.step()
+            scheduler.step()
+            assert abs(float(metrics["loss"]) - loss.item()) <= 1e-4
+            assert float(metrics["grad_norm"]) == pytest.approx(norm.item(), rel=1e-4)
+    expected = theirs.state_dict()
+    for name, array in huggingface.to_tensors(spec.network, state.params).items():
         difference = np.linalg.norm(array - expected[name].numpy()) / np.linalg.norm(expected[name].numpy())
         assert difference <= 1e-4, name

@@ -21,7 +21,7 @@ from bert_jax.models.encoder import Batch
 from bert_jax.models.layers import gather
 from bert_jax.objectives import OBJECTIVES, mlm, mlm_nsp
 from bert_jax.objectives.objective import Objective
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import PLAIN
 from bert_jax.tasks import TASKS
 from bert_jax.training.network import Network, Params, encode, init_params, modules, parameters
 
@@ -118,7 +118,7 @@ def tensors_of(theirs: torch.nn.Module) -> dict[str, np.ndarray]:
 def logits_of(network: Network, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Ours of the masked tokens, [B, K, V], and of the next sentences, [B, P, 2]."""
     both = modules(network, params)
-    head, hidden_BxSxD = both.objective, both.encoder.encode(batch, kernel=xla)
+    head, hidden_BxSxD = both.objective, both.encoder.encode(batch, kernels=PLAIN)
     tokens = mlm.decoder_inputs(head, both.encoder, hidden_BxSxD, batch["mlm_positions"])
     pooled_BxPxD = head.pooler(gather(hidden_BxSxD, batch["cls_positions"]))
     return tokens.logits_BxKxV, head.nsp(pooled_BxPxD)
@@ -225,7 +225,7 @@ def test_real_weights_give_the_hidden_states_of_transformers():
         "position_ids": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
         "token_type_ids": np.zeros_like(ids),
     }
-    found = np.asarray(jax.jit(lambda params: encode(network, params, batch, kernel=xla))(params))
+    found = np.asarray(jax.jit(lambda params: encode(network, params, batch, kernels=PLAIN))(params))
     assert np.abs(found - expected)[inside > 0].max() <= 1e-4
 
 
@@ -260,5 +260,13 @@ def test_a_config_that_we_cannot_run_is_refused(change, message):
     fields = huggingface.to_config(pretraining(SHAPES["small"]))
     with pytest.raises(ValueError, match=message):
         huggingface.from_config(fields | change)
-    with pytest.raises(ValueError, match=r"config\.json has no vocab_size"):
-        huggingface.from_config({name: value for name, value in fields.items() if name != "vocab_size"})
+
+
+def test_what_a_config_leaves_out_is_as_in_transformers():
+    """Those of BERT's early days have no layer_norm_eps."""
+    network = huggingface.from_config({"model_type": "bert"})
+    assert network.model == BertConfig()
+    fields, theirs = huggingface.to_config(network), transformers.BertConfig().to_dict()
+    common = (fields.keys() & theirs.keys()) - {"architectures", "dtype"}
+    assert len(common) > 12
+    assert {name: fields[name] for name in common} == {name: theirs[name] for name in common}

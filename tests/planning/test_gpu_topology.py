@@ -90,7 +90,7 @@ def test_every_target_is_a_chip_with_a_little_less_memory():
 def test_memory_is_compared_here_as_the_compiler_refuses_nothing(packed: Config):
     compiled = Compiled(1.0, 50e9, 40e9, None, None, [], {"__cudnn$fmhaSoftmax": 2}, refused=False)
     spec = spec_of(packed, platform=gpu_topology.platform_of(TARGETS["h100"]))
-    assert spec.kernel.NAME == "cudnn"
+    assert spec.kernels.names == "cudnn"
     enough = Plan(spec, pod_of("h100:2x4", memory=60e9), 1e9, 2e9, compiled)
     little = Plan(spec, pod_of("h100:2x4", memory=49e9), 1e9, 2e9, compiled)
     assert enough.fits

@@ -24,7 +24,7 @@ from bert_jax.config import (
 )
 from bert_jax.interop import huggingface
 from bert_jax.objectives.objective import RowShape, Sums
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import PLAIN
 from bert_jax.tasks import TASKS, task_of
 from bert_jax.tasks.task import Task
 from bert_jax.tasks.token_classification import TokenLabels
@@ -148,8 +148,8 @@ def test_a_task_goes_from_a_file_to_scores_an_explanation_and_hugging_face(task:
     @jax.jit
     def apply(params: dict[str, Any], batch: dict[str, jax.Array]) -> tuple[jax.Array, Sums, Sums]:
         both = modules(network, params)
-        logits = task.logits(settings, both.objective, both.encoder, batch, kernel=xla)
-        return logits, task.loss_sums(logits, batch), sums(network, params, batch, kernel=xla)
+        logits = task.logits(settings, both.objective, both.encoder, batch, kernels=PLAIN)
+        return logits, task.loss_sums(logits, batch), sums(network, params, batch, kernels=PLAIN)
 
     logits, found, at_once = apply(params, batch)
     assert logits.dtype == jnp.float32

@@ -12,7 +12,7 @@ from bert_jax.config import BertConfig, ClassificationConfig, Config, load_recip
 from bert_jax.objectives import OBJECTIVES, mlm_nsp
 from bert_jax.objectives.objective import Objective
 from bert_jax.ops.attention import splash, xla
-from bert_jax.ops.attention.kernel import Kernel
+from bert_jax.ops.attention.kernel import Kernel, Kernels
 from bert_jax.tasks import TASKS, classification
 from bert_jax.training.chips import chip
 from bert_jax.training.network import (
@@ -122,7 +122,7 @@ def test_kept_bytes_are_those_of_the_paper(kernel: Kernel, dropout: float, a_h: 
     spec = spec_of(config)
     s, h, a, L = 128, 1024, 16, 24
     logits = 20 * spec.network.model.padded_vocab_size * 4
-    found = kept_bytes(spec.network, spec.rows, kernel=kernel)
+    found = kept_bytes(spec.network, spec.rows, kernels=Kernels(kernel))
     assert found == L * s * h * (34 + a_h * a * s / h) + logits
 
 
@@ -140,7 +140,7 @@ def test_a_step_takes_little_more_memory_than_it_must(config: Config):
     memory = compile_step(spec, donate_argnums=0).memory_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     sizes = jax.tree.leaves(jax.eval_shape(lambda: init_state(spec).params))
-    kept = 64 * kept_bytes(spec.network, spec.rows, kernel=spec.kernel)
+    kept = 64 * kept_bytes(spec.network, spec.rows, kernels=spec.kernels)
     assert 1 < used / (16 * sum(leaf.size for leaf in sizes) + kept) < 1.25
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from bert_jax.config import Config
 from bert_jax.models.layers import gather
 from bert_jax.objectives import mlm
-from bert_jax.ops.attention import xla
+from bert_jax.ops.attention import PLAIN
 from bert_jax.parallel import sharding
 from bert_jax.planning.collectives import collectives
 from bert_jax.training.fits import check_fits
@@ -129,7 +129,7 @@ def test_the_other_generator_drops_too(config: Config, on_one_device):
 def logits_of(config: Config, params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
     """[B, K, V] of the masked tokens and [B, P, 2] of the pairs."""
     both = modules(spec_of(config).network, params)
-    hidden_BxSxD = both.encoder.encode(batch, kernel=xla)
+    hidden_BxSxD = both.encoder.encode(batch, kernels=PLAIN)
     inputs = mlm.decoder_inputs(both.objective, both.encoder, hidden_BxSxD, batch["mlm_positions"])
     pooled_BxPxD = both.objective.pooler(gather(hidden_BxSxD, batch["cls_positions"]))
     return inputs.logits_BxKxV, both.objective.nsp(pooled_BxPxD)

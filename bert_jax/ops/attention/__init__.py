@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.ops.attention import block_local, cudnn, splash, xla
-from bert_jax.ops.attention.kernel import Kernel, Request
+from bert_jax.ops.attention.kernel import Kernel, Kernels, Request
 from data_pipeline.errors import UserError
 
 KERNELS: tuple[Kernel, ...] = (splash, cudnn, block_local, xla)
 """`model.attention` "auto" is the first that does not refuse; the last refuses nothing."""
+
+PLAIN = Kernels(xla, xla)
+"""Serves any layer of any model anywhere."""
 
 
 def attention(
@@ -37,6 +40,21 @@ def attention(
         dropout_keys=dropout_keys,
     )
     return jnp.where((segment_ids_BxS > 0)[:, :, None, None], attended_BxSxHxE, 0)
+
+
+def select_kernels(asked: str, request: Request, *, window: int | None) -> Kernels:
+    """`select_kernel` for each kind of layers; `window` is None where none has one.
+
+    One that was asked for by name serves the layers that it can, and must be able to serve some: the others
+    have what "auto" gives them.
+    """
+    if window is None:
+        return Kernels(select_kernel(asked, request))
+    requests = request, request._replace(window=window)
+    named = next((kernel for kernel in KERNELS if asked == kernel.NAME), None)
+    if named is None or all(named.refuses(each) for each in requests):
+        return Kernels(*(select_kernel(asked, each) for each in requests))
+    return Kernels(*(select_kernel("auto" if named.refuses(each) else asked, each) for each in requests))
 
 
 def select_kernel(asked: str, request: Request) -> Kernel:

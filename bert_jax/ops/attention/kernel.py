@@ -1,4 +1,4 @@
-"""What an attention kernel is, and the request that it takes or refuses."""
+"""What an attention kernel is, the request that it takes or refuses, and those that a model has."""
 
 from __future__ import annotations
 
@@ -71,3 +71,30 @@ class Kernel(Protocol):
           dropout_rate: of the probabilities, where there are keys.
           dropout_keys: [B] typed keys, one a row; None: no dropout.
         """
+
+
+class Kernels(NamedTuple):
+    """The attention kernels of a model, which may have layers of two kinds."""
+
+    whole: Kernel
+    """For layers that see all of a sequence."""
+    windowed: Kernel | None = None
+    """For layers that see a window; None where there are none."""
+
+    def of(self, window: int | None) -> Kernel:
+        """The kernel of the layers with that window."""
+        if window is None:
+            return self.whole
+        assert self.windowed is not None, "the encoder did not say that it has a window"
+        return self.windowed
+
+    @property
+    def names(self) -> str:
+        if self.windowed is None:
+            return self.whole.NAME
+        return f"{self.whole.NAME}, {self.windowed.NAME} within windows"
+
+    @property
+    def manual_axes(self) -> bool:
+        """Whether one of them cuts mesh axes by hand."""
+        return any(kernel.MANUAL_AXES for kernel in self if kernel is not None)
