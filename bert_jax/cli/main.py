@@ -20,9 +20,10 @@ from typing import Any
 
 import tyro
 
-from bert_jax.cli.commands import VERBS, Finetune, Glue, Plan, Report, ShowConfig
+from bert_jax.cli.commands import VERBS, Finetune, Glue, Plan, Prepare, Pretrain, Report, ShowConfig
+from bert_jax.cli.phases import chained
 from bert_jax.config import Config
-from bert_jax.config.recipe import load_recipe
+from bert_jax.config.recipe import load_phases, load_recipe
 from bert_jax.config.sections import FOLLOWS_IN_FINETUNING
 from bert_jax.parallel.exit_status import BROKEN_PIPE, KEYBOARD_INTERRUPT, OK, USER_ERROR
 from data_pipeline.errors import UserError
@@ -64,28 +65,46 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
     kind = VERBS[verb]
     prog = f"bert-jax {verb}"
-    default: Any = tyro.MISSING_NONPROP
-    if _takes_config(kind):
-        prog += " CONFIG"
-        if rest and not rest[0].startswith("-"):
-            config = load_recipe(rest.pop(0))
-            if kind is Plan:  # layer by layer a compilation takes minutes; a flag may still ask for it
-                config = dataclasses.replace(config, model=dataclasses.replace(config.model, scan_unroll=1))
-        elif {"-h", "--help"} & set(rest):
-            config = Config()
-        else:
-            raise UserError(f"give a config file after {verb!r}, for example configs/demo.py")
-        required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
-        default = kind(**dict.fromkeys(required, tyro.MISSING_NONPROP) | {"config": config})
-    command = _parse(kind, default, prog, rest)
-    if command is None:
+    if not _takes_config(kind):
+        command = _parse(kind, tyro.MISSING_NONPROP, prog, rest)
+        return OK if command is None else _execute(command)
+    phases = _phases(kind, verb, rest)
+    commands = {name: _parse(kind, _default(kind, config), f"{prog} CONFIG", rest) for name, config in phases}
+    if None in commands.values():
         return OK
-    if _takes_config(kind):
-        check_flags(command, rest)
-    if _takes_config(kind) and kind is not ShowConfig:
-        _check_task(verb, command.config, tunes=kind in (Finetune, Glue))
-    with _one_line(), _folders(command) as command:
-        return command()
+    for command in commands.values():
+        check_flags(command, rest, phases=len(commands))
+        if kind is not ShowConfig:
+            _check_task(verb, command.config, tunes=kind in (Finetune, Glue))
+    for command in chained(commands):
+        if status := _execute(command):
+            return status
+    return OK
+
+
+def _phases(kind: type, verb: str, arguments: list[str]) -> list[tuple[str, Config]]:
+    """The configs of the file that is the first argument, which is taken off, by phase."""
+    if not arguments or arguments[0].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            return [("", Config())]
+        raise UserError(f"give a config file after {verb!r}, for example configs/demo.py")
+    file = arguments.pop(0)
+    phases = load_phases(file) if kind in (Prepare, Pretrain) else {"": load_recipe(file)}
+    if kind is Plan:  # layer by layer a compilation takes minutes; a flag may still ask for it
+        scanned = dataclasses.replace(phases[""].model, scan_unroll=1)
+        phases = {"": dataclasses.replace(phases[""], model=scanned)}
+    return list(phases.items())
+
+
+def _default(kind: type, config: Config) -> Any:
+    """A command without its flags."""
+    required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+    return kind(**dict.fromkeys(required, tyro.MISSING_NONPROP) | {"config": config})
+
+
+def _execute(command: Any) -> int:
+    with _one_line(), _folders(command) as here:
+        return here()
 
 
 FOLDERS = ("workdir", "directory", "one", "other", "compare", "out")
@@ -146,12 +165,14 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def check_flags(command: Any, arguments: Sequence[str]) -> None:
+def check_flags(command: Any, arguments: Sequence[str], *, phases: int = 1) -> None:
     """Raises UserError for a flag that something else decides, even where its value is the default."""
     config: Config = command.config
     decided = dict(FOLLOWS_IN_FINETUNING) if config.task is not None else {}
     if config.train.steps_from_budget:
         decided["train.steps"] = f"train.budget {config.train.budget!r}"
+    if phases > 1:
+        decided["train.stop_at"] = "the phases, of which each runs to its end; name one as in CONFIG:PHASE"
     if getattr(command, "seeds", ()):
         decided["train.seed"] = f"--seeds {' '.join(map(str, command.seeds))}"
     for argument in arguments:

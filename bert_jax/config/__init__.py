@@ -2,7 +2,7 @@
 
 from bert_jax.config.model import BertConfig, EncoderConfig, ModelConfig, ModernBertConfig
 from bert_jax.config.objective import MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig
-from bert_jax.config.recipe import delta, load_recipe
+from bert_jax.config.recipe import delta, load_phases, load_recipe
 from bert_jax.config.sections import (
     CheckpointConfig,
     Config,
@@ -46,5 +46,6 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "delta",
+    "load_phases",
     "load_recipe",
 ]

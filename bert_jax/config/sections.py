@@ -266,8 +266,9 @@ class InitConfig(Section):
 
     source: str | None = None
     """A folder with weights: of Hugging Face (config.json, model.safetensors), of google-research/bert
-    (bert_config.json, bert_model.ckpt), or another run's workdir. None: random ones. Weights only; step and
-    optimizer begin anew."""
+    (bert_config.json, bert_model.ckpt), or another run's workdir. None: random ones. The steps begin anew."""
+    optimizer_state: bool = False
+    """Whether a run that starts from a workdir goes on with its moments too, rather than with zeros."""
     weights: bool = True
     """False: only shape and tokenizer are taken from the source, to see what its weights are worth."""
 

@@ -25,7 +25,7 @@ from bert_jax.training.network import Network, Params, parameters
 from bert_jax.training.run_spec import RunSpec, pretraining_spec
 from bert_jax.training.step import TrainState
 from bert_jax.workdir.bucket import source_folder
-from bert_jax.workdir.checkpoint import read_params
+from bert_jax.workdir.checkpoint import Checkpoints, read_params
 from bert_jax.workdir.inventory import step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline.errors import UserError
@@ -33,7 +33,13 @@ from data_pipeline.storage import dataset_folder
 
 log = logging.getLogger(__name__)
 
-TRAINING_FIELDS = ("max_position_embeddings", "initializer_range")
+TRAINING_FIELDS = (
+    "max_position_embeddings",
+    "initializer_range",
+    "initializer_cutoff_factor",
+    "global_rope_theta",
+    "local_rope_theta",
+)
 """Fields of an encoder that another one with the same weights may have otherwise, beside how it is run and
 its dropout. Where there are more positions than needed, the first ones are taken; where there are fewer, they
 are repeated (Beltagy et al. 2020, section 5)."""
@@ -104,7 +110,25 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     params = jax.tree.map_with_path(chosen, parameters(network), state.params)
     lacking = f"; it lacks {', '.join(dict.fromkeys(fresh))}, which stay random" if fresh else ""
     log.info("starting from the weights of %s%s", source, lacking)
-    return state._replace(params=params)
+    state = state._replace(params=params)
+    return _with_optimizer_state(source, mesh, state) if spec.config.init.optimizer_state else state
+
+
+def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainState:
+    """`state` with the optimizer's of another run's checkpoint; raises UserError if it has none that fits."""
+    if not from_process_0(lambda: bool(steps_of(source))):
+        raise UserError(f"init.optimizer_state: {source} is no workdir, and has weights only")
+    theirs = load_spec(source)
+    step = from_process_0(lambda: step_to_use(source, theirs.config))
+    with Checkpoints(source, theirs, read_only=True) as checkpoints:
+        opt_state = checkpoints.restore(mesh, step=step)[0].opt_state
+    wanted, found = (jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (state.opt_state, opt_state))
+    if wanted != found:
+        raise UserError(
+            f"init.optimizer_state: the run in {source} has another optimizer, or parameters of other shapes"
+        )
+    log.info("the moments of its optimizer too")
+    return state._replace(opt_state=opt_state)
 
 
 def source_network(source: Path) -> Network:

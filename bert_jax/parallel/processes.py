@@ -46,6 +46,8 @@ def initialize() -> None:
     Raises:
       UserError: one of the variables is missing, or is no number; or JAX cannot tell who the others are.
     """
+    if jax.distributed.is_initialized():  # by an earlier phase of the recipe
+        return
     explicit = _explicit()
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM; see PreemptionSignal
     # JAX has such a limit too, and then aborts the process with a stack of C++.

@@ -8,10 +8,15 @@ from bert_jax.config import Config
 from bert_jax.interop.initialize import resolve
 from bert_jax.run.data import PretrainingData
 from bert_jax.run.loop import train
+from data_pipeline.errors import UserError
 from data_pipeline.storage import dataset_folder
 
 
 def pretrain(config: Config, *, workdir: Path) -> bool:
     """`train` on the prepared dataset in `data.dir`; raises as `train` does."""
+    if config.init.optimizer_state and config.init.source is None:
+        raise UserError(
+            "init.optimizer_state is for a run that goes on from another one: give its init.source"
+        )
     dataset_folder(config.data.dir)  # a copy of gigabytes is no hang, which `train` would take it for
     return train(resolve(config), PretrainingData, workdir=workdir)
