@@ -29,9 +29,12 @@ from bert_jax.cli import main as cli
 from bert_jax.cli.commands import VERBS, Prepare, Pretrain
 from bert_jax.config import BertConfig, Config, load_recipe
 from bert_jax.objectives import objective_for
+from bert_jax.ops.attention import xla
+from bert_jax.parallel.platform import Platform
 from bert_jax.tasks import task_of
 from bert_jax.training.batch_ramp import make_stages, position_at
 from bert_jax.training.network import Network, Parameter, parameters
+from tests.helpers.configs import spec_of
 from tests.helpers.paths import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -139,6 +142,21 @@ def test_cramming_is_the_day_that_it_says():
     rows = position_at(stages, train.steps)
     assert 81.5e6 < rows < 82.5e6 < 85e6
     assert position_at(stages, train.batch_ramp_steps) / rows == pytest.approx(1 / 2, abs=1e-3)
+
+
+LONG = [
+    path
+    for path in CONFIGS
+    if load_recipe(path).task is None and load_recipe(path).data.sequence_length >= 512
+]
+
+
+@pytest.mark.parametrize("path", LONG, ids=lambda path: path.stem)
+@pytest.mark.parametrize("platform", [Platform("tpu"), Platform("cuda", 9.0)], ids=lambda p: p.name)
+def test_no_recipe_of_long_rows_holds_all_attention_probabilities_at_once(path: Path, platform: Platform):
+    """[B, H, S, S]: each has a fused kernel, or one that goes block by block, on a TPU and on Hopper."""
+    kernels = spec_of(load_recipe(path), platform=platform).kernels
+    assert xla not in kernels
 
 
 def docstring(path: Path) -> str:

@@ -13,6 +13,9 @@ Both sides train on rows of real documents (the shared corpus where there is one
 documentation). At S=128 a row holds one sentence pair for both. At S=512 ours are packed and the peer's
 padded to the longest of the batch, as Hugging Face's collator does.
 
+For ModernBERT the peer is ModernBertForMaskedLM, "masked only" with its own sparse_prediction. At S=512 both
+have the same full rows, at S=1,024 ours are packed documents and the peer's padded ones.
+
 Each side lives in a process of its own with its model and batches in memory. A round gives each one step in
 turn, while the others sleep; the table has the median of the rounds and the extremes.
 """
@@ -37,7 +40,16 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.config import BertConfig, Config, DataConfig, MaskingConfig, TokenizerConfig, TrainConfig
+from bert_jax.config import (
+    BertConfig,
+    Config,
+    DataConfig,
+    EncoderConfig,
+    MaskingConfig,
+    ModernBertConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
 from data_pipeline.batch import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,28 +73,40 @@ class Case:
     length: int
     goals: dict[str, float]
     """Peer -> how many times its real tokens a second we want."""
+    modern: bool = False
+
+    def model(self, *, dtype: str) -> EncoderConfig:
+        """Of ours; all of its layers unrolled."""
+        kind = ModernBertConfig if self.modern else BertConfig
+        return kind(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.hidden // 64,
+            intermediate_size=(3 * self.hidden // 2) if self.modern else 4 * self.hidden,
+            scan_unroll=self.layers,
+            dtype=dtype,  # type: ignore[arg-type]
+        )
 
     def config(self, side: str, *, folder: Path, dtype: str = "float32") -> Config:
         """Of ours, and of the rows of a peer."""
-        packed = self.length == 512 and side == "ours"
+        packed = self.length == (1024 if self.modern else 512) and side == "ours"
+        rows: dict[str, Any] = {}
+        if self.modern:
+            rows["input_format"] = "full_sentences" if self.length == 512 else "documents"
         source = f"files:{CORPUS}/*.txt.gz" if CORPUS.is_dir() else "builtin:python-docs"
         return Config(
-            model=BertConfig(
-                vocab_size=VOCAB_SIZE,
-                hidden_size=self.hidden,
-                num_hidden_layers=self.layers,
-                num_attention_heads=self.hidden // 64,
-                intermediate_size=4 * self.hidden,
-                scan_unroll=self.layers,
-                dtype=dtype,  # type: ignore[arg-type]
-            ),
+            model=self.model(dtype=dtype),
             data=DataConfig(
                 source=source,
-                dir=str(folder / f"{self.length}{'-packed' if packed else ''}"),
+                dir=str(
+                    folder / f"{'modern-' if self.modern else ''}{self.length}{'-packed' if packed else ''}"
+                ),
                 sequence_length=self.length,
                 max_sequences_per_row=8 if packed else 1,
                 tokenizer=TokenizerConfig(vocab_size=8192),
                 masking=MaskingConfig(max_predictions=round(0.15 * self.length)),
+                **rows,
             ),
             train=TrainConfig(global_batch_size=self.rows),
         )
@@ -93,12 +117,15 @@ CASES = [
     Case("BERT-base, B8 S128", 12, 768, 8, 128, {"as shipped": 1.7, "masked only": 1.2}),
     Case("L4 H256, B8 S512", 4, 256, 8, 512, {"masked only": 2.0}),
     Case("BERT-base, B2 S512", 12, 768, 2, 512, {"masked only": 2.0}),
+    Case("ModernBERT L7 H256, B8 S512", 7, 256, 8, 512, {"masked only": 1.2}, modern=True),
+    Case("ModernBERT L7 H256, B4 S1024", 7, 256, 4, 1024, {"masked only": 1.5}, modern=True),
 ]
 ON_GPU = [
     Case("BERT-base, B256 S128", 12, 768, 256, 128, {"masked only": 1.15}),
     Case("BERT-base, B64 S512", 12, 768, 64, 512, {"masked only": 1.15}),
     Case("BERT-large, B128 S128", 24, 1024, 128, 128, {"masked only": 1.15}),
     Case("BERT-large, B32 S512", 24, 1024, 32, 512, {"masked only": 1.15}),
+    Case("ModernBERT-base, B32 S1024", 22, 768, 32, 1024, {"masked only": 1.15}, modern=True),
 ]
 
 
@@ -150,14 +177,13 @@ def theirs(
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = transformers.BertConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=case.hidden,
-        num_hidden_layers=case.layers,
-        num_attention_heads=case.hidden // 64,
-        intermediate_size=4 * case.hidden,
-    )
-    model: Any = transformers.BertForPreTraining(config).to(device).train()
+    kind: Any = transformers.ModernBertForMaskedLM if case.modern else transformers.BertForPreTraining
+    ours = case.model(dtype="float32")
+    sizes = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+    fields = {name: getattr(ours, name) for name in sizes} | {"pad_token_id": 0}
+    if case.modern:
+        fields["sparse_prediction"] = masked_only
+    model = kind(kind.config_class(**fields)).to(device).train()
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, eps=1e-6, weight_decay=0.01, fused=True)
     cross_entropy = torch.nn.functional.cross_entropy
 
@@ -177,7 +203,9 @@ def theirs(
             "labels": labels[:, :longest],
             "next_sentence_label": batch["nsp_labels"][:, 0],
         }
-        if masked_only:
+        if case.modern:
+            del arrays["token_type_ids"], arrays["next_sentence_label"]
+        elif masked_only:
             del arrays["labels"]
             arrays |= {"positions": batch["mlm_positions"], "targets": batch["mlm_targets"]}
             arrays |= {"weights": batch["mlm_weights"]}
@@ -199,7 +227,7 @@ def theirs(
         nsp = cross_entropy(model.cls.seq_relationship(pooled).float(), inputs["next_sentence_label"])
         return (nll * weights).sum() / weights.sum() + nsp
 
-    loss_of = loss_masked_only if masked_only else loss_as_shipped
+    loss_of = loss_masked_only if masked_only and not case.modern else loss_as_shipped
     if device == "cuda":
         loss_of = torch.compile(loss_of)
     on_device = [tensors(batch) for batch in batches]
