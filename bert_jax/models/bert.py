@@ -1,7 +1,6 @@
 """BERT (Devlin et al. 2018) as Flax NNX modules: a post-LN encoder, its cost, its heads, its names elsewhere.
 
-Encoder layers are stacked on a leading `layers` axis and run with `jax.lax.scan`. Reference implementation:
-transformers/models/bert/modeling_bert.py.
+Reference implementation: transformers/models/bert/modeling_bert.py.
 
 Shapes in names: B rows, S row length, N positions, D hidden, H heads, E head_dim, F intermediate, V padded
 vocabulary, C labels, L layers.
@@ -10,8 +9,6 @@ vocabulary, C labels, L layers.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +18,7 @@ from flax import nnx
 from bert_jax.config import BertConfig
 from bert_jax.models.encoder import Batch, HuggingFace, max_segments
 from bert_jax.models.layers import Dense, LayerNorm, fold_in, param
+from bert_jax.models.stack import run_layers
 from bert_jax.ops.activations import ACTIVATIONS
 from bert_jax.ops.attention import attention, xla
 from bert_jax.ops.attention.kernel import Kernel, Kernels
@@ -106,7 +104,7 @@ class Embeddings(nnx.Module):
 
 
 class EncoderLayers(nnx.Module):
-    """All layers, stacked; called on one layer's slice."""
+    """All layers, stacked (models/stack.py); called with the parameters of one."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         D, F = config.hidden_size, config.intermediate_size
@@ -137,7 +135,7 @@ class EncoderLayers(nnx.Module):
         self.config = config
 
     def by_head(self, x_BxSxD: jax.Array) -> jax.Array:
-        """[B, S, D] -> [B, S, H, E]."""
+        """[..., D] -> [..., H, E]."""
         return x_BxSxD.reshape(*x_BxSxD.shape[:-1], self.config.num_attention_heads, self.config.head_dim)
 
     def __call__(
@@ -173,6 +171,16 @@ class EncoderLayers(nnx.Module):
         x_BxSxD = self.output_norm(residual(x_BxSxD, update_BxSxD, residual_keys[1]))
         return constrain(x_BxSxD, "batch", None, None)
 
+    def attention_map(self, x_SxD: jax.Array, segment_ids_S: jax.Array) -> jax.Array:
+        """[H, S, S] float32: softmax of plain logits (Vaswani et al. 2017, equation 1)."""
+        x_SxD = x_SxD.astype(jnp.float32)
+        with precision(jnp.float32):
+            query_SxHxE, key_SxHxE = self.by_head(self.query(x_SxD)), self.by_head(self.key(x_SxD))
+            logits_HxQxK = jnp.einsum("qhe,khe->hqk", query_SxHxE, key_SxHxE)
+        mask_1xQxK = (segment_ids_S[:, None] == segment_ids_S[None, :])[None]
+        logits_HxQxK = jnp.where(mask_1xQxK, logits_HxQxK * self.config.head_dim**-0.5, -jnp.inf)
+        return jax.nn.softmax(logits_HxQxK, axis=-1)
+
 
 class Bert(nnx.Module):
     """Embeddings and encoder layers; an `EncoderModule`."""
@@ -188,51 +196,32 @@ class Bert(nnx.Module):
 
     def encode(self, batch: Batch, *, kernels: Kernels, dropout_keys: jax.Array | None = None) -> jax.Array:
         with precision(self.config.dtype):
-            return self._scan(batch, kernels.whole, dropout_keys, keep=False)[0]
+            return self._run(batch, kernels.whole, dropout_keys)[0]
 
     def attention_maps(self, batch: Batch) -> jax.Array:
-        """Softmax of the logits of every layer (Vaswani et al. 2017, equation 1), from plain attention."""
         with precision(self.config.dtype):
-            inputs_LxBxSxD = self._scan(batch, xla, None, keep=True)[1]
-        assert inputs_LxBxSxD is not None
-        x_LxSxD = inputs_LxBxSxD[:, 0].astype(jnp.float32)
+            return jnp.stack(self._run(batch, xla, None, maps=True)[1])
 
-        def project(dense: Dense) -> jax.Array:
-            assert dense.bias is not None
-            kernel_LxDxD, bias_LxD = dense.kernel[...], dense.bias[...]
-            return self.layers.by_head(jnp.einsum("lsd,lde->lse", x_LxSxD, kernel_LxDxD) + bias_LxD[:, None])
-
-        with precision(jnp.float32):
-            query_LxSxHxE, key_LxSxHxE = project(self.layers.query), project(self.layers.key)
-            logits_LxHxQxK = jnp.einsum("lqhe,lkhe->lhqk", query_LxSxHxE, key_LxSxHxE)
-        segments_S = batch["segment_ids"][0]
-        mask_1x1xQxK = (segments_S[:, None] == segments_S[None, :])[None, None]
-        logits_LxHxQxK = jnp.where(mask_1x1xQxK, logits_LxHxQxK * self.config.head_dim**-0.5, -jnp.inf)
-        return jax.nn.softmax(logits_LxHxQxK, axis=-1)
-
-    def _scan(
-        self, batch: Batch, kernel: Kernel, dropout_keys: jax.Array | None, *, keep: bool
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """The last hidden states, and what entered each layer if that is to be kept."""
+    def _run(
+        self, batch: Batch, kernel: Kernel, dropout_keys: jax.Array | None, *, maps: bool = False
+    ) -> tuple[jax.Array, list[Any]]:
+        """The last hidden states; and the attention maps of the first row in each layer, if asked for."""
         config = self.config
+        definition, params = nnx.split(self.layers)
 
-        layer_definition, layers = nnx.split(self.layers)
-
-        def layer(x_BxSxD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
-            params, index = inputs
-            y_BxSxD = nnx.merge(layer_definition, sum_gradient(params))(
+        def layer(x_BxSxD: jax.Array, params: Any, index: Any, kind: int) -> tuple[jax.Array, Any]:
+            module = nnx.merge(definition, sum_gradient(params))
+            y_BxSxD = module(
                 x_BxSxD,
                 segment_ids_BxS=batch["segment_ids"],
                 max_segments=max_segments(batch),
                 kernel=kernel,
                 dropout_keys=fold_in(dropout_keys, index),
             )
-            return y_BxSxD, x_BxSxD if keep else None
+            return y_BxSxD, module.attention_map(x_BxSxD[0], batch["segment_ids"][0]) if maps else None
 
         x_BxSxD = self.embeddings(batch, dropout_keys=fold_in(dropout_keys, config.num_hidden_layers))
-        indices = jnp.arange(config.num_hidden_layers)
-        unroll = min(config.scan_unroll, config.num_hidden_layers)
-        return jax.lax.scan(_remat(config)(layer), x_BxSxD, (layers, indices), unroll=unroll)
+        return run_layers(layer, x_BxSxD, params, unroll=config.scan_unroll, remat=config.remat)
 
 
 def init(config: BertConfig, *, rngs: nnx.Rngs) -> Bert:
@@ -258,21 +247,6 @@ def attention_dropout(config: BertConfig) -> float:
 
 def window(config: BertConfig) -> int | None:
     return None
-
-
-def _remat(config: BertConfig) -> Callable[..., Any]:
-    """`jax.checkpoint` as configured, to be put around a layer (Chen et al. 2016)."""
-    policies = jax.checkpoint_policies
-    match config.remat:
-        case "none":
-            return lambda layer: layer
-        case "dots":
-            policy = policies.dots_with_no_batch_dims_saveable
-        case "full":
-            policy = policies.nothing_saveable
-        case "offload":
-            policy = policies.offload_dot_with_no_batch_dims("device", "pinned_host")
-    return functools.partial(jax.checkpoint, policy=policy)
 
 
 # Cost

@@ -22,14 +22,14 @@ from flax import nnx
 from bert_jax.config import ModernBertConfig
 from bert_jax.models.encoder import Batch, HuggingFace, max_segments
 from bert_jax.models.layers import Dense, Depth, FusedDense, LayerNorm, fold_in, param
-from bert_jax.models.stack import remat, run_layers
+from bert_jax.models.stack import run_layers
 from bert_jax.ops.activations import ACTIVATIONS
 from bert_jax.ops.attention import PLAIN, attention
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.dropout import dropout
 from bert_jax.ops.precision import precision
 from bert_jax.ops.rotary import Rotation, rotate, rotation
-from bert_jax.parallel.sharding import constrain
+from bert_jax.parallel.sharding import constrain, sum_gradient
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
 
@@ -139,6 +139,20 @@ class EncoderLayer(nnx.Module):
         x_BxSxD = x_BxSxD + self.output(_dropout(gated_BxSxF, config.mlp_dropout, mlp_keys))
         return constrain(x_BxSxD, "batch", None, None)
 
+    def attention_map(
+        self, x_BxSxD: jax.Array, *, positions: Rotation, segment_ids_BxS: jax.Array, window: int | None
+    ) -> jax.Array:
+        """[H, S, S] float32 of the first row: softmax of plain logits (Vaswani et al. 2017, equation 1)."""
+        with precision("float32"):
+            projected = self.project(x_BxSxD.astype(jnp.float32), positions)
+            query_SxHxE, key_SxHxE = projected[0][0], projected[1][0]
+            logits_HxQxK = jnp.einsum("qhe,khe->hqk", query_SxHxE, key_SxHxE) * self.config.head_dim**-0.5
+        segments_S, column_S = segment_ids_BxS[0], jnp.arange(segment_ids_BxS.shape[1])
+        seen_SxS = segments_S[:, None] == segments_S[None, :]
+        if window is not None:
+            seen_SxS &= jnp.abs(column_S[:, None] - column_S[None, :]) <= window
+        return jax.nn.softmax(jnp.where(seen_SxS[None], logits_HxQxK, -jnp.inf), axis=-1)
+
 
 class ModernBert(nnx.Module):
     """Embeddings, the first layer, the others stacked, and a last norm; an `EncoderModule`."""
@@ -157,79 +171,56 @@ class ModernBert(nnx.Module):
 
     def encode(self, batch: Batch, *, kernels: Kernels, dropout_keys: jax.Array | None = None) -> jax.Array:
         with precision(self.config.dtype):
-            return self.norm(self._hidden_states(batch, kernels, dropout_keys)[0])
+            return self.norm(self._run(batch, kernels, dropout_keys)[0])
 
     def attention_maps(self, batch: Batch) -> jax.Array:
-        """Softmax of the logits of every layer (Vaswani et al. 2017, equation 1), from plain attention."""
-        config = self.config
-        inputs = self._hidden_states(batch, PLAIN, None, keep=True)[1]
-        segments_S, column_S = batch["segment_ids"][0], jnp.arange(batch["segment_ids"].shape[1])
-        same_SxS = segments_S[:, None] == segments_S[None, :]
-        distance_SxS = jnp.abs(column_S[:, None] - column_S[None, :])
+        with precision(self.config.dtype):
+            return jnp.stack(self._run(batch, PLAIN, None, maps=True)[1])
 
-        def of_layer(layer: EncoderLayer, kind: str, x_BxSxD: jax.Array) -> jax.Array:
-            positions = self._positions(batch, dtype="float32")[kind]
-            query_SxHxE, key_SxHxE, _ = (x[0] for x in layer.project(x_BxSxD.astype(jnp.float32), positions))
-            logits_HxQxK = jnp.einsum("qhe,khe->hqk", query_SxHxE, key_SxHxE) * config.head_dim**-0.5
-            reach = len(column_S) if kind == GLOBAL else config.local_attention // 2
-            seen_SxS = same_SxS & (distance_SxS <= reach)
-            return jax.nn.softmax(jnp.where(seen_SxS[None], logits_HxQxK, -jnp.inf), axis=-1)
+    def _run(
+        self, batch: Batch, kernels: Kernels, dropout_keys: jax.Array | None, *, maps: bool = False
+    ) -> tuple[jax.Array, list[Any]]:
+        """What leaves the last layer; and the attention maps of the first row in each, if asked for."""
+        config, types = self.config, layer_types(self.config)
+        thetas = {GLOBAL: config.global_rope_theta, LOCAL: config.local_rope_theta}
+        positions = {
+            kind: rotation(batch["position_ids"], theta=theta, head_dim=config.head_dim, dtype=config.dtype)
+            for kind, theta in thetas.items()
+        }
 
-        with precision("float32"):
-            layers = zip(self._layers(), layer_types(config), inputs, strict=True)
-            return jnp.stack([of_layer(*layer) for layer in layers])
-
-    def _layers(self) -> list[EncoderLayer]:
-        """Each by itself."""
-        if self.layers is None:
-            return [self.first_layer]
-        definition, stacked = nnx.split(self.layers)
-        count = self.config.num_hidden_layers - 1
-        slices = (jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count))
-        return [self.first_layer, *(nnx.merge(definition, params) for params in slices)]
-
-    def _positions(self, batch: Batch, *, dtype: str) -> dict[str, Rotation]:
-        """The angles of each kind of layer."""
-        thetas = {GLOBAL: self.config.global_rope_theta, LOCAL: self.config.local_rope_theta}
-        ids, E = batch["position_ids"], self.config.head_dim
-        return {kind: rotation(ids, theta=theta, head_dim=E, dtype=dtype) for kind, theta in thetas.items()}
-
-    def _hidden_states(
-        self, batch: Batch, kernels: Kernels, dropout_keys: jax.Array | None, *, keep: bool = False
-    ) -> tuple[jax.Array, list[jax.Array]]:
-        """What leaves the last layer, before the norm; and what entered each layer if that is to be kept."""
-        config = self.config
-        positions = self._positions(batch, dtype=config.dtype)
-        L, every = config.num_hidden_layers, config.global_attn_every_n_layers
-
-        def call(layer: EncoderLayer, x_BxSxD: jax.Array, number: Any, kind: str) -> jax.Array:
-            return layer(
+        def call(layer: EncoderLayer, x_BxSxD: jax.Array, number: Any, kind: str) -> tuple[jax.Array, Any]:
+            seen: dict[str, Any] = {
+                "positions": positions[kind],
+                "segment_ids_BxS": batch["segment_ids"],
+                "window": config.local_attention // 2 if kind == LOCAL else None,
+            }
+            y_BxSxD = layer(
                 x_BxSxD,
-                positions=positions[kind],
-                segment_ids_BxS=batch["segment_ids"],
+                **seen,
                 max_segments=max_segments(batch),
-                window=None if kind == GLOBAL else config.local_attention // 2,
                 kernels=kernels,
                 dropout_keys=fold_in(dropout_keys, number),
             )
+            return y_BxSxD, layer.attention_map(x_BxSxD, **seen) if maps else None
 
-        x_BxSxD = self.embeddings(batch, dropout_keys=fold_in(dropout_keys, L))
-        if keep:
-            inputs = []
-            for number, (layer, kind) in enumerate(zip(self._layers(), layer_types(config), strict=True)):
-                inputs.append(x_BxSxD)
-                x_BxSxD = call(layer, x_BxSxD, number, kind)
-            return x_BxSxD, inputs
-        x_BxSxD = remat(config)(lambda layer, x: call(layer, x, 0, GLOBAL))(self.first_layer, x_BxSxD)
+        def first(x_BxSxD: jax.Array, params: Any, index: Any, place: int) -> tuple[jax.Array, Any]:
+            return call(nnx.merge(first_definition, params), x_BxSxD, 0, GLOBAL)
+
+        def other(x_BxSxD: jax.Array, params: Any, index: Any, place: int) -> tuple[jax.Array, Any]:
+            layer = nnx.merge(definition, sum_gradient(params))
+            return call(layer, x_BxSxD, index + 1, types[place + 1])
+
+        how: dict[str, Any] = {"unroll": config.scan_unroll, "remat": config.remat}
+        x_BxSxD = self.embeddings(batch, dropout_keys=fold_in(dropout_keys, config.num_hidden_layers))
+        first_definition, params = nnx.split(self.first_layer)
+        alone = jax.tree.map(lambda leaf: (leaf,), params)
+        x_BxSxD, kept = run_layers(first, x_BxSxD, alone, **how)
         if self.layers is not None:
-            definition, stacked = nnx.split(self.layers)
-
-            def of_stack(x_BxSxD: jax.Array, params: Any, number: Any, place: int) -> jax.Array:
-                kind = LOCAL if (place + 1) % every else GLOBAL
-                return call(nnx.merge(definition, params), x_BxSxD, number + 1, kind)
-
-            x_BxSxD = run_layers(of_stack, x_BxSxD, stacked, config, period=every)
-        return x_BxSxD, []
+            definition, params = nnx.split(self.layers)
+            every = config.global_attn_every_n_layers
+            x_BxSxD, of_others = run_layers(other, x_BxSxD, params, period=every, **how)
+            kept += of_others
+        return x_BxSxD, kept
 
 
 def _norm(config: ModernBertConfig, name: str, depth: Depth) -> LayerNorm:

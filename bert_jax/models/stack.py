@@ -1,66 +1,89 @@
-"""Runs stacked layers one after the other: scanned, or each compiled by itself."""
+"""Layers of one shape, one after the other: scanned over their stack, or apart.
+
+A stack has the parameters of all its layers on a leading axis, an array [L, ...] a leaf. `jax.lax.scan` runs
+it: one period of layers is compiled, and the loop copies each layer's weights out of the stack and its
+gradient into another one. Layers apart are a tuple of L arrays in the place of each leaf. Each is compiled by
+itself, and there is nothing to copy.
+
+A period is how many layers it takes until the same kind comes again: 1 where all are alike, 3 for a global
+layer and two local ones.
+"""
 
 from __future__ import annotations
 
 import functools
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import EncoderConfig
-from bert_jax.parallel.sharding import sum_gradient
-
-Layer = Callable[[jax.Array, Any, Any, int], jax.Array]
-"""(x, parameters of a layer, its number in the stack, its place in the period) -> x."""
+Layer = Callable[[Any, Any, Any, int], tuple[Any, Any]]
+"""(x, params, index, kind) -> (x, kept): the place of a layer among its like, which a scan does not know
+before it runs, and its place in the period, which is a Python number."""
 
 
 def run_layers(
-    layer: Layer, x: jax.Array, stacked: Any, config: EncoderConfig, *, period: int = 1
-) -> jax.Array:
-    """What leaves the last layer of a stack that `x` enters.
+    layer: Layer, x: Any, params: Any, *, period: int = 1, unroll: int, remat: str
+) -> tuple[Any, list[Any]]:
+    """What the last layer returns, and what each layer has kept, first to last.
 
     Args:
-      stacked: a tree of parameters, each with the layers as its first axis.
-      period: so many layers, which may be of different kinds, are repeated; a compiled body has all of them.
+      params: a tree of stacks, or of tuples of layers. Layers of a stack that fill no period follow the scan.
+      unroll: layers of a stack that the body of the scan has, whole periods and at least one. Layers apart
+        are all compiled.
+      remat: as `ModelConfig.remat`; one layer at a time.
     """
-    count = len(jax.tree.leaves(stacked)[0])
+    layer = _rematerialized(layer, remat)
+    leaf = jax.tree.leaves(params, is_leaf=_is_apart)[0]
+    scanned = 0 if _is_apart(leaf) else len(leaf) - len(leaf) % period
 
-    def one(x: jax.Array, params: Any, number: Any, place: int) -> jax.Array:
-        return remat(config)(lambda x, params, number: layer(x, params, number, place))(
-            x, sum_gradient(params), number
-        )
+    def in_turn(x: Any, layers: Sequence[Any], first: Any) -> tuple[Any, list[Any]]:
+        kept = []
+        for place, params in enumerate(layers):
+            x, keeps = layer(x, params, first + place, place % period)
+            kept.append(keeps)
+        return x, kept
 
-    def body(x: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
-        params, numbers = inputs
-        for place in range(period):
-            x = one(x, jax.tree.map(operator.itemgetter(place), params), numbers[place], place)
-        return x, None
+    def one_period(x: Any, inputs: tuple[Any, jax.Array]) -> tuple[Any, list[Any]]:
+        params, first = inputs
+        return in_turn(x, [params] if period == 1 else [_pick(params, i) for i in range(period)], first)
 
-    periods = count // period
-    whole = periods * period
-    if periods:
-        cut = lambda leaf: leaf[:whole].reshape(periods, period, *leaf.shape[1:])  # noqa: E731
-        inputs = jax.tree.map(cut, stacked), cut(jnp.arange(count))
-        unroll = min(max(1, config.scan_unroll // period), periods)
-        x, _ = jax.lax.scan(body, x, inputs, unroll=unroll)
-    for number in range(whole, count):
-        x = one(x, jax.tree.map(operator.itemgetter(number), stacked), number, number - whole)
-    return x
+    kept = []
+    if scanned:
+        periods = params
+        if period > 1:
+            periods = jax.tree.map(lambda x: x[:scanned].reshape(-1, period, *x.shape[1:]), params)
+        firsts = jnp.arange(0, scanned, period)
+        unroll = min(max(1, unroll // period), len(firsts))
+        x, of_periods = jax.lax.scan(one_period, x, (periods, firsts), unroll=unroll)
+        kept = [
+            jax.tree.map(lambda leaf, i=i: leaf[i], keeps) for i in range(len(firsts)) for keeps in of_periods
+        ]
+    rest = [_pick(params, i) for i in range(scanned, len(leaf))]
+    x, of_rest = in_turn(x, rest, scanned)
+    return x, kept + of_rest
 
 
-def remat(config: EncoderConfig) -> Callable[..., Any]:
-    """`jax.checkpoint` as configured, to be put around a layer (Chen et al. 2016)."""
+def _is_apart(leaf: Any) -> bool:
+    return isinstance(leaf, tuple)
+
+
+def _pick(params: Any, index: int) -> Any:
+    """One layer of a tree of stacks, or of tuples."""
+    return jax.tree.map(lambda leaf: leaf[index], params, is_leaf=_is_apart)
+
+
+def _rematerialized(layer: Layer, remat: str) -> Layer:
+    """`jax.checkpoint` as configured, around a layer (Chen et al. 2016)."""
     policies = jax.checkpoint_policies
-    match config.remat:
+    match remat:
         case "none":
-            return lambda layer: layer
+            return layer
         case "dots":
             policy = policies.dots_with_no_batch_dims_saveable
         case "full":
             policy = policies.nothing_saveable
         case "offload":
             policy = policies.offload_dot_with_no_batch_dims("device", "pinned_host")
-    return functools.partial(jax.checkpoint, policy=policy)
+    return functools.partial(jax.checkpoint, policy=policy, static_argnums=3)(layer)
