@@ -269,6 +269,9 @@ class InitConfig(Section):
     (bert_config.json, bert_model.ckpt), or another run's workdir. None: random ones. The steps begin anew."""
     optimizer_state: bool = False
     """Whether a run that starts from a workdir goes on with its moments too, rather than with zeros."""
+    tile: bool = False
+    """Whether the source may be narrower and less deep: its weights then fill the larger ones from their
+    centre on (Warner et al. 2024)."""
     weights: bool = True
     """False: only shape and tokenizer are taken from the source, to see what its weights are worth."""
 

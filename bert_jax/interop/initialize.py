@@ -6,6 +6,7 @@ Safetensors, TensorFlow's checkpoints and Orbax's: numbers and JSON, nothing tha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import Config, EncoderConfig, ModelConfig
 from bert_jax.interop import huggingface, tensorflow_v1
+from bert_jax.interop.tiling import SIZES, check_sizes, tile
 from bert_jax.parallel.platform import Platform, local_platform
 from bert_jax.parallel.processes import from_process_0
 from bert_jax.training.network import Network, Params, parameters
@@ -90,7 +92,8 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
       FileNotFoundError, UserError: there are no weights, or they are of another model or tokenizer.
     """
     network = spec.network
-    _check_architecture(source, source_network(source).model, network.model)
+    tiles = spec.config.init.tile
+    _check_architecture(source, source_network(source).model, network.model, tiles=tiles)
     if spec.config.task is None:  # a task takes the tokenizer of the source
         _check_tokenizer(source, spec.config)
     weights = _read(source, network, mesh)
@@ -101,10 +104,13 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
             fresh.append(path[1].key)
             return leaf
         array = weights[parameter.huggingface]
+        if tiles:
+            fitted = functools.partial(tile, parameter=parameter, head_dim=network.model.head_dim)
+        else:
+            fitted = functools.partial(_resize_positions, length=len(leaf))
         if isinstance(array, jax.Array):
-            resize = jax.jit(_resize_positions, static_argnums=1, out_shardings=leaf.sharding)
-            return resize(array, len(leaf))
-        array = np.asarray(_resize_positions(array, len(leaf)))
+            return jax.jit(fitted, out_shardings=leaf.sharding)(array)
+        array = np.asarray(fitted(array))
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
 
     params = jax.tree.map_with_path(chosen, parameters(network), state.params)
@@ -163,11 +169,14 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
             shutil.copy(here / name, directory / name)
 
 
-def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig) -> None:
+def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig, *, tiles: bool) -> None:
     """Raises UserError, naming the flag, unless weights that were made for one encoder fit the other."""
     if type(theirs) is not type(ours):
         raise UserError(f"the weights of init.source {source} are of a {theirs.kind}, not of a {ours.kind}")
     free = {*TRAINING_FIELDS, *(field.name for field in dataclasses.fields(ModelConfig))}
+    if tiles:
+        check_sizes(theirs, ours)
+        free |= {*SIZES}
     for field in dataclasses.fields(ours):
         one, other = getattr(theirs, field.name), getattr(ours, field.name)
         if one != other and field.name not in free and "dropout" not in field.name:
