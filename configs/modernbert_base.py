@@ -14,8 +14,8 @@ of the one before; the same command resumes wherever it was left. One phase by i
   the first 50 billion, warm-up over 3 billion, then a constant rate.
 - context_extension: 250 billion in rows of 8,192, the base of the global rotary positions 160,000 in place
   of 10,000, a constant lower rate; the moments of the optimizer are kept.
-- decay: 50 billion more, on text of your choice (`--data.source`, `--data.weights`), the rate falling by 1
-  - sqrt to a thousandth.
+- decay: 50 billion more, on text of your choice (`--data.source`, `--data.weights`), the rate falling
+  as one minus a square root, to a thousandth.
 
 All figures are those of the authors' configuration files (AnswerDotAI/ModernBERT, branch
 pretraining_documentation), StableAdamW with a decay apart from the rate and its output dropout of attention

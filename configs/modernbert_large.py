@@ -39,8 +39,6 @@ def get_phases() -> dict[str, Config]:
         train={"budget": "800e9 tokens", "batch_ramp": (), "batch_ramp_steps": 0},
         init={"optimizer_state": True},
     )
-    rest = {
-        name: delta(large[name], optimizer={"learning_rate": 5e-5}) for name in ("context_extension", "decay")
-    }
-    rest["decay"] = delta(rest["decay"], optimizer={"end_learning_rate": 5e-8})
-    return {"pretraining": first, "lower_rate": second, **rest}
+    third = delta(large["context_extension"], optimizer={"learning_rate": 5e-5})
+    last = delta(large["decay"], optimizer={"learning_rate": 5e-5, "end_learning_rate": 5e-8})
+    return {"pretraining": first, "lower_rate": second, "context_extension": third, "decay": last}

@@ -1,5 +1,4 @@
-r"""A small ModernBERT (4 layers of 128) in three phases on a few megabytes of text: half an hour on two CPU
-cores.
+r"""A small ModernBERT (4 layers of 128) in three phases, on a few megabytes of text and two CPU cores.
 
     bert-jax prepare  configs/modernbert_mini.py --data.source 'files:corpus/*.txt.gz'
     bert-jax pretrain configs/modernbert_mini.py --workdir runs/modernbert-mini

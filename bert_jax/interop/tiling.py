@@ -26,8 +26,8 @@ def check_sizes(theirs: EncoderConfig, ours: EncoderConfig) -> None:
         require(one <= other, f"init.tile: {name} of the source is {one}, more than model.{name} {other}")
     require(
         theirs.head_dim == ours.head_dim,
-        f"init.tile: heads of the source have {theirs.head_dim} dimensions, those of the model {ours.head_dim}; "
-        "set model.num_attention_heads so that they have as many",
+        f"init.tile: heads of the source have {theirs.head_dim} dimensions, those of the model "
+        f"{ours.head_dim}; set model.num_attention_heads so that they have as many",
     )
 
 
