@@ -154,6 +154,7 @@ def test_a_rollback_skips_the_bad_window_and_can_be_replayed(spiking: Config, tm
     assert progress.rollbacks == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [7, 10])
 def test_the_batches_after_a_rollback_do_not_depend_on_a_log(spiking: Config, tmp_path: Path, stop: int):
     """Stopped before the spike or behind it; then both logs are gone."""

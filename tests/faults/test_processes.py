@@ -26,6 +26,7 @@ from tests.helpers.runs import (
 )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_number_of_processes(
     recipe: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -197,6 +197,7 @@ def test_a_stopped_run_ends_with_the_same_bits(encoder: Path, tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
+@pytest.mark.slow
 def test_several_seeds_have_a_mean_and_a_spread(encoder: Path, tmp_path: Path):
     examples = write_examples("classification", tmp_path / "examples")
     config = config_of("classification", encoder, examples, epochs=3.0)

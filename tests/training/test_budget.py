@@ -100,6 +100,7 @@ def a_second_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Clock, "total", property(lambda self: self.earlier + begun.count(self)))
 
 
+@pytest.mark.slow
 def test_hours_end_the_run_and_its_schedule_across_restarts(
     config: Config, tmp_path: Path, a_second_a_step: None
 ):

@@ -66,6 +66,7 @@ def test_what_is_computed_again_is_the_same(config: Config, on_one_device, remat
     assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_rematerialization_keeps_less(config: Config):
     """Temporary memory of the compiled step, at a size where activations are most of it."""
     config = replace(config, model__num_hidden_layers=8, train__global_batch_size=64)

@@ -103,6 +103,7 @@ def test_what_it_has_done_may_not(saved: Config, config: Config, step: int, chan
     assert changes(saved, config, step=step) == [change]
 
 
+@pytest.mark.slow
 def test_a_constant_run_that_gets_more_steps_and_a_decay_is_the_one_that_was_planned_so(
     config: Config, tmp_path: Path
 ):
