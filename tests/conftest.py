@@ -105,7 +105,10 @@ def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return functools.cache(make)
 
 
-OPTIMIZED = {"objectives", "ops", "parity", "test_optimizer", "test_step", "test_collectives", "test_network"}
+OPTIMIZED = {
+    *("objectives", "ops", "parity", "test_optimizer", "test_stable_adamw", "test_muon"),
+    *("test_moving_average", "test_step", "test_collectives", "test_network"),
+}
 """Folders and files that compare numbers, gradients or programs with a reference."""
 
 

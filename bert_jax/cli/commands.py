@@ -335,6 +335,10 @@ class Export:
     """Step of the checkpoint. Not given: the latest of a pretraining, the best of a fine-tuning."""
     every_checkpoint: bool = False
     """Export all checkpoints, each to OUT/step-N."""
+    average: int | None = None
+    """Export the mean of so many checkpoints of a pretraining: the last ones that are there, up to --step."""
+    ema: bool = False
+    """Export the exponential moving average that a run with optimizer.ema_decay keeps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     masked_lm: bool = False
     """Export the masked-LM head alone, such as BertForMaskedLM in place of BertForPreTraining."""
@@ -350,13 +354,27 @@ class Export:
             raise UserError(
                 f"--step {self.step} is one checkpoint, --every-checkpoint is all: give one of them"
             )
-        how: Any = {"dtype": self.dtype, "masked_lm": self.masked_lm, "license": self.license}
+        if self.average is not None:
+            _at_least_1("--average", self.average)
+            if self.every_checkpoint or self.ema:
+                other = "--every-checkpoint" if self.every_checkpoint else "--ema"
+                raise UserError(f"--average and {other} do not go together: give one of them")
+        how: Any = {
+            "dtype": self.dtype,
+            "masked_lm": self.masked_lm,
+            "license": self.license,
+            "ema": self.ema,
+        }
         if self.every_checkpoint:
             for folder in export_every(self.workdir, out=self.out, **how):
                 print(named(str(folder)))
             return OK
-        step = export(self.workdir, out=self.out, step=self.step, **how)
-        print(named(f"step {step} of {self.workdir} is in {self.out}; its README.md says how to load it"))
+        steps = export(self.workdir, out=self.out, step=self.step, average=self.average, **how)
+        what = (
+            "the moving average at step" if self.ema else "step" if len(steps) == 1 else "the mean of steps"
+        )
+        found = f"{what} {', '.join(map(str, steps))} of {self.workdir}"
+        print(named(f"{found} is in {self.out}; its README.md says how to load it"))
         return OK
 
 

@@ -25,12 +25,14 @@ MAX_STEPS = 2**31 - 1
 
 @dataclass(frozen=True)
 class OptimizerConfig(Section):
-    """AdamW or LAMB, and the learning rate; defaults are BERT's."""
+    """The optimizer and its learning rate; defaults are BERT's."""
 
     path: ClassVar[str] = "optimizer"
 
-    name: Literal["adamw", "lamb"] = "adamw"
-    """lamb is for batches of tens of thousands of rows."""
+    name: Literal["adamw", "lamb", "stable_adamw", "muon"] = "adamw"
+    """lamb is for batches of tens of thousands of rows. stable_adamw shortens the steps of a tensor whose
+    gradient is larger than its second moment says, in place of clip_norm (Wortsman et al. 2023). muon makes
+    the steps of matrices orthogonal, at AdamW's rates, and leaves the rest to AdamW (Liu et al. 2025)."""
     learning_rate: float = 1e-4
     """The highest rate, reached at the end of the warm-up."""
     warmup_steps: int = 10_000
@@ -53,11 +55,17 @@ class OptimizerConfig(Section):
     eps: float = 1e-6
     weight_decay: float = 0.01
     """Not applied to biases and LayerNorm."""
+    decouple_lr: bool = False
+    """Whether weight_decay is multiplied by the rate's part of learning_rate, and not by the rate (Loshchilov
+    and Hutter 2019): a weight_decay of 1e-5 is then what 0.01 is otherwise at a learning_rate of 1e-3."""
     clip_norm: float | None = 1.0
     """Gradients are scaled down to this global norm; None: they are not."""
     layer_decay: float = 1.0
     """Layer-wise learning rates: that of a layer is this part of that of the layer above it (Clark et al.
     2020); 1: all are alike. For fine-tuning."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, with this decay a step (0.999), evaluate it beside
+    them, as ema_loss ..., and save it for `export --ema`; None: none. It costs four bytes a parameter."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +93,14 @@ class OptimizerConfig(Section):
         for name in ("b1", "b2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be at least 0 and less than 1")
+        require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            f"optimizer.ema_decay is {self.ema_decay}; it must be greater than 0 and less than 1, or None",
+        )
+        require(
+            self.name != "stable_adamw" or self.bias_correction,
+            "optimizer.bias_correction is False; optimizer.name 'stable_adamw' needs it",
+        )
         require(self.eps > 0, f"optimizer.eps is {self.eps}; it must be positive")
         for name in ("weight_decay", "end_learning_rate", "polynomial_power"):
             value = getattr(self, name)

@@ -14,8 +14,11 @@ from bert_jax.config import TaskConfig
 from bert_jax.interop import huggingface
 from bert_jax.interop.load import TASK_FIELDS, load_workdir
 from bert_jax.interop.model_card import model_card
+from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
-from bert_jax.workdir.inventory import check_has_run, steps_of
+from bert_jax.workdir.checkpoint import read_mean, read_moving_average
+from bert_jax.workdir.inventory import check_has_run, step_to_use, steps_of
+from bert_jax.workdir.run_files import load_spec
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import settings
 
@@ -30,16 +33,20 @@ def export(
     dtype: Dtype = "float32",
     masked_lm: bool = False,
     license: str | None = None,
-) -> int:
+    average: int | None = None,
+    ema: bool = False,
+) -> tuple[int, ...]:
     """Writes a run's weights and tokenizer to the new folder `out`, for AutoModel and AutoTokenizer.
 
     Args:
       step: of the checkpoint; None: the latest one of a pretraining, the best one of a fine-tuning.
       masked_lm: with a masked-LM head and no other.
       license: for the model card.
+      average: the mean of so many checkpoints, the last ones up to `step`, of a pretraining.
+      ema: the exponential moving average that the run has kept.
 
     Returns:
-      The step that was exported.
+      The steps that were exported: one, or those that were averaged, oldest first.
 
     Raises:
       FileExistsError: `out` exists.
@@ -47,7 +54,7 @@ def export(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; delete it, or give another --out")
-    spec, params, step = load_workdir(workdir, step=step)
+    spec, params, steps = _load(workdir, step=step, average=average, ema=ema)
     network = spec.network
     if masked_lm:
         if not network.objective.PREDICTS_TOKENS:
@@ -69,12 +76,40 @@ def export(
         weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
         (unfinished / huggingface.WEIGHTS_FILE).write_bytes(weights)  # save_file would hide it from others
         (unfinished / huggingface.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
-        card = model_card(workdir, spec, step=step, network=network, license=license)
+        card = model_card(workdir, spec, steps=steps, ema=ema, network=network, license=license)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return step
+    return steps
+
+
+def _load(
+    workdir: Path, *, step: int | None, average: int | None, ema: bool
+) -> tuple[RunSpec, Params, tuple[int, ...]]:
+    """Spec and weights of a run, and the steps that they are of."""
+    if average is None and not ema:
+        spec, params, step = load_workdir(workdir, step=step)
+        return spec, params, (step,)
+    check_has_run(workdir)
+    spec = load_spec(workdir)
+    if average is None:
+        step = step_to_use(workdir, spec.config) if step is None else step
+        params, step = read_moving_average(workdir, spec, step=step)
+        return spec, params, (step,)
+    assert not ema
+    if spec.config.task is not None:
+        raise UserError(f"{workdir} is a fine-tuning: --average is for a pretraining")
+    there = [found for found in steps_of(workdir) if step is None or found <= step]
+    if len(there) < average:
+        listed = ", ".join(map(str, reversed(there))) or "none"
+        until = "" if step is None else f" up to step {step}"
+        raise UserError(
+            f"--average {average} is more than the checkpoints that {workdir} has{until} ({listed}); "
+            "checkpoint.keep and checkpoint.keep_every say how many a run keeps"
+        )
+    steps = tuple(reversed(there[:average]))
+    return spec, read_mean(workdir, spec, steps=steps), steps
 
 
 def _note_length(file: Path, spec: RunSpec) -> None:
@@ -87,7 +122,13 @@ def _note_length(file: Path, spec: RunSpec) -> None:
 
 
 def export_every(
-    workdir: Path, *, out: Path, dtype: Dtype = "float32", masked_lm: bool = False, license: str | None = None
+    workdir: Path,
+    *,
+    out: Path,
+    dtype: Dtype = "float32",
+    masked_lm: bool = False,
+    license: str | None = None,
+    ema: bool = False,
 ) -> list[Path]:
     """Exports each checkpoint that is there, oldest first, to `out/step-N`. Returns the new folders.
 
@@ -97,5 +138,5 @@ def export_every(
     folders = {step: out / f"step-{step}" for step in reversed(steps_of(workdir))}
     new = {step: folder for step, folder in folders.items() if not folder.exists()}
     for step, folder in new.items():
-        export(workdir, out=folder, step=step, dtype=dtype, masked_lm=masked_lm, license=license)
+        export(workdir, out=folder, step=step, dtype=dtype, masked_lm=masked_lm, license=license, ema=ema)
     return list(new.values())

@@ -6,6 +6,7 @@ import math
 from importlib.metadata import version
 from pathlib import Path
 
+from bert_jax.training.moving_average import OF_AVERAGE
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.metrics_file import read_metrics
@@ -21,8 +22,15 @@ PIPELINES = {
 """The Hub's pipelines, by the end of Transformers' class."""
 
 
-def model_card(workdir: Path, spec: RunSpec, *, step: int, network: Network, license: str | None) -> str:
-    """Markdown with the front matter that the Hub reads. All figures are the workdir's."""
+def model_card(
+    workdir: Path, spec: RunSpec, *, steps: tuple[int, ...], ema: bool, network: Network, license: str | None
+) -> str:
+    """Markdown with the front matter that the Hub reads. All figures are the workdir's.
+
+    Args:
+      steps: whose weights these are: several if they are the mean of several.
+      ema: they are the exponential moving average.
+    """
     config, model, train = spec.config, network.model, spec.config.train
     suffix, task = network.objective.HUGGINGFACE_SUFFIX, spec.config.task
     front = [f"pipeline_tag: {PIPELINES[suffix]}"] if suffix in PIPELINES else []
@@ -35,29 +43,37 @@ def model_card(workdir: Path, spec: RunSpec, *, step: int, network: Network, lic
         "Trained on": f"`{config.data.source}`" if task is None else f"`{task.train}`",
         "Validated on": "held-out documents of it" if task is None else f"`{task.validation}`",
         "Started from": f"`{config.init.source}`" if config.init.source else "random weights",
-        "Steps": f"{step:,} {spec.length_description}, {train.global_batch_size} rows of "
+        "Steps": f"{steps[-1]:,} {spec.length_description}, {train.global_batch_size} rows of "
         f"{spec.rows.sequence_length} tokens each",
         "Optimizer": f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, "
         f"seed {train.seed}",
         "Made with": f"bert-jax {version('bert-jax')}",
         "License": license or "not stated",
     }
+    if len(steps) > 1:
+        facts["Weights"] = f"the mean of the checkpoints of steps {', '.join(f'{step:,}' for step in steps)}"
+    if ema:
+        facts["Weights"] = f"an exponential moving average, decay {config.optimizer.ema_decay:g} a step"
     if labels := getattr(network.settings, "labels", ()):
         facts["Labels"] = ", ".join(labels)
     lines = ["---", *front, "---", "", f"# {workdir.name}", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
-    metrics = _validation_metrics(workdir, step)
+    metrics = _validation_metrics(workdir, steps[0], ema=ema) if len(steps) == 1 else {}
     if metrics:
         lines += ["", "| validation | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
     return "\n".join([*lines, "", *_how_to_load("AutoModel" + suffix.removeprefix("Model"))]) + "\n"
 
 
-def _validation_metrics(workdir: Path, step: int) -> dict[str, float]:
-    """The metrics of the exported step, if it was evaluated."""
+def _validation_metrics(workdir: Path, step: int, *, ema: bool) -> dict[str, float]:
+    """The metrics of the exported weights, if they were evaluated."""
     file = workdir / "metrics.jsonl"
     found = read_metrics(file).get((step, "validation"), {}) if file.exists() else {}
-    return {name: v for name, v in found.items() if name not in ("tokens", "hours") and math.isfinite(v)}
+    return {
+        name.removeprefix(OF_AVERAGE): value
+        for name, value in found.items()
+        if name not in ("tokens", "hours") and math.isfinite(value) and name.startswith(OF_AVERAGE) == ema
+    }
 
 
 def _how_to_load(loader: str) -> list[str]:

@@ -29,6 +29,7 @@ from bert_jax.run.preflight import check_workdir, describe_devices
 from bert_jax.run.watchdog import Watchdog
 from bert_jax.training.batch_ramp import Stage, stage_of
 from bert_jax.training.fits import check_fits
+from bert_jax.training.moving_average import OF_AVERAGE, average_in
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import jit_init_state, jit_train_step
 from bert_jax.workdir import run_files
@@ -314,7 +315,7 @@ class _Run:
         return due and self.data.has_validation and self.progress.evaluated < self.step
 
     def evaluate(self) -> dict[str, float] | None:
-        """The held-out metrics; None if a signal came."""
+        """The held-out metrics, those of the moving average too where one is kept; None if a signal came."""
 
         def stop() -> bool:
             self.clock.enter("evaluation", step=self.step)  # a heartbeat, for the watchdog
@@ -322,6 +323,9 @@ class _Run:
 
         self.clock.enter("evaluation", step=self.step)
         metrics = self.evaluator(self.state.params, stop)
+        if metrics is not None and self.spec.config.optimizer.ema_decay is not None:
+            averaged = self.evaluator(average_in(self.state.opt_state), stop)
+            metrics = averaged and metrics | {f"{OF_AVERAGE}{name}": v for name, v in averaged.items()}
         if metrics is None:
             return None
         best = self.spec.best

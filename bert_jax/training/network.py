@@ -119,16 +119,17 @@ def encode(network: Network, params: Params, batch: Batch, *, kernels: Kernels) 
         return modules(network, params).encoder.encode(batch, kernels=kernels)
 
 
+def real_size(network: Network, parameter: Parameter) -> int:
+    """The number of elements, without the rows that pad the vocabulary."""
+    count = math.prod(parameter.shape)
+    if "vocab" in parameter.logical_axes:
+        count = count // network.model.padded_vocab_size * network.model.vocab_size
+    return count
+
+
 def count_parameters(network: Network) -> int:
     """The number of parameters, without the rows that pad the vocabulary."""
-
-    def size(parameter: Parameter) -> int:
-        count = math.prod(parameter.shape)
-        if "vocab" in parameter.logical_axes:
-            count = count // network.model.padded_vocab_size * network.model.vocab_size
-        return count
-
-    return sum(map(size, jax.tree.leaves(parameters(network))))
+    return sum(real_size(network, parameter) for parameter in jax.tree.leaves(parameters(network)))
 
 
 def flops(network: Network, rows: RowShape) -> float:

@@ -1,4 +1,4 @@
-"""AdamW and LAMB, and which parameters decay."""
+"""The optimizers and their parts in common: clipping, decay, learning rate, what a lost step does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax.training.moving_average import keep_average
+from bert_jax.training.muon import muon_or
 from bert_jax.training.network import Network, Parameter, Params, parameters
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.schedule import learning_rate_schedule
+from bert_jax.training.stable_adamw import stabilized
 
 
 def schedule_of(spec: RunSpec) -> optax.Schedule:
@@ -25,23 +28,35 @@ def decay_mask(network: Network) -> Params:
 
 
 def make_optimizer(spec: RunSpec) -> optax.GradientTransformationExtraArgs:
-    """Clip by global norm, then AdamW (Loshchilov and Hutter 2019) or LAMB (You et al. 2020, algorithm 2).
+    """Clip by global norm, then AdamW (Loshchilov and Hutter 2019), LAMB (You et al. 2020, algorithm 2),
+    StableAdamW or Muon.
 
-    Both decay the parameters of `decay_mask` only; `optimizer.layer_decay` makes the steps of lower layers
+    All decay the parameters of `decay_mask` only; `optimizer.layer_decay` makes the steps of lower layers
     shorter. `update(..., position=, finite=)` wants the place in the schedule, in steps. Where the gradient
     is not finite it gives zeros; the moments fade as if it were zero, and counters count.
     """
     o, network = spec.config.optimizer, spec.network
-    adam = optax.scale_by_adam if o.bias_correction else _scale_by_uncorrected_adam
+    scale_by_adam = optax.scale_by_adam if o.bias_correction else _scale_by_uncorrected_adam
+    adam = scale_by_adam(b1=o.b1, b2=o.b2, eps=o.eps, mu_dtype=o.mu_dtype)
+    peak = o.learning_rate if o.decouple_lr else 1.0  # the rate that follows is divided by it
+    decay = optax.add_decayed_weights(o.weight_decay / peak, mask=decay_mask(network))
+    match o.name:
+        case "adamw":
+            direction = [adam, decay]
+        case "lamb":
+            direction = [adam, decay, _scale_by_trust_ratio(network)]
+        case "stable_adamw":
+            direction = [stabilized(adam, decay, network, b2=o.b2, eps=o.eps)]
+        case "muon":
+            direction = [muon_or(adam, network, mu_dtype=o.mu_dtype), decay]
     return optax.chain(
         optax.identity() if o.clip_norm is None else optax.clip_by_global_norm(o.clip_norm),
         _zero_unless_finite(),  # a choice between the new state and the old would cost XLA another copy
-        adam(b1=o.b1, b2=o.b2, eps=o.eps, mu_dtype=o.mu_dtype),
-        optax.add_decayed_weights(o.weight_decay, mask=decay_mask(network)),
-        _scale_by_trust_ratio(network) if o.name == "lamb" else optax.identity(),
+        *direction,
         _scale_by_learning_rate(spec),
         _scale_by_layer(network, o.layer_decay) if o.layer_decay < 1 else optax.identity(),
         _zero_unless_finite(),
+        optax.identity() if o.ema_decay is None else keep_average(o.ema_decay),
     )
 
 

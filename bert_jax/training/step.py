@@ -45,10 +45,15 @@ def state_sharding(spec: RunSpec, mesh: Mesh) -> Any:
     )
     whole = sharding.replicated(mesh)
     abstract = jax.eval_shape(lambda: init_state(spec))
+    is_masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
     opt_state = optax.tree_utils.tree_map_params(
-        make_optimizer(spec), lambda _, where: where, abstract.opt_state, params,
+        make_optimizer(spec),
+        lambda moment, where: moment if is_masked(moment) else where,
+        abstract.opt_state,
+        params,
         transform_non_params=lambda _: whole,
-    )  # fmt: skip
+        is_leaf=is_masked,
+    )
     return TrainState(whole, params, opt_state)  # type: ignore[arg-type]
 
 

@@ -13,12 +13,13 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
@@ -28,6 +29,7 @@ from bert_jax.config import CheckpointConfig, MeshConfig
 from bert_jax.config.as_json import to_json
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import assert_processes_agree, from_process_0, wait_until_visible
+from bert_jax.training.moving_average import average_in
 from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import TrainState, abstract_state
@@ -70,6 +72,28 @@ def read_params(
     """The parameters of a checkpoint, on `mesh` or on one device, and its step."""
     with Checkpoints(workdir, spec, read_only=True) as checkpoints:
         return checkpoints.restore_params(mesh or _one_device(), step=step)
+
+
+def read_moving_average(workdir: Path, spec: RunSpec, *, step: int | None = None) -> tuple[Params, int]:
+    """The exponential moving average in a checkpoint, on one device, and its step.
+
+    Raises UserError if the run keeps none.
+    """
+    if spec.config.optimizer.ema_decay is None:
+        raise UserError(f"{workdir} has no moving average: its optimizer.ema_decay is None")
+    state = read_state(workdir, spec, step=step)
+    return average_in(state.opt_state), int(state.step)
+
+
+def read_mean(workdir: Path, spec: RunSpec, *, steps: Sequence[int]) -> Params:
+    """The mean of the parameters of several checkpoints, on one device, with one of them in memory at a time
+    (Izmailov et al. 2018, arXiv 1803.05407)."""
+    mesh = _one_device()
+    with Checkpoints(workdir, spec, read_only=True) as checkpoints:
+        total, _ = checkpoints.restore_params(mesh, step=steps[0])
+        for step in steps[1:]:
+            total = jax.tree.map(jnp.add, total, checkpoints.restore_params(mesh, step=step)[0])
+    return jax.tree.map(lambda x: x / len(steps), total)
 
 
 def _one_device() -> Mesh:
