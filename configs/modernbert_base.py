@@ -70,7 +70,7 @@ def get_phases() -> dict[str, Config]:
         train=TrainConfig(
             budget="1719e9 tokens",
             global_batch_size=4608,
-            microbatches=6,
+            microbatches=12,
             batch_ramp=(768, 1536, 2304, 3072, 3840),
             batch_ramp_steps=21_195,  # 50 billion tokens
             reduce_dtype="bfloat16",

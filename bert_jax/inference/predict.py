@@ -14,10 +14,12 @@ from bert_jax.config import MeshConfig, TaskConfig
 from bert_jax.finetuning.data import compile_apply, logits_of, make_splits
 from bert_jax.inference.fill_mask import fill
 from bert_jax.interop.load import LoadedModel, load_model
-from bert_jax.ops.attention import PLAIN
+from bert_jax.objectives.objective import RowShape
 from bert_jax.parallel import sharding
+from bert_jax.parallel.platform import local_platform
 from bert_jax.tasks import task_of
 from bert_jax.tasks.records import STDIN, decoded, lines_of
+from bert_jax.training.run_spec import kernels_for
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
 
@@ -59,7 +61,11 @@ def _predicted(
     network, params, tokenizer = loaded
     task = task_of(settings)
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
-    apply = compile_apply(network, PLAIN, mesh)
+    rows = RowShape(settings.sequence_length)
+    kernels = kernels_for(
+        network, rows, local_platform(), asked="auto"
+    )  # the training's may be for another device
+    apply = compile_apply(network, kernels, mesh)
     cut: list[str] = []
     with jax.set_mesh(mesh):
         while chunk := list(islice(examples, CHUNK)):

@@ -76,6 +76,11 @@ def pretraining_spec(config: Config, model: EncoderConfig, platform: Platform) -
         if reason is not None:
             raise UserError(reason)
     data, train = config.data, config.train
+    if data.sequence_length > model.max_position_embeddings:
+        raise UserError(
+            f"data.sequence_length is {data.sequence_length}, but the model of init.source "
+            f"{config.init.source} has {model.max_position_embeddings} positions"
+        )
     rows = RowShape(data.sequence_length, data.masking.max_predictions, data.max_sequences_per_row)
     steps = resolve_budget(train, network, rows)
     if train.steps_from_budget:
@@ -106,8 +111,12 @@ def best_metric(network: Network, asked: str | None) -> Metric:
     return found
 
 
-def kernels_for(network: Network, rows: RowShape, platform: Platform) -> Kernels:
-    """The attention kernels of a run; raises UserError where the one that was asked for refuses."""
+def kernels_for(network: Network, rows: RowShape, platform: Platform, *, asked: str | None = None) -> Kernels:
+    """The attention kernels for these rows; raises UserError where the one that was asked for refuses.
+
+    Args:
+      asked: None: what model.attention says.
+    """
     model = network.model
     request = Request(
         platform=platform.name,
@@ -118,4 +127,4 @@ def kernels_for(network: Network, rows: RowShape, platform: Platform) -> Kernels
         dropout=network.encoder.attention_dropout(model) > 0,
         packed=rows.max_sequences > 1,
     )
-    return select_kernels(model.attention, request, window=network.encoder.window(model))
+    return select_kernels(asked or model.attention, request, window=network.encoder.window(model))
