@@ -1,4 +1,4 @@
-"""The modern encoder from rows to folders of Transformers: trained, resumed, on a mesh, exported, fine-tuned."""
+"""The modern encoder from rows to folders of Transformers: trained, resumed, cut over a mesh, fine-tuned."""
 
 from __future__ import annotations
 
