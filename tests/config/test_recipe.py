@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.config import BertConfig, Config, MaskingConfig, delta, load_recipe
+from bert_jax.config import BertConfig, Config, MaskingConfig, delta, load_phases, load_recipe
 from bert_jax.config.as_json import differences, to_json
 from bert_jax.workdir.run_files import config_from_json
 from data_pipeline.errors import UserError
@@ -20,8 +20,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_loads_and_says_how_to_run_it(path: Path):
-    config = load_recipe(path)
-    assert config_from_json(to_json(config)) == config
+    for config in load_phases(path).values():
+        assert config_from_json(to_json(config)) == config
     verb = "pretrain" if config.task is None else "finetune"
     assert re.search(rf"bert-jax {verb} configs/{path.name} (\\\n|.)*--workdir", path.read_text())
 
