@@ -24,7 +24,7 @@ quote; what it needs, a compiler says:
 
     bert-jax plan configs/modernbert_base.py:pretraining --topology h100:1x8
 
-With `--optimizer.name muon --optimizer.decouple-lr false --optimizer.weight-decay 0.1` matrices take Muon's
+With `--optimizer.name muon --optimizer.no-decouple-lr --optimizer.weight-decay 0.1` matrices take Muon's
 steps at the same rate; the sizes of Ettin are configs/ettin_17m.py to ettin_1b.py.
 """
 

@@ -9,7 +9,7 @@ on. The datasets are those of base. The authors began with the weights of base i
 matrices:
 
     bert-jax pretrain configs/modernbert_large.py --workdir runs/modernbert-large \
-        --init.source runs/modernbert/pretraining --init.tile true
+        --init.source runs/modernbert/pretraining --init.tile
 
 Not run by us: there is no loss to quote; what it needs, a compiler says:
 
