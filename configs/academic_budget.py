@@ -1,4 +1,4 @@
-"""BERT-base in a day on eight chips of TPU v5e, after Izsak et al. (2021), on an academic budget.
+r"""BERT-base in a day on eight chips of TPU v5e, after Izsak et al. (2021), on an academic budget.
 
     bert-jax prepare  configs/academic_budget.py --data.source 'files:corpus/*.txt.gz'
     bert-jax pretrain configs/academic_budget.py --workdir runs/day
@@ -12,6 +12,15 @@ chips it takes 9.7 of 16 GiB; 24.0 hours, 192 chip-hours, have room for 466,000 
 reach a third to a half of that:
 
     bert-jax plan configs/academic_budget.py --topology v5e:2x4
+
+Two other optimizers, not run by us either: Muon at AdamW's rate, 1e-3, with its weight decay of 0.1 (Liu et
+al. 2025), and StableAdamW at 8e-4, as ModernBERT-base was trained (Warner et al. 2024, with other batches):
+
+    bert-jax pretrain configs/academic_budget.py --workdir runs/day-muon \
+        --optimizer.name muon --optimizer.weight-decay 0.1
+    bert-jax pretrain configs/academic_budget.py --workdir runs/day-stable \
+        --optimizer.name stable_adamw --optimizer.learning-rate 8e-4 --optimizer.clip-norm None \
+        --optimizer.weight-decay 1e-5 --optimizer.decouple-lr
 """
 
 from pathlib import Path

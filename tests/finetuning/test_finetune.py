@@ -34,6 +34,7 @@ from bert_jax.interop.load import load_workdir
 from bert_jax.objectives import mlm_nsp
 from bert_jax.tasks import TASKS
 from bert_jax.training.network import Network, init_params
+from data_pipeline.errors import UserError
 from tests.helpers.configs import recipe_of, replace
 
 TEXTS = [
@@ -156,6 +157,8 @@ def test_a_few_examples_are_learned_by_heart(kind: str, score: str, encoder: Pat
     assert result.scores[score] > (0.98 if kind == "regression" else 0.9999), report([result])
     assert load_workdir(tmp_path / "run")[2] == result.step
 
+    with pytest.raises(UserError, match=r"is a fine-tuning: --average is for a pretraining"):
+        export(tmp_path / "run", out=tmp_path / "out", average=1)
     export(tmp_path / "run", out=tmp_path / "out")
     asked = {"file": str(examples), "lines": (), "batch_size": 4, "top": 1}
     said = list(predictions(tmp_path / "run", **asked))

@@ -12,6 +12,7 @@ import safetensors.numpy
 import torch
 import transformers
 
+from bert_jax.cli import main as cli
 from bert_jax.config import Config
 from bert_jax.inference.fill_mask import token_logits
 from bert_jax.interop.export import export
@@ -23,6 +24,7 @@ from bert_jax.training.step import init_state
 from bert_jax.workdir import run_files
 from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.progress import Progress
+from data_pipeline.errors import UserError
 from data_pipeline.prepare import prepare
 from tests.helpers.configs import replace, spec_of
 from tests.helpers.runs import metrics
@@ -120,3 +122,63 @@ def test_masked_lm_changes_nothing_of_a_run_without_pairs(run: Path, exported: P
     export(run, out=tmp_path / "out", masked_lm=True)
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (exported / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def several(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir with checkpoints of steps 1 to 5, each with weights of its own."""
+    spec, workdir = spec_of(replace(config, checkpoint__keep=5)), tmp_path_factory.mktemp("several")
+    run_files.write(spec, workdir)
+    (workdir / "tokenizer").symlink_to(Path(config.data.dir) / "tokenizer")
+    state = init_state(spec)
+    with Checkpoints(workdir, spec) as checkpoints:
+        for step in range(1, 6):
+            key = jax.random.key(step)
+            params = jax.tree.map(
+                lambda x, k=key: x + jax.random.normal(jax.random.fold_in(k, x.size), x.shape), state.params
+            )
+            checkpoints.save(step, state._replace(params=params), Progress())
+    return workdir
+
+
+def test_an_average_is_the_mean_of_the_last_checkpoints(
+    several: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """The output and the model card say of which."""
+    for step in range(1, 6):
+        export(several, out=tmp_path / f"step-{step}", step=step)
+    for flags, steps in (
+        (["--average", "5"], (1, 2, 3, 4, 5)),
+        (["--average", "3", "--step", "4"], (2, 3, 4)),
+    ):
+        out = tmp_path / f"mean-{len(steps)}"
+        assert cli.run(["export", "--workdir", str(several), "--out", str(out), *flags.split()]) == 0
+        assert f"the mean of steps {', '.join(map(str, steps))} of {several}" in capsys.readouterr().out
+        each = [tensors_of(tmp_path / f"step-{step}") for step in steps]
+        for name, array in tensors_of(out).items():
+            expected = np.mean([np.float64(tensors[name]) for tensors in each], axis=0)
+            np.testing.assert_allclose(array, expected, atol=1e-6, err_msg=name)
+            assert array.dtype == np.float32
+        card = (out / "README.md").read_text()
+        assert f"- Weights: the mean of the checkpoints of steps {', '.join(map(str, steps))}\n" in card
+        assert f"- Steps: {steps[-1]} of" in card
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--average", "6"], "--average 6 is more than the checkpoints that .* has (1, 2, 3, 4, 5); "),
+        (["--average", "3", "--step", "2"], "--average 3 is more than .* has up to step 2 (1, 2); "),
+        (["--average", "0"], "--average is 0; it must be at least 1"),
+        (["--average", "2", "--ema"], "--average and --ema do not go together"),
+        (["--average", "2", "--every-checkpoint"], "--average and --every-checkpoint do not go together"),
+        (["--ema"], "has no moving average: its optimizer.ema_decay is None"),
+    ],
+)
+def test_an_average_that_cannot_be_had_is_refused(
+    several: Path, tmp_path: Path, flags: list[str], message: str
+):
+    pattern = message.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(UserError, match=pattern):
+        cli.run(["export", "--workdir", str(several), "--out", str(tmp_path / "out"), *flags])
+    assert not (tmp_path / "out").exists()

@@ -74,6 +74,11 @@ def test_every_path_compiles_for_real_chips(bfloat16: Config, tmp_path: Path):
         "rbg": (replace(bfloat16, train__dropout_prng="rbg"), SMALL),
         "offload": (wide, SMALL),
         "lamb": (replace(bfloat16, optimizer__name="lamb", optimizer__mu_dtype="bfloat16"), SMALL),
+        "muon": (
+            replace(bfloat16, optimizer__name="muon", mesh__fsdp=2, mesh__tensor=2),
+            SMALL,
+        ),
+        "average": (replace(bfloat16, optimizer__name="stable_adamw", optimizer__ema_decay=0.999), SMALL),
     }
     too_large = (replace(bfloat16, train__global_batch_size=2**19), SMALL)
     found = asked(cases | {"too large": too_large}, tmp_path)
@@ -85,6 +90,7 @@ def test_every_path_compiles_for_real_chips(bfloat16: Config, tmp_path: Path):
         assert answer["devices"] == (8 if name == "slices" else 4)
     assert found["slices"]["rows"] == 8
     assert found["fsdp"]["parameters"] < 0.4 * 4 * parameter_count(bfloat16)
+    assert found["average"]["optimizer"] == pytest.approx(3 * 4 * parameter_count(bfloat16), abs=100)
 
 
 def parameter_count(config: Config) -> int:

@@ -62,6 +62,19 @@ def test_resume_is_bit_exact(run, config: Config, tmp_path: Path):
     assert_identical(tmp_path / "run", tmp_path / "at once")
 
 
+@pytest.mark.parametrize("name", ["muon", "stable_adamw"])
+def test_every_state_of_an_optimizer_is_resumed(config: Config, tmp_path: Path, name: str):
+    """With the moving average, on eight devices that share it."""
+    config = replace(
+        config, optimizer__name=name, optimizer__ema_decay=0.9, train__steps=6, train__eval_every=2,
+        mesh=MeshConfig(data=2, fsdp=2, tensor=2),
+    )  # fmt: skip
+    assert pretrain(config, workdir=tmp_path / "at once")
+    for stop in (3, None):
+        assert pretrain(replace(config, train__stop_at=stop), workdir=tmp_path / "stopped")
+    assert_identical(tmp_path / "at once", tmp_path / "stopped")
+
+
 def test_a_run_writes_what_the_contract_says(run, config: Config, tmp_path: Path):
     output = run("--checkpoint.every", "8", "--checkpoint.keep", "2")
     workdir = tmp_path / "run"
