@@ -8,7 +8,7 @@ billion tokens at 5e-4, where the loss stood still, then 800 billion at 5e-5, at
 on. The datasets are those of base. The authors began with the weights of base in the centre of the larger
 matrices:
 
-    bert-jax pretrain configs/modernbert_large.py --workdir runs/modernbert-large \
+    bert-jax pretrain configs/modernbert_large.py --workdir runs/modernbert-large-tiled \
         --init.source runs/modernbert/pretraining --init.tile
 
 Not run by us: there is no loss to quote; what it needs, a compiler says:
