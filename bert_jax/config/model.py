@@ -75,6 +75,11 @@ class EncoderConfig(ModelConfig):
         )
 
     @property
+    def is_unrolled(self) -> bool:
+        """Whether each layer is compiled by itself. A run then has them apart (models/stack.py)."""
+        return self.scan_unroll > 1 and self.scan_unroll >= self.num_hidden_layers
+
+    @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 

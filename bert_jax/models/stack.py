@@ -65,6 +65,31 @@ def run_layers(
     return x, kept + of_rest
 
 
+def take_apart(tree: Any, *, like: Any) -> Any:
+    """Arrays with their layers apart where `like`, an abstract tree, has them apart.
+
+    Each stack is deleted once its layers are there: no second copy of all is in memory at any time.
+    """
+
+    def split(array: jax.Array, wanted: Any) -> Any:
+        if not _is_apart(wanted):
+            return array
+        layers = jax.jit(tuple, out_shardings=tuple(layer.sharding for layer in wanted))(array)
+        array.delete()
+        return layers
+
+    return jax.tree.map(split, tree, like)
+
+
+def restack(tree: Any, *, like: Any) -> Any:
+    """Arrays with their layers stacked as `like`, an abstract tree, has them. The layers apart stay."""
+
+    def joined(wanted: jax.ShapeDtypeStruct, array: Any) -> jax.Array:
+        return jax.jit(jnp.stack, out_shardings=wanted.sharding)(array) if _is_apart(array) else array
+
+    return jax.tree.map(joined, like, tree)
+
+
 def _is_apart(leaf: Any) -> bool:
     return isinstance(leaf, tuple)
 

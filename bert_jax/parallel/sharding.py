@@ -132,8 +132,8 @@ def sum_over_data(
       function: returns gradients and metrics; sums over rows, both.
       dtype: in which the gradients cross the network.
       manual_axes: `function` has a part of its own that cuts mesh axes by hand, such as a Pallas kernel.
-      early: a tree like the gradients of whether `sum_gradient` sums them, in the backward pass; the others
-        are summed once at its end.
+      early: whether `sum_gradient` sums gradients in the backward pass, in a tree like theirs or a prefix of
+        it; the others are summed once at its end.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape["data"] == 1:
@@ -147,7 +147,8 @@ def sum_over_data(
                 gradients, metrics = function(params, batch, rows)
         else:
             gradients, metrics = function(params, batch, rows)
-        gradients = jax.tree.map(lambda x, done: x if done else _summed(x, dtype), gradients, early)
+        done = jax.tree.broadcast(early, gradients)
+        gradients = jax.tree.map(lambda x, done: x if done else _summed(x, dtype), gradients, done)
         return gradients, jax.lax.psum(metrics, "data")
 
     return jax.shard_map(

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from bert_jax.interop.initialize import start_from
 from bert_jax.models.encoder import Batch
+from bert_jax.models.stack import restack, take_apart
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import DelayedMax, PreemptionSignal
 from bert_jax.run.clock import Clock
@@ -31,7 +32,7 @@ from bert_jax.training.batch_ramp import Stage, stage_of
 from bert_jax.training.fits import check_fits
 from bert_jax.training.moving_average import OF_AVERAGE, average_in
 from bert_jax.training.run_spec import RunSpec
-from bert_jax.training.step import jit_init_state, jit_train_step
+from bert_jax.training.step import abstract_state, jit_init_state, jit_train_step
 from bert_jax.workdir import run_files
 from bert_jax.workdir.bucket import root_of, source_folder, upload_logs
 from bert_jax.workdir.checkpoint import Checkpoints
@@ -122,6 +123,7 @@ class _Run:
         self.train_steps = {stage: jit_train_step(spec, mesh, stage) for stage in spec.stages}
         self.compiled: set[Stage] = set()
         self.ahead = CompileAhead()
+        self.saved = abstract_state(spec.scanned, mesh)  # the layout of the state in a checkpoint
         self.last_step = spec.config.train.stop_at or spec.max_steps
         self.pending: _Pending | None = None
         self.spiked: _Spike | None = None
@@ -147,12 +149,13 @@ class _Run:
         self.clock.enter("start", step=0)
         init = self.spec.config.init
         if self.checkpoints.latest_step() is not None:
-            self.state, self.progress = self.checkpoints.restore(self.mesh)
-            log.info("resuming from step %d of %s", self.state.step, root_of(self.workdir))
+            state, self.progress = self.checkpoints.restore(self.mesh)
+            log.info("resuming from step %d of %s", state.step, root_of(self.workdir))
         else:
-            self.state, self.progress = jit_init_state(self.spec, self.mesh)(), Progress()
+            state, self.progress = jit_init_state(self.spec.scanned, self.mesh)(), Progress()
             if init.source is not None and init.weights:
-                self.state = start_from(source_folder(init.source), self.spec, self.mesh, self.state)
+                state = start_from(source_folder(init.source), self.spec, self.mesh, state)
+        self.state = take_apart(state, like=abstract_state(self.spec, self.mesh))
         self.step = int(self.state.step)
 
     def train(self) -> bool:
@@ -344,7 +347,8 @@ class _Run:
         self.clock.enter("save", step=self.step)
         progress = self.progress._replace(seconds=seconds)
         upload_logs(self.workdir)
-        self.checkpoints.save(self.step, self.state, progress, validation=validation)
+        state = restack(self.state, like=self.saved)  # copies of the layers, freed with the save
+        self.checkpoints.save(self.step, state, progress, validation=validation)
 
     def finished(self) -> bool:
         """Whether no step is left: the last one was done, the budget is over, or patience is exhausted."""

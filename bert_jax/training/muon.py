@@ -6,7 +6,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from bert_jax.training.network import Network, Parameter, Params, parameters
+from bert_jax.training.network import Network, Parameter, Params, parameters_in_state
 
 MOMENTUM = 0.95
 """Jordan et al. (2024) and Liu et al. (2025), with Nesterov's look ahead."""
@@ -19,7 +19,7 @@ def muon_or(
     adam: optax.GradientTransformation, network: Network, *, mu_dtype: str
 ) -> optax.GradientTransformationExtraArgs:
     """Updates of matrices by Muon, the others by Adam; as long as Adam's, so that one rate serves both."""
-    declared = parameters(network)
+    declared = parameters_in_state(network)
     labels = jax.tree.map(lambda p: "adam" if dimensions(p) is None else "muon", declared)
     numbers = jax.tree.map(lambda p: dimensions(p) or optax.MaskedNode(), declared)
     muon = scale_by_muon(beta=MOMENTUM, mu_dtype=mu_dtype, weight_dimension_numbers=numbers)

@@ -1,11 +1,13 @@
 """Encoder and objective together: which parameters there are, and the functions of them.
 
 Parameters are a nested dict of float32 arrays, {"encoder": ..., "objective": ...}; outside of models/ and
-objectives/ a network is nothing else.
+objectives/ a network is nothing else. Layers are stacked, but in the state of an unrolled run they are apart
+(models/stack.py); the functions here take both.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -85,6 +87,22 @@ def parameters(network: Network) -> Params:
     state = _definition(network)[1]
     is_variable = lambda node: isinstance(node, nnx.Variable)  # noqa: E731
     return nnx.to_pure_dict(jax.tree.map(declared, state, is_leaf=is_variable))
+
+
+def parameters_in_state(network: Network) -> Params:
+    """`parameters` as the state of a run has them: where it is unrolled, those of each layer apart."""
+
+    def declared(parameter: Parameter) -> Any:
+        if not (parameter.is_stacked and network.model.is_unrolled):
+            return parameter
+        assert isinstance(parameter.depth, tuple)
+        shape, axes = parameter.shape[1:], parameter.logical_axes[1:]
+        return tuple(
+            dataclasses.replace(parameter, shape=shape, logical_axes=axes, depth=depth)
+            for depth in parameter.depth
+        )
+
+    return jax.tree.map(declared, parameters(network))
 
 
 def init_params(network: Network, key: jax.Array) -> Params:

@@ -10,7 +10,7 @@ import optax
 
 from bert_jax.training.moving_average import keep_average
 from bert_jax.training.muon import muon_or
-from bert_jax.training.network import Network, Parameter, Params, parameters
+from bert_jax.training.network import Network, Parameter, Params, parameters_in_state
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.schedule import learning_rate_schedule
 from bert_jax.training.stable_adamw import stabilized
@@ -24,7 +24,7 @@ def schedule_of(spec: RunSpec) -> optax.Schedule:
 
 def decay_mask(network: Network) -> Params:
     """The weight-decay mask: True for matrices and embeddings, False for biases and LayerNorm."""
-    return jax.tree.map(lambda parameter: parameter.decay, parameters(network))
+    return jax.tree.map(lambda parameter: parameter.decay, parameters_in_state(network))
 
 
 def make_optimizer(spec: RunSpec) -> optax.GradientTransformationExtraArgs:
@@ -85,7 +85,7 @@ def _scale_by_layer(network: Network, decay: float) -> optax.GradientTransformat
     """Updates times decay^d, d layers below the heads: 0 of the heads, 1 of the last layer, L + 1 of the
     embeddings (Clark et al. 2020, appendix B; google-research/electra/model/optimization.py)."""
     heads = network.model.num_hidden_layers + 1
-    declared = parameters(network)
+    declared = parameters_in_state(network)
 
     def scale(update: jax.Array, parameter: Parameter) -> jax.Array:
         if isinstance(parameter.depth, int):
@@ -117,7 +117,7 @@ def _scale_by_trust_ratio(network: Network) -> optax.GradientTransformation:
     Norms of stacked parameters are those of one layer's slice, not of the stack. Parameters that do not decay
     keep their updates, as in google-research/albert/lamb_optimizer.py (exclude_from_layer_adaptation).
     """
-    declared = parameters(network)
+    declared = parameters_in_state(network)
 
     def scale(update: jax.Array, param: jax.Array, parameter: Parameter) -> jax.Array:
         if not parameter.decay:

@@ -6,6 +6,7 @@ for.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -42,6 +43,12 @@ class RunSpec:
     def max_steps(self) -> int:
         """Steps that the run can have."""
         return self.steps if self.config.train.hours is None else MAX_STEPS
+
+    @property
+    def scanned(self) -> RunSpec:
+        """This run with its layers scanned: the state of it is what checkpoints have."""
+        model = dataclasses.replace(self.network.model, scan_unroll=1)
+        return dataclasses.replace(self, network=self.network._replace(model=model))
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax.training.network import Network, Parameter, Params, parameters, real_size
+from bert_jax.training.network import Network, Parameter, Params, parameters_in_state, real_size
 
 
 def stabilized(
@@ -30,7 +30,7 @@ def stabilized(
     moment that has seen `g` already, corrected for its start at zero.
     """
     both = optax.chain(adam, decay)
-    declared = parameters(network)
+    declared = parameters_in_state(network)
 
     def update(grads: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         updates, state = both.update(grads, state, params)

@@ -23,7 +23,10 @@ from data_pipeline.batch import unpack
 
 
 class TrainState(NamedTuple):
-    """All that a step changes. What it reads beyond this is the config and the batch."""
+    """All that a step changes. What it reads beyond this is the config and the batch.
+
+    Layers are stacked, or apart if the run is unrolled (models/stack.py).
+    """
 
     step: jax.Array
     """int32 scalar: steps done."""
@@ -34,6 +37,11 @@ class TrainState(NamedTuple):
 def init_state(spec: RunSpec) -> TrainState:
     """The state before the first step: a function of `train.seed` alone, on any mesh."""
     params = network.init_params(spec.network, jax.random.key(spec.config.train.seed))
+    params = jax.tree.map(
+        lambda x, declared: tuple(x) if isinstance(declared, tuple) else x,
+        params,
+        network.parameters_in_state(spec.network),
+    )
     return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(spec).init(params))
 
 
@@ -41,7 +49,7 @@ def state_sharding(spec: RunSpec, mesh: Mesh) -> Any:
     """A TrainState of shardings: each moment lies like its parameter, scalars are on every device."""
     params = jax.tree.map(
         lambda parameter: sharding.of_parameter(mesh, *parameter.logical_axes),
-        network.parameters(spec.network),
+        network.parameters_in_state(spec.network),
     )
     whole = sharding.replicated(mesh)
     abstract = jax.eval_shape(lambda: init_state(spec))

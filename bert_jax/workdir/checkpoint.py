@@ -3,7 +3,8 @@
 A checkpoint counts once Orbax has committed it, by renaming its folder. Names and sizes of its files are
 written just before, their digests after: a commit does not wait for gigabytes to be read back.
 
-Parameters are an item of their own: who uses a model reads a third of what who trains it does.
+Parameters are an item of their own: who uses a model reads a third of what who trains it does. Layers are
+stacked, however the run computes them; the loop converts (models/stack.py).
 """
 
 from __future__ import annotations
@@ -219,7 +220,7 @@ class Checkpoints:
         """
         step = self._step_to_read(step)
         progress = self._check_run(step)
-        restored = self._restore_items(step, _items(abstract_state(self._spec, mesh)))
+        restored = self._restore_items(step, _items(abstract_state(self._spec.scanned, mesh)))
         optimizer = restored[OPTIMIZER]
         return TrainState(optimizer["step"], restored[PARAMS], optimizer["opt_state"]), progress
 
@@ -227,7 +228,7 @@ class Checkpoints:
         """Its parameters alone, and its step. Arguments and errors as of `restore`."""
         step = self._step_to_read(step)
         self._check_run(step)
-        abstract = _items(abstract_state(self._spec, mesh))
+        abstract = _items(abstract_state(self._spec.scanned, mesh))
         return self._restore_items(step, {PARAMS: abstract[PARAMS]})[PARAMS], step
 
     def _step_to_read(self, step: int | None) -> int:

@@ -27,7 +27,7 @@ from bert_jax.workdir.progress import Progress
 from data_pipeline.prepare import prepare
 from tests.helpers.configs import replace, spec_of
 from tests.helpers.data import real_documents
-from tests.helpers.runs import assert_identical, finish, metrics, start, state
+from tests.helpers.runs import assert_identical, assert_near, finish, metrics, start, state
 
 
 @pytest.fixture
@@ -73,6 +73,24 @@ def test_every_state_of_an_optimizer_is_resumed(config: Config, tmp_path: Path, 
     for stop in (3, None):
         assert pretrain(replace(config, train__stop_at=stop), workdir=tmp_path / "stopped")
     assert_identical(tmp_path / "at once", tmp_path / "stopped")
+
+
+def test_unrolled_layers_are_stacked_in_a_checkpoint(config: Config, tmp_path: Path):
+    """One layout for both: stopped in one way it goes on in the other, and in its own with the same bits."""
+    scanned = replace(config, train__steps=6)
+    unrolled = replace(scanned, model__scan_unroll=2)
+    assert pretrain(scanned, workdir=tmp_path / "scanned")
+    assert pretrain(unrolled, workdir=tmp_path / "unrolled")
+    assert pretrain(replace(unrolled, train__stop_at=3), workdir=tmp_path / "stopped")
+    shutil.copytree(tmp_path / "stopped", tmp_path / "changed")
+    assert pretrain(unrolled, workdir=tmp_path / "stopped")
+    assert pretrain(scanned, workdir=tmp_path / "changed")
+    assert_identical(tmp_path / "unrolled", tmp_path / "stopped")
+    for workdir in ("unrolled", "changed"):
+        assert_near(tmp_path / "scanned", tmp_path / workdir, atol=1e-5)
+    for item in ("params", "optimizer"):
+        one, other = (tmp_path / workdir / "checkpoints/6" / item for workdir in ("scanned", "unrolled"))
+        assert (one / "_METADATA").read_bytes() == (other / "_METADATA").read_bytes()
 
 
 def test_a_run_writes_what_the_contract_says(run, config: Config, tmp_path: Path):

@@ -12,7 +12,7 @@ import pytest
 
 from bert_jax.config import Config, MeshConfig, OptimizerConfig
 from bert_jax.parallel import sharding
-from bert_jax.training.network import Params, init_params, parameters
+from bert_jax.training.network import Params, init_params, parameters_in_state
 from bert_jax.training.optimizer import decay_mask, make_optimizer, schedule_of
 from bert_jax.training.step import init_state, state_sharding
 from tests.helpers.configs import replace, spec_of
@@ -105,6 +105,24 @@ def test_the_trust_ratio_is_that_of_one_layer(config: Config, gradients: list):
         np.testing.assert_allclose(rest, 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_layers_apart_are_updated_as_those_of_a_stack(config: Config, gradients: list, name: str):
+    """Decay, trust ratio and the rates of lower layers: an unrolled run has the same ones."""
+    config = replace(
+        config, optimizer__name=name, optimizer__warmup_steps=0, optimizer__weight_decay=0.1,
+        optimizer__layer_decay=0.5,
+    )  # fmt: skip
+    spec = spec_of(replace(config, model__scan_unroll=2))
+    params = init_state(spec.scanned).params
+    expected = first_update(make_optimizer(spec.scanned), gradients[0], params)
+    apart = init_state(spec).params
+    grads = jax.tree.map(lambda x, like: tuple(x) if isinstance(like, tuple) else x, gradients[0], apart)
+    found = first_update(make_optimizer(spec), grads, apart)
+    stacked = jax.tree.map(lambda _, x: jnp.stack(x) if isinstance(x, tuple) else x, params, found)
+    for path, wanted in flat(expected).items():
+        np.testing.assert_allclose(flat(stacked)[path], wanted, rtol=1e-5, atol=1e-9, err_msg=path)
+
+
 def test_where_a_norm_is_zero_the_ratio_is_one(config: Config):
     config = replace(config, optimizer__name="lamb", optimizer__warmup_steps=0)
     params = jax.tree.map(jnp.zeros_like, init_state(spec_of(config)).params)
@@ -132,9 +150,11 @@ def test_lamb_is_the_same_on_any_mesh(config: Config, mesh: tuple[int, int, int]
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 @pytest.mark.parametrize("bias_correction", [True, False])
-def test_moments_lie_like_their_parameters(config: Config, name: str, bias_correction: bool):
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_moments_lie_like_their_parameters(config: Config, name: str, bias_correction: bool, unroll: int):
     config = replace(
         config,
+        model__scan_unroll=unroll,
         optimizer__name=name,
         optimizer__bias_correction=bias_correction,
         optimizer__mu_dtype="bfloat16",
@@ -144,7 +164,8 @@ def test_moments_lie_like_their_parameters(config: Config, name: str, bias_corre
     layout = state_sharding(spec, mesh)
     state = jax.eval_shape(lambda: init_state(spec))
     adam = next(part for part in layout.opt_state if hasattr(part, "mu"))
-    declared = jax.tree.map(lambda p: sharding.of_parameter(mesh, *p.logical_axes), parameters(spec.network))
+    parameters = parameters_in_state(spec.network)
+    declared = jax.tree.map(lambda p: sharding.of_parameter(mesh, *p.logical_axes), parameters)
     assert adam.mu == adam.nu == layout.params == declared
     moments = next(part for part in state.opt_state if hasattr(part, "mu"))
     assert {x.dtype for x in jax.tree.leaves(moments.mu)} == {jnp.dtype("bfloat16")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.config import Config
 from bert_jax.models.layers import gather
+from bert_jax.models.stack import restack, take_apart
 from bert_jax.objectives import mlm
 from bert_jax.ops.attention import PLAIN
 from bert_jax.parallel import sharding
@@ -24,6 +26,7 @@ from bert_jax.training.step import (
     abstract_state,
     eval_step,
     init_state,
+    jit_init_state,
     jit_train_step,
 )
 from data_pipeline.batch import batch_spec
@@ -51,12 +54,36 @@ def test_any_mesh_gives_the_losses_of_one_device(config: Config, on_one_device, 
         assert found["tokens"] == wanted["tokens"]
 
 
-@pytest.mark.parametrize("unroll", [2, 9])
-def test_unrolled_is_scanned(config: Config, on_one_device, unroll: int):
+@pytest.mark.parametrize(("unroll", "mesh"), [(2, (1, 1, 1)), (9, (2, 2, 1))])
+def test_unrolled_is_scanned(config: Config, on_one_device, unroll: int, mesh: tuple[int, int, int]):
     data, _, expected = on_one_device
-    _, metrics = run(replace(config, model__scan_unroll=unroll), data)
+    _, metrics = run(replace(config, model__scan_unroll=unroll), data, mesh)
     for found, wanted in zip(metrics, expected, strict=True):
         assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
+
+
+def test_an_unrolled_step_copies_no_layer_into_or_out_of_a_stack(config: Config):
+    """In the compiled text: it has no array in which the matrices of both layers are."""
+    D, F = config.model.hidden_size, config.model.intermediate_size
+    shapes = [f"f32[2,{I},{O}]" for I, O in ((D, D), (D, F), (F, D))]
+    for unroll, there in ((1, shapes), (2, [])):
+        text = lowered(replace(config, model__scan_unroll=unroll), (1, 1, 1)).compile().as_text()
+        assert [shape for shape in shapes if shape in text] == there
+
+
+def test_a_state_is_taken_apart_and_stacked_again(config: Config):
+    """On any mesh, and nothing is lost; each layer lies as its slice of the stack did."""
+    mesh = mesh_of((2, 2, 2))
+    spec = spec_of(replace(config, model__scan_unroll=2))
+    expected = jit_init_state(spec.scanned, mesh)()
+    apart = take_apart(jit_init_state(spec.scanned, mesh)(), like=abstract_state(spec, mesh))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, apart, jit_init_state(spec, mesh)()))
+    query = apart.params["encoder"]["layers"]["query"]["kernel"]
+    assert [(layer.shape, layer.sharding.spec) for layer in query] == [((32, 32), P("fsdp", "tensor"))] * 2
+    again = restack(apart, like=abstract_state(spec.scanned, mesh))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(again), strict=True):
+        assert one.sharding == other.sharding
+        assert (np.asarray(one) == np.asarray(other)).all()
 
 
 @pytest.mark.parametrize(("remat", "unroll"), [("dots", 1), ("full", 2)])
@@ -83,6 +110,17 @@ def lowered(config: Config, mesh: tuple[int, int, int]):
     with jax.set_mesh(built):
         batch = sharding.abstract_batch(batch_spec(config.data, rows=config.train.global_batch_size), built)
         return jit_train_step(spec, built, spec.stages[-1]).lower(abstract_state(spec, built), batch)
+
+
+def test_gradients_of_unrolled_layers_are_reduced_layer_by_layer_too(config: Config):
+    """Before XLA, which may combine them: all of a layer, then products of the layer before it."""
+    text = lowered(replace(config, model__scan_unroll=2), (8, 1, 1)).as_text()
+    calls = re.findall(r"stablehlo\.(all_reduce|dot_general)", text)
+    reductions = [len(list(run)) for name, run in groupby(calls) if name == "all_reduce"]
+    params = jax.eval_shape(lambda: init_state(spec_of(config)).params)
+    of_a_layer = len(jax.tree.leaves(params["encoder"]["layers"]))
+    assert reductions[:2] == [of_a_layer, of_a_layer]
+    assert sum(reductions) - 2 * of_a_layer < len(jax.tree.leaves(params)), "the others and the metrics"
 
 
 @pytest.mark.parametrize("microbatches", [1, 4])
