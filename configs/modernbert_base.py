@@ -54,7 +54,7 @@ def get_phases() -> dict[str, Config]:
             input_format="documents",
             max_sequences_per_row=16,
             validation_fraction=0.001,
-            tokenizer=TokenizerConfig(kind="bpe", vocab_size=50368, lowercase=False),
+            tokenizer=TokenizerConfig(kind="byte_bpe", vocab_size=50368, lowercase=False),
             masking=MaskingConfig(rate=0.3, max_predictions=308),
         ),
         optimizer=OptimizerConfig(

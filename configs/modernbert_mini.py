@@ -43,7 +43,7 @@ def get_phases() -> dict[str, Config]:
             input_format="full_sentences",
             max_sequences_per_row=2,
             validation_fraction=0.02,
-            tokenizer=TokenizerConfig(kind="bpe", vocab_size=8192, lowercase=False),
+            tokenizer=TokenizerConfig(kind="byte_bpe", vocab_size=8192, lowercase=False),
             masking=MaskingConfig(rate=0.3, max_predictions=20),
         ),
         optimizer=OptimizerConfig(

@@ -22,7 +22,7 @@ def batch_spec(
 ) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
     """Shape and dtype of every array in a batch of `rows` rows, as it travels to the devices.
 
-    token_ids        [B, S]     masked input; 0 ([PAD]) after the end
+    token_ids        [B, S]     masked input; padding, whatever id that has, after the end
     segment_lengths  [B, P, 2]  tokens of sentence A and of sentence B of each packed sequence; 0 if unused
     pair_labels      [B, P]     1 where sentence B is random, 0 where it is the next one; NO_LABEL
     mlm_positions    [B, K]     columns to predict; 0, where [CLS] is, in unused slots

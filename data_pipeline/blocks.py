@@ -22,7 +22,7 @@ from data_pipeline.config import DataConfig
 from data_pipeline.corpus import KEY_BITS, Document, in_validation
 from data_pipeline.packing import pack
 from data_pipeline.records import Example
-from data_pipeline.tokenizer import UNK, Tokenizer
+from data_pipeline.tokenizer import Tokenizer
 
 BLOCK_CHARACTERS = 4_000_000
 """Text in a block, about: what a process holds at a time, and what random pairs are drawn from."""
@@ -90,7 +90,7 @@ class Statistics:
     pieces: int = 0
     """Tokens of the text; rows hold special tokens too, and a text can be in more or less than one row."""
     unknown: int = 0
-    """Pieces that are [UNK]."""
+    """Pieces that are unk."""
     truncated: int = 0
     """Tokens cut off so that two texts fit in a row."""
     rows: int = 0
@@ -139,7 +139,7 @@ def examples_of_block(
     """What is stored of a block, in order. `documents` may come in any order, and more than once."""
     given = sorted(documents)
     texts = [document.lines for document in unique(given)]
-    ids = iter(words.encode_batch(list(chain(*texts))))
+    ids = iter(words.encode_batch([line for lines in texts for line in _parted(lines, words.line_start)]))
     encoded = [[next(ids) for _ in lines] for lines in texts]
     rng = random.Random(f"{config.seed}/{block.source}/{block.split}/{block.number}")
     rows = pack(
@@ -150,6 +150,7 @@ def examples_of_block(
     dtype = records.token_dtype(words.vocab_size)
     examples = [records.example(row, dtype=dtype) for row in rows]
     lengths = [sum(map(len, lines)) for lines in encoded]
+    unk = words.special_tokens.unk
     sequences = list(chain(*rows))
     return examples, Statistics(
         documents=len(texts),
@@ -157,7 +158,7 @@ def examples_of_block(
         characters=sum(len(line) for lines in texts for line in lines),
         words=sum(len(line.split()) for lines in texts for line in lines),
         pieces=sum(lengths),
-        unknown=sum(line.count(words.ids[UNK]) for lines in encoded for line in lines),
+        unknown=0 if unk is None else sum(line.count(unk) for lines in encoded for line in lines),
         truncated=sum(sequence.truncated for sequence in sequences),
         rows=len(rows),
         sequences=len(sequences),
@@ -169,6 +170,10 @@ def examples_of_block(
     )
 
 
+def _parted(lines: list[str], line_start: str) -> Iterator[str]:
+    return (line_start * (number > 0) + line for number, line in enumerate(lines))
+
+
 def _histogram(values: Any, size: int) -> np.ndarray:
     return np.bincount(np.asarray(values, np.int64), minlength=size)
 
@@ -176,7 +181,7 @@ def _histogram(values: Any, size: int) -> np.ndarray:
 def _sequences(
     config: DataConfig, documents: list[list[instances.Line]], words: Tokenizer, rng: random.Random
 ) -> Iterator[instances.Sequence]:
-    _, _, cls, sep, _ = words.special_ids
+    cls, sep = words.special_tokens.cls, words.special_tokens.sep
     size, short = config.sequence_length, config.short_sequence_probability
     match config.input_format:
         case "next_sentence":

@@ -18,11 +18,16 @@ from data_pipeline.errors import UserError, require
 
 def read_object(path: Path) -> dict[str, Any]:
     """The settings that a JSON file holds. Raises UserError, with its name, if it holds none."""
+    return parse_object(path.read_bytes(), str(path))
+
+
+def parse_object(content: bytes, where: str) -> dict[str, Any]:
+    """The same of a file's content."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error})") from error
-    require(isinstance(found, dict), f"{path} is not an object of JSON")
+        raise UserError(f"{where} is not JSON ({error})") from error
+    require(isinstance(found, dict), f"{where} is not an object of JSON")
     return found
 
 
@@ -73,13 +78,15 @@ class TokenizerConfig(Section):
 
     path: ClassVar[str] = "data.tokenizer"
 
-    kind: Literal["unigram", "bpe", "wordpiece"] = "unigram"
-    """unigram and bpe are SentencePiece models; wordpiece is BERT's own."""
+    kind: Literal["unigram", "bpe", "wordpiece", "byte_bpe"] = "unigram"
+    """unigram and bpe are SentencePiece models; wordpiece is BERT's own; byte_bpe is byte-level BPE, as
+    RoBERTa and ModernBERT have it."""
     vocab_size: int = 30522
     """Pieces to train, special ones included. A small corpus may give fewer."""
     vocab_file: str | None = None
-    """A vocabulary to use in place of training one: an existing vocab.txt, or tokenizer.json of Hugging
-    Face (wordpiece); a SentencePiece model (unigram, bpe)."""
+    """A tokenizer to use in place of training one: any tokenizer.json of Hugging Face, with the files beside
+    it, which alone then says what is done (not kind, vocab_size and lowercase); a vocab.txt (wordpiece); a
+    SentencePiece model (unigram, bpe)."""
     lowercase: bool = True
 
     def __post_init__(self) -> None:

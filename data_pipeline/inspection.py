@@ -39,6 +39,7 @@ class Token:
     """"masked", "random", "kept", or "" for a token that is not predicted."""
     shown: str = ""
     """What the model sees in place of `text`."""
+    is_special: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Inspection:
     def frequent_pieces(self, count: int) -> list[tuple[str, float]]:
         """The most frequent ordinary pieces of the training rows, each with its share."""
         counts = self.total("train").token_counts.copy()
-        counts[self.words.special_ids] = 0
+        counts[self.words.special_tokens.ids] = 0
         order = np.argsort(-counts, kind="stable")[:count]
         return [(self.words.pieces[i], float(counts[i] / counts.sum())) for i in order]
 
@@ -111,22 +112,21 @@ def _tokens(batch: dict[str, np.ndarray], row: int, words: Tokenizer) -> list[To
         true = predicted.get(column, seen)
         if column not in predicted:
             replacement = ""
-        elif seen == words.ids[tokenizer.MASK]:
+        elif seen == words.special_tokens.mask:
             replacement = "masked"
         else:
             replacement = "kept" if seen == true else "random"
-        found.append(Token(_text(words, true), replacement, _text(words, seen).strip()))
+        is_special = true in words.special_tokens.ids
+        found.append(Token(_text(words, true), replacement, _text(words, seen).strip(), is_special))
     return found
 
 
 def _text(words: Tokenizer, token: int) -> str:
     """A piece as text, with a space in front where a word begins."""
     piece = words.pieces[token]
-    if token in words.special_ids:
+    if words.spelling is None or token in words.special_tokens.ids:
         return f" {piece}"
-    if words.kind == "wordpiece":
-        return piece[2:] if piece.startswith("##") else f" {piece}"
-    return piece.replace("▁", " ")
+    return words.spelling.text(piece)
 
 
 def report(inspection: Inspection) -> Iterator[str]:

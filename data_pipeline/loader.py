@@ -123,7 +123,7 @@ def _dataset(
     records = _records(config, manifest, split)
     count = len(records)
     masks = config.masking_of(split)
-    continues_word = None if masks.strategy == "token" else _continues_word(config)
+    word_marks = None if masks.strategy == "token" else _word_marks(config)
     training = split == "train"
     seed = seed if training else EVALUATION_SEED
     batches = tf.int64.max if training else -(-count // batch_size)
@@ -141,9 +141,7 @@ def _dataset(
         raw = tf.numpy_function(read, [indices], tf.string, stateful=False)
         tokens, lengths, labels = _parse(tf.ensure_shape(raw, [len(rows)]), config, manifest)
         if not training:  # past the last record: padding
-            exists = tf.cast(positions < count, tf.int32)
-            tokens *= exists[:, tf.newaxis]
-            lengths *= exists[:, tf.newaxis, tf.newaxis]
+            lengths *= tf.cast(positions < count, tf.int32)[:, tf.newaxis, tf.newaxis]
         masked = masking.mask(
             tokens,
             tf.reduce_sum(lengths, axis=[1, 2]),
@@ -152,8 +150,8 @@ def _dataset(
             config=masks,
             seed=seed,
             vocab_size=manifest.vocab_size,
-            special_ids=manifest.special_ids,
-            continues_word=continues_word,
+            special_tokens=manifest.special_tokens,
+            word_marks=word_marks,
         )
         return masked | {"segment_lengths": lengths, "pair_labels": labels}
 
@@ -231,7 +229,7 @@ def slots(weights: Sequence[float]) -> list[int]:
 
 
 def _parse(raw: Any, config: DataConfig, manifest: Manifest) -> tuple[Any, Any, Any]:
-    """Records to tokens [B, S], lengths [B, P, 2] and labels [B, P], int32; unused places are 0."""
+    """Records to tokens [B, S], lengths [B, P, 2] and labels [B, P], int32; 0 where there is none."""
     import tensorflow as tf
 
     size, packed = config.sequence_length, config.max_sequences_per_row
@@ -269,11 +267,11 @@ def _records(config: DataConfig, manifest: Manifest, split: str) -> Any:
     return records
 
 
-def _continues_word(config: DataConfig) -> np.ndarray:
-    """[V] bool, of the tokenizer that the dataset was prepared with."""
+def _word_marks(config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the tokenizer that the dataset was prepared with."""
     from data_pipeline import tokenizer
 
-    return tokenizer.load(dataset_folder(config.dir) / "tokenizer").continues_word
+    return tokenizer.load(dataset_folder(config.dir) / "tokenizer").word_marks
 
 
 def _tensorflow() -> Any:

@@ -17,6 +17,7 @@ from etils import epath
 
 from data_pipeline.config import DataConfig, TokenizerConfig, evaluation_masking
 from data_pipeline.errors import UserError
+from data_pipeline.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from data_pipeline.blocks import Statistics
@@ -37,8 +38,7 @@ class Manifest:
     """Hash of every row, the tokenizer and the row length."""
     tokenizer_sha256: str
     vocab_size: int
-    special_ids: list[int]
-    """[PAD], [UNK], [CLS], [SEP], [MASK]."""
+    special_tokens: SpecialTokens
     sequence_length: int
     max_sequences_per_row: int
     documents: dict[str, int]
@@ -84,7 +84,7 @@ class Manifest:
             fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
             tokenizer_sha256=words.sha256,
             vocab_size=words.vocab_size,
-            special_ids=words.special_ids,
+            special_tokens=words.special_tokens,
             sequence_length=config.sequence_length,
             max_sequences_per_row=config.max_sequences_per_row,
             documents={split: counted.documents for split, counted in total.items()},
@@ -97,7 +97,7 @@ class Manifest:
                 split: round(counted.tokens / (counted.rows * config.sequence_length), 4)
                 for split, counted in total.items()
             },
-            unigram_loss=_unigram_loss(train.token_counts, held_out.token_counts, words.special_ids),
+            unigram_loss=_unigram_loss(train.token_counts, held_out.token_counts, words.special_tokens.ids),
             majority_nsp_accuracy=_majority(held_out.label_counts[:2]),
             settings=settings,
         )
@@ -117,8 +117,10 @@ class Manifest:
         except json.JSONDecodeError as error:
             raise UserError(f"{directory / FILE} is damaged ({error}); prepare the dataset again") from error
         try:
-            return cls(**fields)
-        except TypeError as error:
+            special = fields["special_tokens"]
+            special_tokens = SpecialTokens(**{**special, "others": tuple(special["others"])})
+            return cls(**{**fields, "special_tokens": special_tokens})
+        except (KeyError, TypeError) as error:
             raise UserError(
                 f"{directory / FILE} was written by another version of bert-jax ({error}); prepare it again"
             ) from error

@@ -7,13 +7,14 @@ endless stream of training rows. So a batch does not depend on hosts, threads or
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from data_pipeline.config import MaskingConfig
+from data_pipeline.special_tokens import SpecialTokens
 
 Tensors = dict[str, tf.Tensor]
 
@@ -31,8 +32,8 @@ def mask(
     config: MaskingConfig,
     seed: int,
     vocab_size: int,
-    special_ids: Sequence[int],
-    continues_word: np.ndarray | None,
+    special_tokens: SpecialTokens,
+    word_marks: tuple[np.ndarray, np.ndarray] | None,
 ) -> Tensors:
     """Chooses tokens to predict: the masked token_ids, mlm_positions and mlm_targets of the batch contract.
 
@@ -45,22 +46,22 @@ def mask(
     and its tokens a fate: all become [MASK], all random tokens, or all stay.
 
     Args:
-      tokens: [B, S] int32, 0 after the end.
+      tokens: [B, S] int32, anything after the end.
       lengths: [B] int32, tokens of each row.
       positions: [B] int64, place of each row in the stream.
       step: int64 scalar, for the schedule of the rate.
-      special_ids: ids of [PAD], [UNK], [CLS], [SEP], [MASK].
-      continues_word: [V] bool, `Tokenizer.continues_word`; the strategy "token" needs none.
+      word_marks: [V] bool twice, `Tokenizer.word_marks`; the strategy "token" needs none.
     """
     is_special = np.zeros(vocab_size, bool)
-    is_special[list(special_ids)] = True
+    is_special[special_tokens.ids] = True
     inside = tf.range(tf.shape(tokens)[1]) < lengths[:, tf.newaxis]
+    tokens = tf.where(inside, tokens, special_tokens.pad)
     size = config.max_predictions
     by_token, by_span = config.strategy == "token", config.strategy == "span"
 
     words = _words(
         inside & ~tf.gather(tf.constant(is_special), tokens),
-        None if by_token else tf.gather(tf.constant(continues_word), tokens),
+        None if by_token else _joined(tokens, word_marks),
     )
     hashed = _hash(seed, positions, words.start)
     score = _high_31_bits(hashed)
@@ -80,7 +81,7 @@ def mask(
         anchor = tf.gather(score, tf.gather(words.number, chosen, batch_dims=1), batch_dims=1)
         shared = _hash(seed, positions, anchor)
     random = _random_tokens(own, np.flatnonzero(~is_special))
-    replacement = _replacement(shared, targets, random, special_ids[4], config=config)
+    replacement = _replacement(shared, targets, random, special_tokens.mask, config=config)
     # An unused slot writes the token of column 0, which is [CLS] and never chosen, over itself.
     replacement = tf.where(valid, replacement, tokens[:, :1])
     row = tf.broadcast_to(tf.range(tf.shape(tokens)[0])[:, tf.newaxis], tf.shape(chosen))
@@ -109,6 +110,17 @@ class _Words(NamedTuple):
     """[B, S] int32: by word, its first column; S past the last word."""
     length: tf.Tensor
     """[B, S] int32: by word, its tokens; 0 past the last word."""
+
+
+def _joined(tokens: tf.Tensor, word_marks: tuple[np.ndarray, np.ndarray] | None) -> tf.Tensor:
+    """[B, S] bool: tokens that are of the same word as the one before them, by their pieces."""
+    assert word_marks is not None
+    continues, ends = word_marks
+    joined = tf.gather(tf.constant(continues), tokens)
+    if not ends.any():  # in most vocabularies
+        return joined
+    ended = tf.gather(tf.constant(ends), tokens)
+    return joined & ~tf.pad(ended[:, :-1], [[0, 0], [1, 0]])
 
 
 def _words(candidate: tf.Tensor, continues: tf.Tensor | None) -> _Words:

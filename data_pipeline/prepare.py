@@ -180,7 +180,14 @@ def check(config: DataConfig, characters: dict[Part, int]) -> None:
 def train_tokenizer(config: DataConfig, lines: tokenizer.Lines) -> Tokenizer:
     if config.tokenizer.vocab_file is None:
         log.info("tokenizer: %s of %d pieces", config.tokenizer.kind, config.tokenizer.vocab_size)
-    return tokenizer.train(config.tokenizer, lines)
+    words = tokenizer.train(config.tokenizer, lines)
+    if not words.has_own_frame:
+        log.warning(
+            "data.tokenizer.vocab_file %s does not put its cls before a text and its sep behind it, as rows "
+            "have them: Transformers will not either, unless you give it a post_processor that does",
+            config.tokenizer.vocab_file,
+        )
+    return words
 
 
 def sampled_keys(characters: Mapping[Part, int]) -> range:

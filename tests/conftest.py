@@ -42,6 +42,7 @@ from bert_jax.objectives import OBJECTIVES
 from bert_jax.tasks import TASKS
 from bert_jax.training.network import Network, init_params
 from data_pipeline.prepare import prepare
+from data_pipeline.special_tokens import SpecialTokens
 from tests.helpers.configs import recipe_of
 from tests.helpers.data import read_batches, real_documents
 
@@ -98,7 +99,9 @@ def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Calla
         folder = tmp_path_factory.mktemp(kind)
         tensors = huggingface.to_tensors(network, params)
         safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(huggingface.to_config(network)))
+        (folder / "config.json").write_text(
+            json.dumps(huggingface.to_config(network, special_tokens=SpecialTokens()))
+        )
         shutil.copytree(Path(config.data.dir) / "tokenizer", folder, dirs_exist_ok=True)
         return folder
 

@@ -30,11 +30,11 @@ def integrated_gradients(
 
 
 def words_and_baseline(
-    table_VxD: jax.Array, token_ids_S: jax.Array, kept_S: jax.Array
+    table_VxD: jax.Array, token_ids_S: jax.Array, kept_S: jax.Array, *, pad: int
 ) -> tuple[jax.Array, jax.Array]:
-    """[S, D] twice: the word embeddings, and those of [PAD] wherever `kept` is False.
+    """[S, D] twice: the word embeddings, and those of `pad` wherever `kept` is False.
 
     Positions, types and who sees whom are not part of it: the baseline is a text of as many empty words.
     """
     words_SxD = table_VxD[token_ids_S]
-    return words_SxD, jnp.where(kept_S[:, None], words_SxD, table_VxD[0][None])
+    return words_SxD, jnp.where(kept_S[:, None], words_SxD, table_VxD[pad][None])

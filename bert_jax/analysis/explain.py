@@ -16,7 +16,7 @@ import numpy as np
 from bert_jax.analysis.attributions import integrated_gradients, words_and_baseline
 from bert_jax.config import TaskConfig
 from bert_jax.finetuning.data import make_splits
-from bert_jax.inference.fill_mask import masked_batch, token_logits
+from bert_jax.inference.fill_mask import masked_batch, masked_columns, token_logits
 from bert_jax.interop.load import LoadedModel, load_model
 from bert_jax.models.encoder import Batch
 from bert_jax.ops.attention import PLAIN
@@ -113,14 +113,17 @@ def to_json(explanation: Explanation) -> str:
 def _explained(loaded: LoadedModel, target: _Target, steps: int) -> Explanation:
     network, params, tokenizer = loaded
     ids_S = np.asarray(target.batch["token_ids"][0])
-    tokens = [str(tokenizer.id_to_token(int(i))) for i in ids_S]
-    kept_S = jnp.array([token in ("[CLS]", "[SEP]") for token in tokens])
+    tokens = [tokenizer.pieces[i] for i in ids_S]
+    special = tokenizer.special_tokens
+    kept_S = jnp.array([i in (special.cls, special.sep) for i in ids_S])
 
     @functools.partial(jax.jit, static_argnums=2)
     def run(params: Params, batch: Batch, steps: int) -> tuple[jax.Array, ...]:
         encoder = modules(network, params).encoder
         table_VxD = encoder.word_embeddings[...]
-        words_SxD, baseline_SxD = words_and_baseline(table_VxD, batch["token_ids"][0], kept_S)
+        words_SxD, baseline_SxD = words_and_baseline(
+            table_VxD, batch["token_ids"][0], kept_S, pad=special.pad
+        )
 
         def output(x_SxD: jax.Array) -> jax.Array:
             return target.value(params, {**batch, "word_embeddings": x_SxD[None]})
@@ -138,23 +141,24 @@ def _explained(loaded: LoadedModel, target: _Target, steps: int) -> Explanation:
 def _mask_target(loaded: LoadedModel, text: str, pair: str | None, label: str | None) -> _Target:
     """The log-probability of a piece in place of the first [MASK]."""
     network, params, tokenizer = loaded
-    encoding = tokenizer.encode(text) if pair is None else tokenizer.encode(text, pair)
-    columns = [i for i, token in enumerate(encoding.tokens) if token == "[MASK]"]
+    mask, pieces = tokenizer.mask_token, tokenizer.pieces
+    encoding = tokenizer.library.encode(text, pair)
+    columns = masked_columns(encoding, tokenizer)
     if not columns:
-        raise UserError(f"the text has no [MASK], and the model was only pretrained: {text!r}")
+        raise UserError(f"the text has no {mask}, and the model was only pretrained: {text!r}")
     batch = masked_batch(encoding, columns[:1], longest=network.model.max_position_embeddings)
 
     def logits(params: Params, batch: Batch) -> jax.Array:
         return token_logits(network, params, batch)[0]
 
     best = int(jax.jit(logits)(params, jax.tree.map(jnp.asarray, batch)).argmax())
-    chosen = best if label is None else tokenizer.token_to_id(label)
+    chosen = best if label is None else tokenizer.ids.get(label)
     if chosen is None:
         raise UserError(f"{label!r} is no piece of the vocabulary")
     return _Target(
         batch,
-        f"[MASK] is {tokenizer.id_to_token(best)}",
-        f"log-probability of {tokenizer.id_to_token(chosen)}",
+        f"{mask} is {pieces[best]}",
+        f"log-probability of {pieces[chosen]}",
         lambda params, batch: jax.nn.log_softmax(logits(params, batch))[chosen],
     )
 

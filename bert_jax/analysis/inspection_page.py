@@ -54,7 +54,7 @@ def inspection_page(inspection: Inspection) -> str:
         [
             f"<h1>{html.escape(inspection.config.dir)}</h1>",
             f"<p>{sources}<p>{html.escape(manifest.settings['input_format'])}, "
-            f"{manifest.vocab_size:,} {html.escape(inspection.words.kind)} pieces, fingerprint "
+            f"{manifest.vocab_size:,} pieces, fingerprint "
             f"<code>{manifest.fingerprint[:16]}</code>; {inspection.rows_read:,} rows were read, in order.",
             table(head, lines),
             f"<p>Loss to get under: <b>{manifest.unigram_loss:.3f}</b> nats a token, which is knowing the "
@@ -81,7 +81,7 @@ def token(token: Token) -> str:
     if token.replacement:
         text += f" → {html.escape(token.shown)}" * (token.replacement == "random")
         return f"{space}<mark class={token.replacement}>{text}</mark>"
-    if token.shown in ("[CLS]", "[SEP]", "[UNK]"):
+    if token.is_special:
         text = f"<span class=special>{text}</span>"
     return space + text
 

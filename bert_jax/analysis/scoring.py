@@ -34,6 +34,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.inspection import table, token_counts
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
+from data_pipeline.special_tokens import SpecialTokens
 from data_pipeline.storage import dataset_folder
 
 BUCKETS = ("0-25 %", "25-50 %", "50-75 %", "75-100 %", "never seen")
@@ -71,15 +72,16 @@ def score_workdir(spec: RunSpec, *, workdir: Path, step: int, rows: int) -> Scor
     if not spec.network.objective.PREDICTS_TOKENS:
         raise UserError(f"{workdir} trains {spec.network.settings.kind}, which predicts no words to score")
     with open_checkpoint(spec, workdir=workdir, step=step) as (params, _, mesh, loader):
-        special_ids = loader.manifest.special_ids
+        special_tokens = loader.manifest.special_tokens
         train, held_out = (
             token_counts(dataset_folder(spec.config.data.dir), split) for split in ("train", "validation")
         )
+        special_ids = special_tokens.ids
         train[special_ids] = held_out[special_ids] = 0
         buckets_V = bucket_of_piece(train, special_ids=special_ids)
         buckets = by_frequency(spec, params, buckets_V, mesh=mesh, loader=loader)
         unmasked = read_unmasked(spec, loader.manifest, rows=rows)
-        pseudo = pseudo_log_likelihood(spec, params, unmasked, special_ids=special_ids, mesh=mesh)
+        pseudo = pseudo_log_likelihood(spec, params, unmasked, special_tokens=special_tokens, mesh=mesh)
     return Scores(buckets, float(held_out[train.argmax()] / held_out.sum()), *pseudo)
 
 
@@ -149,7 +151,7 @@ def read_unmasked(spec: RunSpec, manifest: Manifest, *, rows: int) -> Batch:
 
 
 def pseudo_log_likelihood(
-    spec: RunSpec, params: Params, rows: Batch, *, special_ids: Sequence[int], mesh: Mesh
+    spec: RunSpec, params: Params, rows: Batch, *, special_tokens: SpecialTokens, mesh: Mesh
 ) -> tuple[float, int]:
     """The sum in nats over unmasked rows (Salazar et al., equation 1), and over how many tokens.
 
@@ -158,9 +160,9 @@ def pseudo_log_likelihood(
     step = compile_eval_step(spec, mesh)
     batch_size = spec.config.train.global_batch_size
     local = list(sharding.local_rows(mesh, batch_size))
-    total, tokens = 0.0, int(_ordinary(rows, special_ids).sum())
+    total, tokens = 0.0, int(_ordinary(rows, special_tokens).sum())
     with tqdm(total=tokens, unit="token", desc="pseudo-perplexity", dynamic_ncols=True, disable=None) as bar:
-        for batch in masked_in_turn(rows, special_ids=special_ids, batch_size=batch_size):
+        for batch in masked_in_turn(rows, special_tokens=special_tokens, batch_size=batch_size):
             mine = {name: array[local] for name, array in batch.items()}
             sums = step(params, sharding.global_batch(mine, mesh, batch_size=batch_size))
             total -= float(sums["mlm_loss"][0])
@@ -168,14 +170,13 @@ def pseudo_log_likelihood(
     return total, tokens
 
 
-def masked_in_turn(rows: Batch, *, special_ids: Sequence[int], batch_size: int) -> Iterator[Batch]:
+def masked_in_turn(rows: Batch, *, special_tokens: SpecialTokens, batch_size: int) -> Iterator[Batch]:
     """Copies of rows, each with one token of every packed sequence masked, until each token was.
 
     Sequences of a row do not see each other, so that their tokens can be masked at once: K is P here.
     """
-    *_, mask_id = special_ids
     S, P = rows["token_ids"].shape[1], rows["cls_positions"].shape[1]
-    ordinary_BxS = _ordinary(rows, special_ids)
+    ordinary_BxS = _ordinary(rows, special_tokens)
     row_N, column_N = np.nonzero(ordinary_BxS)
     slot_N = rows["segment_ids"][ordinary_BxS] - 1
     _, first, sequence_N = np.unique(row_N * P + slot_N, return_index=True, return_inverse=True)
@@ -194,13 +195,13 @@ def masked_in_turn(rows: Batch, *, special_ids: Sequence[int], batch_size: int) 
         positions, weights = positions_JxP[copies], np.where(exists[:, None], weights_JxP[copies], 0)
         targets = np.take_along_axis(batch["token_ids"], positions, axis=1)
         copy, slot = np.nonzero(weights)
-        batch["token_ids"][copy, positions[copy, slot]] = mask_id
+        batch["token_ids"][copy, positions[copy, slot]] = special_tokens.mask
         yield batch | {"mlm_positions": positions, "mlm_targets": targets, "mlm_weights": weights}
 
 
-def _ordinary(rows: Batch, special_ids: Sequence[int]) -> np.ndarray:
+def _ordinary(rows: Batch, special_tokens: SpecialTokens) -> np.ndarray:
     """[B, S] bool: tokens that can be masked."""
-    return (rows["segment_ids"] > 0) & ~np.isin(rows["token_ids"], special_ids)
+    return (rows["segment_ids"] > 0) & ~np.isin(rows["token_ids"], special_tokens.ids)
 
 
 def report(scores: Scores) -> Iterator[str]:

@@ -319,7 +319,8 @@ class Config:
                 f"model.max_position_embeddings {self.model.max_position_embeddings}",
             )
             require(
-                self.data.tokenizer.vocab_size <= self.model.vocab_size,
+                self.data.tokenizer.vocab_file is not None
+                or self.data.tokenizer.vocab_size <= self.model.vocab_size,
                 f"data.tokenizer.vocab_size {self.data.tokenizer.vocab_size} is larger than model.vocab_size "
                 f"{self.model.vocab_size}",
             )

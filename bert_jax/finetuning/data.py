@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tokenizers
 from jax.sharding import Mesh
 
 from bert_jax.config import TaskConfig
@@ -32,6 +31,7 @@ from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.provenance import facts
 from data_pipeline.batch import unpack
+from data_pipeline.tokenizer import Tokenizer
 
 
 class Split(NamedTuple):
@@ -151,9 +151,7 @@ def logits_of(
     return logits, total / max(weight, 1)
 
 
-def make_splits(
-    settings: TaskConfig, splits: Sequence[list[Any]], tokenizer: tokenizers.Tokenizer
-) -> list[Split]:
+def make_splits(settings: TaskConfig, splits: Sequence[list[Any]], tokenizer: Tokenizer) -> list[Split]:
     """Examples with rows of `task.sequence_length` columns, or of as many as the longest example needs."""
     task = task_of(settings)
     features = [task.featurize(examples, tokenizer, settings) for examples in splits]

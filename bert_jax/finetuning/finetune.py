@@ -29,7 +29,7 @@ from bert_jax.training.run_spec import RunSpec, best_metric, kernels_for
 from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.inventory import best_step, validation_metrics
 from data_pipeline.errors import UserError
-from data_pipeline.tokenizer import load_fast
+from data_pipeline.tokenizer import load
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
     settings = task.with_labels(config.task, examples["train"])
     if reason := task.refuses(settings, encoder_of(model), None):
         raise UserError(reason)
-    tokenizer = load_fast(source_tokenizer(source_folder(str(config.init.source))))
+    tokenizer = load(source_tokenizer(source_folder(str(config.init.source))))
     for_training, for_validation = make_splits(settings, list(examples.values()), tokenizer)
     _log_size("train", for_training)
     _log_size("validation", for_validation)

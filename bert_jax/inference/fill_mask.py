@@ -20,6 +20,7 @@ from bert_jax.ops.precision import precision
 from bert_jax.training.network import Network, Params, modules
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
+from data_pipeline.tokenizer import Tokenizer
 
 
 class Guess(NamedTuple):
@@ -46,23 +47,29 @@ def fill(loaded: LoadedModel, text: str, *, top: int) -> list[list[Guess]]:
     if not network.objective.PREDICTS_TOKENS:
         hint = ": use bert-jax predict" if isinstance(network.settings, TaskConfig) else ""
         raise UserError(f"the model is for {network.settings.kind}, which predicts no words{hint}")
-    encoding = tokenizer.encode(text)
-    columns = [i for i, id in enumerate(encoding.ids) if id == tokenizer.token_to_id("[MASK]")]
+    encoding = tokenizer.library.encode(text)
+    columns = masked_columns(encoding, tokenizer)
     if not columns:
-        raise UserError(f"the text has no [MASK]: {text!r}")
+        raise UserError(f"the text has no {tokenizer.mask_token}: {text!r}")
     batch = masked_batch(encoding, columns, longest=network.model.max_position_embeddings)
     probabilities = np.asarray(_probabilities(network, params, jax.tree.map(jnp.asarray, batch)))[
-        :, : tokenizer.get_vocab_size()
+        :, : tokenizer.vocab_size
     ]
     best = np.argsort(-probabilities, axis=-1)[:, :top]
 
     def word(id: int) -> str:
-        return tokenizer.decode([id], skip_special_tokens=False).strip() or str(tokenizer.id_to_token(id))
+        text = tokenizer.library.decode([id], skip_special_tokens=False).strip()
+        return tokenizer.pieces[id] if not text or "\ufffd" in text else text
 
     return [
         [Guess(word(int(i)), float(row[i])) for i in order]
         for row, order in zip(probabilities, best, strict=True)
     ]
+
+
+def masked_columns(encoding: tokenizers.Encoding, tokenizer: Tokenizer) -> list[int]:
+    """Where the text has its mask token."""
+    return [i for i, id in enumerate(encoding.ids) if id == tokenizer.special_tokens.mask]
 
 
 def masked_batch(encoding: tokenizers.Encoding, columns: list[int], *, longest: int) -> dict[str, np.ndarray]:

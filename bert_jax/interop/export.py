@@ -19,8 +19,8 @@ from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.checkpoint import read_mean, read_moving_average
 from bert_jax.workdir.inventory import check_has_run, step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
+from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
-from data_pipeline.tokenizer import settings
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -37,6 +37,8 @@ def export(
     ema: bool = False,
 ) -> tuple[int, ...]:
     """Writes a run's weights and tokenizer to the new folder `out`, for AutoModel and AutoTokenizer.
+
+    The files of a tokenizer that a pretraining was given are those that it was given.
 
     Args:
       step: of the checkpoint; None: the latest one of a pretraining, the best one of a fine-tuning.
@@ -60,7 +62,8 @@ def export(
         if not network.objective.PREDICTS_TOKENS:
             raise UserError(f"{workdir} holds a model for {network.settings.kind}, without a masked-LM head")
         network, params = huggingface.only_masked_lm(network, params)
-    fields = huggingface.to_config(network, dtype=dtype)
+    words = tokenizer.load(workdir / "tokenizer")
+    fields = huggingface.to_config(network, special_tokens=words.special_tokens, dtype=dtype)
     if isinstance(network.settings, TaskConfig):
         noted = {name: getattr(network.settings, name) for name in network.settings.noted}
         fields[TASK_FIELDS] = {"bert-jax": noted}
@@ -71,8 +74,9 @@ def export(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        shutil.copytree(workdir / "tokenizer", unfinished, dirs_exist_ok=True)
-        _note_length(unfinished / "tokenizer_config.json", spec)
+        words.save(unfinished)
+        if words.is_ours or spec.config.task is not None:
+            _note_length(unfinished / "tokenizer_config.json", spec)
         weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
         (unfinished / huggingface.WEIGHTS_FILE).write_bytes(weights)  # save_file would hide it from others
         (unfinished / huggingface.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
@@ -117,7 +121,7 @@ def _note_length(file: Path, spec: RunSpec) -> None:
     length = spec.network.model.max_position_embeddings
     if spec.config.task is not None:
         length = spec.config.task.sequence_length
-    fields = settings(file.parent) | {"model_max_length": length}
+    fields = tokenizer.settings(file.parent) | {"model_max_length": length}
     file.write_text(json.dumps(fields, indent=2) + "\n")
 
 

@@ -16,12 +16,13 @@ import safetensors.numpy
 
 from bert_jax import models, objectives, tasks
 from bert_jax.config import EncoderConfig, ObjectiveConfig
-from bert_jax.models.encoder import Encoder
+from bert_jax.models.encoder import Encoder, HuggingFace
 from bert_jax.objectives import mlm
 from bert_jax.objectives.objective import Objective
 from bert_jax.training.network import Network, Parameter, Params, parameters
 from data_pipeline.config import read_object
 from data_pipeline.errors import UserError
+from data_pipeline.special_tokens import SpecialTokens
 
 Tensors = dict[str, np.ndarray]
 
@@ -121,19 +122,28 @@ def _current(name: str, legacy_suffixes: Any) -> str:
     return name
 
 
-def to_config(network: Network, *, dtype: str = "float32") -> dict[str, Any]:
-    """The content of Hugging Face's config.json."""
+def to_config(
+    network: Network, *, special_tokens: SpecialTokens | None = None, dtype: str = "float32"
+) -> dict[str, Any]:
+    """The content of Hugging Face's config.json. Without `special_tokens` it does not tell their ids."""
     names = network.encoder.HUGGINGFACE
+    token_ids = token_id_fields(names, special_tokens) if special_tokens else {}
     fields = {
         "architectures": [network.huggingface_class],
         "model_type": names.model_type,
         "dtype": dtype,
         **names.constants,
+        **token_ids,
         **{name: getattr(network.model, name) for name in names.fields},
         **names.written_fields(network.model),
     }
     task = next((task for task in tasks.TASKS if network.objective is task), None)
     return fields | (task.to_huggingface(network.settings) if task else {})
+
+
+def token_id_fields(names: HuggingFace, special_tokens: SpecialTokens) -> dict[str, int]:
+    """Ids of special tokens as the config.json of a family of encoders has them."""
+    return {field: getattr(special_tokens, role) for field, role in names.token_ids.items()}
 
 
 def from_config(fields: dict[str, Any]) -> Network:

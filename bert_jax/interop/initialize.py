@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +29,7 @@ from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.checkpoint import Checkpoints, read_params
 from bert_jax.workdir.inventory import step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
+from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
 from data_pipeline.storage import dataset_folder
 
@@ -45,15 +45,6 @@ TRAINING_FIELDS = (
 """Fields of an encoder that another one with the same weights may have otherwise, beside how it is run and
 its dropout. Where there are more positions than needed, the first ones are taken; where there are fewer, they
 are repeated (Beltagy et al. 2020, section 5)."""
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "spiece.model",
-)
 
 CASE_PROBE = "The Café of PARIS"
 """Is cut otherwise by a tokenizer that keeps the case than by one that lowers it."""
@@ -156,17 +147,7 @@ def source_tokenizer(source: Path) -> Path:
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
     """Into a folder that may be there already, for Hugging Face's AutoTokenizer."""
-    from data_pipeline.tokenizer import load_vocabulary
-
-    here = source_tokenizer(source)
-    if not (here / "tokenizer.json").is_file():
-        shutil.rmtree(directory, ignore_errors=True)
-        load_vocabulary(here).save(directory)
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        if (here / name).is_file():
-            shutil.copy(here / name, directory / name)
+    tokenizer.load(source_tokenizer(source)).save(directory)
 
 
 def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig, *, tiles: bool) -> None:
@@ -238,15 +219,13 @@ def _resize_positions(array: Any, length: int) -> Any:
 
 def _check_tokenizer(source: Path, config: Config) -> None:
     """Raises UserError if the dataset was prepared with another tokenizer than that of the source."""
-    from data_pipeline.tokenizer import load_fast
-
     try:
-        theirs = load_fast(source_tokenizer(source))
+        theirs = tokenizer.load(source_tokenizer(source))
     except FileNotFoundError:
         log.warning("init.source %s has no tokenizer to compare with that of the dataset", source)
         return
-    ours = load_fast(dataset_folder(config.data.dir) / "tokenizer")
-    a, b = (sorted(ids, key=lambda piece: ids[piece]) for ids in (ours.get_vocab(), theirs.get_vocab()))
+    ours = tokenizer.load(dataset_folder(config.data.dir) / "tokenizer")
+    a, b = ours.pieces, theirs.pieces
     if a != b:
         number = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
         what = f"{len(a)} pieces, not {len(b)}"
@@ -256,7 +235,8 @@ def _check_tokenizer(source: Path, config: Config) -> None:
             f"the tokenizer of data.dir {config.data.dir} has {what} as init.source {source} has: prepare "
             "the data with the tokenizer of the source (data.tokenizer.vocab_file)"
         )
-    if (x := ours.encode(CASE_PROBE).tokens) != (y := theirs.encode(CASE_PROBE).tokens):
+    x, y = (words.library.encode(CASE_PROBE).tokens for words in (ours, theirs))
+    if x != y:
         raise UserError(
             f"the tokenizer of data.dir {config.data.dir} makes {x} of {CASE_PROBE!r}, where that of "
             f"init.source {source} makes {y}: prepare the data as the source has it "

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tokenizers
-
 from bert_jax.config import TaskConfig
 from bert_jax.interop import huggingface
 from bert_jax.training.network import Network, Params
@@ -15,9 +13,10 @@ from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.checkpoint import read_params
 from bert_jax.workdir.inventory import check_has_run, step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
+from data_pipeline import tokenizer
 from data_pipeline.config import read_object
 from data_pipeline.errors import UserError
-from data_pipeline.tokenizer import load_fast, settings
+from data_pipeline.tokenizer import Tokenizer
 
 TASK_FIELDS = "task_specific_params"
 """Where Hugging Face's config.json keeps what a program wants to know of a task."""
@@ -30,7 +29,7 @@ class LoadedModel(NamedTuple):
     network: Network
     """The settings of a task say how its texts are read and cut, as in the training."""
     params: Params
-    tokenizer: tokenizers.Tokenizer
+    tokenizer: Tokenizer
 
 
 def load_model(directory: Path) -> LoadedModel:
@@ -41,10 +40,10 @@ def load_model(directory: Path) -> LoadedModel:
     """
     if steps_of(directory):
         spec, params, _ = load_workdir(directory)
-        return LoadedModel(spec.network, params, load_fast(directory / "tokenizer"))
+        return LoadedModel(spec.network, params, tokenizer.load(directory / "tokenizer"))
     if (directory / huggingface.CONFIG_FILE).is_file() and not (directory / "checkpoints").is_dir():
         network, params = huggingface.load(directory)
-        return LoadedModel(_with_task_fields(directory, network), params, load_fast(directory))
+        return LoadedModel(_with_task_fields(directory, network), params, tokenizer.load(directory))
     raise FileNotFoundError(f"{directory} is neither an exported directory nor a workdir with a checkpoint")
 
 
@@ -56,7 +55,7 @@ def _with_task_fields(directory: Path, network: Network) -> Network:
     """
     if not isinstance(network.settings, TaskConfig):
         return network
-    stated = settings(directory).get("model_max_length")
+    stated = tokenizer.settings(directory).get("model_max_length")
     most = network.model.max_position_embeddings
     length = int(stated) if isinstance(stated, int | float) and stated <= most else min(DEFAULT_LENGTH, most)
     fields: dict[str, Any] = {"sequence_length": length}

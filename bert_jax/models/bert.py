@@ -47,7 +47,8 @@ HUGGINGFACE = HuggingFace(
         "initializer_range",
         "layer_norm_eps",
     ),
-    constants={"pad_token_id": 0, "position_embedding_type": "absolute", "tie_word_embeddings": True},
+    constants={"position_embedding_type": "absolute", "tie_word_embeddings": True},
+    token_ids={"pad_token_id": "pad"},
     required={"position_embedding_type": "absolute", "is_decoder": False},
     values={"hidden_act": {"gelu_pytorch_tanh": "gelu_new"}},
     # The published bert-base-uncased, and others of its time, still have these.

@@ -57,6 +57,8 @@ class HuggingFace:
     """Fields of our config that config.json has under the same name."""
     constants: Mapping[str, Any]
     """Further fields of config.json that we write, always with these values."""
+    token_ids: Mapping[str, str]
+    """Fields of config.json with the id of a special token, and its role: pad, cls, sep, mask."""
     required: Mapping[str, Any]
     """Fields of config.json that may be missing, but may have no other value than this."""
     values: Mapping[str, Mapping[Any, Any]]

@@ -466,6 +466,13 @@ HUGGINGFACE = HuggingFace(
         "classifier_activation",
     ),
     constants=_WITHOUT_BIASES,
+    token_ids={
+        "pad_token_id": "pad",
+        "cls_token_id": "cls",
+        "sep_token_id": "sep",
+        "bos_token_id": "cls",
+        "eos_token_id": "sep",
+    },
     required=_WITHOUT_BIASES,
     values={
         name: {"gelu_pytorch_tanh": "gelu_new"} for name in ("hidden_activation", "classifier_activation")

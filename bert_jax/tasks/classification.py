@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import tokenizers
 from flax import nnx
 
 from bert_jax.config import ClassificationConfig, EncoderConfig
@@ -27,6 +26,7 @@ from bert_jax.tasks.task import Target, lacks_head
 from bert_jax.tasks.text import Text
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
+from data_pipeline.tokenizer import Tokenizer
 
 Config = ClassificationConfig
 INPUT_FORMATS: tuple[str, ...] = ()
@@ -52,9 +52,7 @@ def with_labels(settings: ClassificationConfig, examples: Sequence[Text]) -> Cla
     return dataclasses.replace(settings, labels=settings.labels or found)
 
 
-def featurize(
-    examples: Sequence[Text], tokenizer: tokenizers.Tokenizer, settings: ClassificationConfig
-) -> Features:
+def featurize(examples: Sequence[Text], tokenizer: Tokenizer, settings: ClassificationConfig) -> Features:
     """labels: [N] int32, index in the labels; weights: [N]."""
     features = text.featurize(examples, tokenizer, sequence_length=settings.sequence_length)
     if all_labelled(examples, [example.label for example in examples]):

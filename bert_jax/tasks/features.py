@@ -1,4 +1,5 @@
-"""Rows of token ids as tasks have them: `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`."""
+"""Rows of token ids as tasks have them: `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, or as the tokenizer
+puts it."""
 
 from __future__ import annotations
 
@@ -37,11 +38,11 @@ def make_arrays(
     rows: Sequence[tuple[list[int], list[int] | None]], pieces: Pieces, *, S: int
 ) -> dict[str, np.ndarray]:
     """The arrays of rows of one or two texts, given as ids without special pieces."""
-    token_ids, lengths = np.zeros((len(rows), S), np.int32), np.zeros((len(rows), 1, 2), np.int32)
+    token_ids, lengths = np.full((len(rows), S), pieces.pad, np.int32), np.zeros((len(rows), 1, 2), np.int32)
     for n, (first, second) in enumerate(rows):
-        a, b = [pieces.cls, *first, pieces.sep], [] if second is None else [*second, pieces.sep]
-        token_ids[n, : len(a) + len(b)] = a + b
-        lengths[n, 0] = len(a), len(b)
+        frame = pieces.alone if second is None else pieces.paired
+        ids, lengths[n, 0] = frame.row(first, second)
+        token_ids[n, : len(ids)] = ids
     return {"token_ids": token_ids, "segment_lengths": lengths}
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from flax import nnx
 
 from bert_jax.config import EncoderConfig, QuestionAnsweringConfig
@@ -30,6 +29,7 @@ from bert_jax.tasks.task import Target, lacks_head
 from data_pipeline.config import DataConfig
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError, require
+from data_pipeline.tokenizer import Tokenizer
 
 Config = QuestionAnsweringConfig
 INPUT_FORMATS: tuple[str, ...] = ()
@@ -151,7 +151,7 @@ def with_labels(settings: QuestionAnsweringConfig, examples: Sequence[Question])
 
 
 def featurize(
-    examples: Sequence[Question], tokenizer: tokenizers.Tokenizer, settings: QuestionAnsweringConfig
+    examples: Sequence[Question], tokenizer: Tokenizer, settings: QuestionAnsweringConfig
 ) -> Features:
     """Each question with one window of its context after the other.
 
@@ -161,11 +161,12 @@ def featurize(
     counts as none. Of several people's answers the first is learned.
     """
     S, pieces, stride = settings.sequence_length, Pieces(tokenizer), settings.stride
-    longest = min(LONGEST_QUESTION, S // 4)
+    longest, frame = min(LONGEST_QUESTION, S // 4), pieces.paired
+    least = S - frame.size - longest
     require(
-        stride < S - 3 - longest,
+        stride < least,
         f"task.stride is {stride}; after a question of {longest} tokens a row of task.sequence_length {S} "
-        f"has {S - 3 - longest} for the context, and neighbouring windows must share less than that",
+        f"has {least} for the context, and neighbouring windows must share less than that",
     )
     contexts = list(dict.fromkeys(example.context for example in examples))  # many questions are about one
     encoded = dict(zip(contexts, pieces.with_spans(contexts), strict=True))
@@ -179,7 +180,7 @@ def featurize(
         question = question[:longest]
         ids, spans_Lx2 = encoded[example.context]
         answer = _answer_pieces(spans_Lx2, example.answers[0]) if example.answers else None
-        before, room = len(question) + 2, S - 3 - len(question)
+        before, room = len(frame.before + question + frame.between), S - frame.size - len(question)
         for start in _window_starts(len(ids), room=room, stride=stride):
             rows.append((question, ids[start : start + room]))
             owners.append(n)

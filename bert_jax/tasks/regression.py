@@ -11,7 +11,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from flax import nnx
 
 from bert_jax.config import EncoderConfig, RegressionConfig
@@ -24,6 +23,7 @@ from bert_jax.tasks.features import Features, all_labelled
 from bert_jax.tasks.requirements import check_installed
 from bert_jax.tasks.task import Target
 from bert_jax.tasks.text import Text
+from data_pipeline.tokenizer import Tokenizer
 
 Config = RegressionConfig
 INPUT_FORMATS: tuple[str, ...] = ()
@@ -49,9 +49,7 @@ def with_labels(settings: RegressionConfig, examples: Sequence[Text]) -> Regress
     return settings
 
 
-def featurize(
-    examples: Sequence[Text], tokenizer: tokenizers.Tokenizer, settings: RegressionConfig
-) -> Features:
+def featurize(examples: Sequence[Text], tokenizer: Tokenizer, settings: RegressionConfig) -> Features:
     """labels: [N] float32; weights: [N]."""
     features = text.featurize(examples, tokenizer, sequence_length=settings.sequence_length)
     if all_labelled(examples, [example.label for example in examples]):

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-import tokenizers
 
 from bert_jax.config import ObjectiveConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Objective, Sums
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.tasks.features import Features
+from data_pipeline.tokenizer import Tokenizer
 
 
 class Target(NamedTuple):
@@ -57,7 +57,7 @@ class Task(Objective, Protocol):
     def with_labels(self, settings: Any, examples: Sequence[Any]) -> Any:
         """`settings` with the labels that were asked for, or else those of the examples."""
 
-    def featurize(self, examples: Sequence[Any], tokenizer: tokenizers.Tokenizer, settings: Any) -> Features:
+    def featurize(self, examples: Sequence[Any], tokenizer: Tokenizer, settings: Any) -> Features:
         """Rows of all examples, in order, of settings.sequence_length columns.
 
         Raises:

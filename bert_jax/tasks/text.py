@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tokenizers
 
 from bert_jax.config import TextTaskConfig
 from bert_jax.tasks import columns, records
 from bert_jax.tasks.features import Features, make_arrays
 from bert_jax.tasks.pieces import Pieces
 from data_pipeline.errors import UserError
+from data_pipeline.tokenizer import Tokenizer
 
 FORMATS = {
     ".tsv": records.tsv,
@@ -96,12 +96,8 @@ def _example(
     return Text(where, text, pair, as_label(where, settings.label, label))
 
 
-def featurize(examples: Sequence[Text], tokenizer: tokenizers.Tokenizer, *, sequence_length: int) -> Features:
-    """A row an example, without labels. Texts that are too long are cut, the longer of a pair first.
-
-    Raises:
-      UserError: the tokenizer has no [CLS], [SEP] or [UNK].
-    """
+def featurize(examples: Sequence[Text], tokenizer: Tokenizer, *, sequence_length: int) -> Features:
+    """A row an example, without labels. Texts that are too long are cut, the longer of a pair first."""
     S, pieces = sequence_length, Pieces(tokenizer)
     rows: list[tuple[list[int], list[int] | None]] = []
     cut = []
@@ -109,9 +105,9 @@ def featurize(examples: Sequence[Text], tokenizer: tokenizers.Tokenizer, *, sequ
     seconds = pieces.of_texts([example.pair or "" for example in examples])
     for example, first, second in zip(examples, firsts, seconds, strict=True):
         if example.pair is None:
-            kept, kept_second = min(len(first), S - 2), 0
+            kept, kept_second = min(len(first), S - pieces.alone.size), 0
         else:
-            kept, kept_second = _longest_first(len(first), len(second), room=S - 3)
+            kept, kept_second = _longest_first(len(first), len(second), room=S - pieces.paired.size)
         rows.append((first[:kept], None if example.pair is None else second[:kept_second]))
         if kept + kept_second < len(first) + len(second):
             cut.append(example.where)

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from flax import nnx
 
 from bert_jax.config import EncoderConfig, TokenClassificationConfig
@@ -31,6 +30,7 @@ from bert_jax.tasks.task import Target, lacks_head
 from data_pipeline.config import DataConfig
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
+from data_pipeline.tokenizer import Tokenizer
 
 Config = TokenClassificationConfig
 INPUT_FORMATS: tuple[str, ...] = ()
@@ -130,21 +130,22 @@ def with_labels(
 
 
 def featurize(
-    examples: Sequence[TokenLabels], tokenizer: tokenizers.Tokenizer, settings: TokenClassificationConfig
+    examples: Sequence[TokenLabels], tokenizer: Tokenizer, settings: TokenClassificationConfig
 ) -> Features:
     """labels: [N, S] int32, index in the labels at the first piece of each word; weights: [N, S], 1.0 there;
     places: [N, S], the word of which a column has the first piece, else -1."""
     S, pieces = settings.sequence_length, Pieces(tokenizer)
+    before, room = len(pieces.alone.before), S - pieces.alone.size
     rows: list[tuple[list[int], list[int] | None]] = []
     cut = []
     words_NxS = np.full((len(examples), S), -1, np.int32)
     encoded = pieces.of_words([list(example.words) for example in examples])
     for n, (example, by_word) in enumerate(zip(examples, encoded, strict=True)):
-        rows.append(([i for word in by_word for i in word][: S - 2], None))
-        first_columns = 1 + np.cumsum([0, *map(len, by_word)])
-        inside = np.flatnonzero(first_columns[:-1] < S - 1)
+        rows.append(([i for word in by_word for i in word][:room], None))
+        first_columns = before + np.cumsum([0, *map(len, by_word)])
+        inside = np.flatnonzero(first_columns[:-1] < before + room)
         words_NxS[n, first_columns[inside]] = inside
-        if first_columns[-1] > S - 1:
+        if first_columns[-1] > before + room:
             cut.append(example.where)
     arrays = make_arrays(rows, pieces, S=S)
     if all_labelled(examples, [example.labels for example in examples]):

@@ -36,6 +36,7 @@ from data_pipeline.batch import unpack
 from data_pipeline.inspection import token_counts
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
+from data_pipeline.special_tokens import SpecialTokens
 from tests.helpers.configs import replace, spec_of
 
 Rows = dict[str, np.ndarray]
@@ -96,7 +97,7 @@ def rows(spec: RunSpec, manifest: Manifest) -> Rows:
 
 
 def score(spec: RunSpec, params: Params, rows: Rows, manifest: Manifest, mesh: Mesh):
-    return pseudo_log_likelihood(spec, params, rows, special_ids=manifest.special_ids, mesh=mesh)
+    return pseudo_log_likelihood(spec, params, rows, special_tokens=manifest.special_tokens, mesh=mesh)
 
 
 def test_pieces_fall_into_quarters_of_the_training_tokens():
@@ -119,9 +120,9 @@ def test_buckets_are_a_partition_of_what_evaluate_predicts(
 ):
     spec = spec_of(replace(config, train__eval_batches=eval_batches))
     counts = token_counts(Path(config.data.dir), "train")
-    counts[manifest.special_ids] = 0
+    counts[manifest.special_tokens.ids] = 0
     counts[np.argsort(-counts)[60:200:2]] = 0  # so that there are predictions of pieces never seen
-    buckets_V = bucket_of_piece(counts, special_ids=manifest.special_ids)
+    buckets_V = bucket_of_piece(counts, special_ids=manifest.special_tokens.ids)
 
     def loader() -> Loader:
         return Loader(config.data, split="validation", batch_size=config.train.global_batch_size)
@@ -136,7 +137,7 @@ def test_buckets_are_a_partition_of_what_evaluate_predicts(
     targets = np.concatenate([batch["mlm_targets"][batch["mlm_weights"] > 0] for batch in read])
 
     assert [bucket.name for bucket in buckets] == list(BUCKETS)
-    assert sum(bucket.pieces for bucket in buckets) == manifest.vocab_size - len(manifest.special_ids)
+    assert sum(bucket.pieces for bucket in buckets) == manifest.vocab_size - len(manifest.special_tokens.ids)
     assert [bucket.predictions for bucket in buckets] == np.bincount(buckets_V[targets]).tolist()
     assert all(bucket.predictions for bucket in buckets)
     assert len({round(bucket.loss, 3) for bucket in buckets}) == len(buckets), "the buckets differ"
@@ -160,10 +161,10 @@ def test_rows_are_read_unmasked_and_from_all_over_the_split(spec: RunSpec, manif
 
 
 def test_every_token_is_masked_once_and_alone_in_its_sequence(rows: Rows, manifest: Manifest):
-    special, mask = manifest.special_ids, manifest.special_ids[-1]
+    special, mask = manifest.special_tokens, manifest.special_tokens.mask
     before = {name: array.copy() for name, array in rows.items()}
     masked = Counter()
-    for batch in masked_in_turn(rows, special_ids=special, batch_size=16):
+    for batch in masked_in_turn(rows, special_tokens=special, batch_size=16):
         assert {len(array) for array in batch.values()} == {16}
         for i, slot in np.argwhere(batch["mlm_weights"]):
             column = batch["mlm_positions"][i, slot]
@@ -177,12 +178,12 @@ def test_every_token_is_masked_once_and_alone_in_its_sequence(rows: Rows, manife
         assert ((batch["token_ids"] == mask).sum(axis=1) == batch["mlm_weights"].sum(axis=1))[
             batch["mlm_weights"].any(axis=1)
         ].all()
-    ordinary = (rows["segment_ids"] > 0) & ~np.isin(rows["token_ids"], special)
+    ordinary = (rows["segment_ids"] > 0) & ~np.isin(rows["token_ids"], special.ids)
     assert masked == Counter(map(tuple, np.argwhere(ordinary)))
     assert all((rows[name] == before[name]).all() for name in rows), "the rows are left as they were"
 
 
-def in_pytorch(theirs: torch.nn.Module, sequences: Rows, special_ids: list[int]) -> np.ndarray:
+def in_pytorch(theirs: torch.nn.Module, sequences: Rows, special: SpecialTokens) -> np.ndarray:
     """Pseudo-log-likelihood of each sequence: one token, one forward pass, no padding, no packing."""
     found = []
     for ids, segments, types in zip(
@@ -192,10 +193,10 @@ def in_pytorch(theirs: torch.nn.Module, sequences: Rows, special_ids: list[int])
         token_ids = torch.tensor(ids[:length])[None].long()
         total = 0.0
         for column in range(length):
-            if int(ids[column]) in special_ids:
+            if int(ids[column]) in special.ids:
                 continue
             masked = token_ids.clone()
-            masked[0, column] = special_ids[-1]
+            masked[0, column] = special.mask
             with torch.no_grad():
                 logits = theirs(
                     input_ids=masked, token_type_ids=torch.tensor(types[:length])[None].long()
@@ -218,7 +219,7 @@ def test_pseudo_log_likelihoods_are_those_of_transformers(
     theirs.tie_weights()
 
     sequences = alone(rows)
-    expected = in_pytorch(theirs, sequences, manifest.special_ids)
+    expected = in_pytorch(theirs, sequences, manifest.special_tokens)
     total, tokens = score(spec, params, rows, manifest, mesh)
     assert abs(total - expected.sum()) / tokens <= 1e-4
     for i in range(3):

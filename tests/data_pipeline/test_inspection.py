@@ -29,7 +29,7 @@ def inspection(config: Config) -> Inspection:
 def test_the_figures_are_those_of_the_stored_rows(inspection: Inspection, config: Config):
     rows = list(tfds.builder_from_directory(config.data.dir).as_data_source("train"))
     tokens = Counter(int(token) for row in rows for token in row["token_ids"])
-    for special in inspection.words.special_ids:
+    for special in inspection.words.special_tokens.ids:
         tokens.pop(special, None)
     expected = [(inspection.words.pieces[t], n / tokens.total()) for t, n in tokens.most_common(5)]
     found = inspection.frequent_pieces(5)

@@ -52,8 +52,8 @@ def test_words_of_the_datasets_own_tokenizer_are_masked_whole(config: Config, ba
     )
     rows, slots = np.nonzero(weights)
     chosen[rows, positions[rows, slots]] = True
-    ordinary = ~np.isin(original, words.special_ids)
-    same_word = (words.continues_word[original] & ordinary)[:, 1:] & ordinary[:, :-1]
+    ordinary = ~np.isin(original, words.special_tokens.ids)
+    same_word = (words.word_marks[0][original] & ordinary)[:, 1:] & ordinary[:, :-1]
     assert (chosen[:, 1:] == chosen[:, :-1])[same_word].all()
     assert (chosen[:, 1:] & same_word).sum() > 50
     assert not chosen[~ordinary].any()

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from data_pipeline import masking
 from data_pipeline.batch import unpack
 from data_pipeline.config import MaskingConfig
+from data_pipeline.special_tokens import SpecialTokens
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = [0, 1, 2, 3, 4]
+SPECIAL_TOKENS = SpecialTokens(*SPECIAL)
 VOCAB = 1000
 B, S = 500, 128
 STRATEGIES = ["token", "whole_word", "span"]
@@ -57,8 +59,8 @@ def masked(rows, *, seed=0, positions=None, step=0, continues=CONTINUES, **confi
         config=MaskingConfig(**config),
         seed=seed,
         vocab_size=len(continues),
-        special_ids=SPECIAL,
-        continues_word=continues,
+        special_tokens=SPECIAL_TOKENS,
+        word_marks=(continues, np.zeros(len(continues), bool)),
     )
     return unpack(rows | {name: np.asarray(value) for name, value in result.items()})
 

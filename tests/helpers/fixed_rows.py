@@ -11,6 +11,7 @@ from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig
 from data_pipeline.manifest import Manifest
 from data_pipeline.packing import Row
 from data_pipeline.records import example, serialize
+from data_pipeline.special_tokens import SpecialTokens
 
 VOCAB_SIZE, SEQUENCE_LENGTH = 100, 48
 
@@ -36,7 +37,7 @@ def write(directory: Path, *sources: list[Row], weights: tuple[float, ...] = ())
         fingerprint="",
         tokenizer_sha256="",
         vocab_size=VOCAB_SIZE,
-        special_ids=[0, 1, 2, 3, 4],
+        special_tokens=SpecialTokens(),
         sequence_length=SEQUENCE_LENGTH,
         max_sequences_per_row=1,
         documents={},

@@ -328,9 +328,10 @@ REFUSED = {
         "does not fit the model",
     ),
     "another tokenizer": (
-        lambda folder: (folder / "tokenizer.json").write_text(
-            (folder / "tokenizer.json").read_text().replace('"[MASK]"', '"<mask>"')
-        ),
+        lambda folder: [
+            file.write_text(file.read_text().replace('"[MASK]"', '"<mask>"'))
+            for file in folder.glob("tokenizer*.json")
+        ],
         r"as piece 4, not '<mask>' as init.source .*: prepare the data with the tokenizer of the source",
     ),
     "a tokenizer that keeps the case": (
