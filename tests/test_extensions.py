@@ -180,6 +180,7 @@ BAG = module(
         base_prefix="bag.",
         fields=SHAPE,
         constants={},
+        token_ids={},
         required={},
         values={},
         legacy_suffixes={},
