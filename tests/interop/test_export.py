@@ -152,7 +152,7 @@ def test_an_average_is_the_mean_of_the_last_checkpoints(
         (["--average", "3", "--step", "4"], (2, 3, 4)),
     ):
         out = tmp_path / f"mean-{len(steps)}"
-        assert cli.run(["export", "--workdir", str(several), "--out", str(out), *flags.split()]) == 0
+        assert cli.run(["export", "--workdir", str(several), "--out", str(out), *flags]) == 0
         assert f"the mean of steps {', '.join(map(str, steps))} of {several}" in capsys.readouterr().out
         each = [tensors_of(tmp_path / f"step-{step}") for step in steps]
         for name, array in tensors_of(out).items():
