@@ -14,8 +14,8 @@ of the one before; the same command resumes wherever it was left. One phase by i
   the first 50 billion, warm-up over 3 billion, then a constant rate.
 - context_extension: 250 billion in rows of 8,192, the base of the global rotary positions 160,000 in place
   of 10,000, a constant lower rate; the moments of the optimizer are kept.
-- decay: 50 billion more, on text of your choice (`--data.source`, `--data.weights`), the rate falling
-  as one minus a square root, to a thousandth.
+- decay: 50 billion more, the rate falling as one minus a square root, to a thousandth. On other text: prepare
+  it to another data.dir, and run `:decay` by itself.
 
 All figures are those of the authors' configuration files (AnswerDotAI/ModernBERT, branch
 pretraining_documentation), StableAdamW with a decay apart from the rate and its output dropout of attention
@@ -91,6 +91,7 @@ def get_phases() -> dict[str, Config]:
         },
         optimizer={"learning_rate": 3e-4, "warmup_steps": 0},
         train={
+            "seed": 1,  # other rows first
             "budget": "250e9 tokens",
             "global_batch_size": 576,
             "batch_ramp": (),
@@ -101,6 +102,6 @@ def get_phases() -> dict[str, Config]:
     decay = delta(
         context_extension,
         optimizer={"schedule": "warmup_stable_decay", "decay_steps": 10_596, "end_learning_rate": 3e-7},
-        train={"budget": None, "steps": 10_596},  # 50 billion tokens
+        train={"seed": 2, "budget": None, "steps": 10_596},  # 50 billion tokens
     )
     return {"pretraining": pretraining, "context_extension": context_extension, "decay": decay}

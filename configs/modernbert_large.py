@@ -36,7 +36,7 @@ def get_phases() -> dict[str, Config]:
     second = delta(
         first,
         optimizer={"learning_rate": 5e-5, "warmup_steps": 0},
-        train={"budget": "800e9 tokens", "batch_ramp": (), "batch_ramp_steps": 0},
+        train={"seed": 3, "budget": "800e9 tokens", "batch_ramp": (), "batch_ramp_steps": 0},
         init={"optimizer_state": True},
     )
     third = delta(large["context_extension"], optimizer={"learning_rate": 5e-5})

@@ -71,11 +71,12 @@ def get_phases() -> dict[str, Config]:
             "masking": {"max_predictions": 154},
         },
         optimizer={"learning_rate": 1e-3, "warmup_steps": 0},
-        train={"steps": 300, "global_batch_size": 8, "eval_every": 300},
+        train={"seed": 1, "steps": 300, "global_batch_size": 8, "eval_every": 300},
         init=InitConfig(optimizer_state=True),
     )
     decay = delta(
         context_extension,
         optimizer={"schedule": "warmup_stable_decay", "decay_steps": 300, "end_learning_rate": 1e-6},
+        train={"seed": 2},
     )
     return {"pretraining": pretraining, "context_extension": context_extension, "decay": decay}

@@ -97,4 +97,6 @@ def special_tokens_of(
 
 def _name(value: Any) -> str | None:
     """Of a token as these files have it: a string, or an object with its content."""
-    return value.get("content") if isinstance(value, dict) else value
+    name = value.get("content") if isinstance(value, dict) else value
+    require(name is None or isinstance(name, str), f"a special token is {value!r}, which names none")
+    return name

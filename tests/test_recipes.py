@@ -3,7 +3,7 @@
 A golden file holds the resolved config and every parameter of the model. One that differs is a bug if nobody
 meant to change recipes, defaults or parameters: runs of today would not go on tomorrow. If it was meant,
 
-    python tests/test_recipes.py
+    python -m tests.test_recipes
 
 writes them anew; read their diff before it is committed.
 """
@@ -108,7 +108,7 @@ def test_a_recipe_makes_what_it_made(path: Path):
     assert list(golden(path)) == expected, (
         f"{path.name} makes another run than tests/golden/{file.name} says. If no one meant to change the "
         "recipe, a default or a parameter, that is a bug: runs that exist would not go on. If it was meant: "
-        "python tests/test_recipes.py writes the file anew; read its diff before it is committed"
+        "python -m tests.test_recipes writes the file anew; read its diff before it is committed"
     )
 
 

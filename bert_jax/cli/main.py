@@ -69,9 +69,11 @@ def run(arguments: list[str]) -> int:
         command = _parse(kind, tyro.MISSING_NONPROP, prog, rest)
         return OK if command is None else _execute(command)
     phases = _phases(kind, verb, rest)
-    commands = {name: _parse(kind, _default(kind, config), f"{prog} CONFIG", rest) for name, config in phases}
-    if None in commands.values():
-        return OK
+    commands = {}
+    for name, config in phases:
+        commands[name] = _parse(kind, _default(kind, config), f"{prog} CONFIG", rest)
+        if commands[name] is None:  # help was asked for
+            return OK
     for command in commands.values():
         check_flags(command, rest, phases=len(commands))
         if kind is not ShowConfig:

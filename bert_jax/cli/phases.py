@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.cli.commands import Prepare, Pretrain
+from data_pipeline.config import DataConfig
+from data_pipeline.errors import UserError
 
 
 def chained(commands: Mapping[str, Any]) -> list[Any]:
@@ -25,7 +27,12 @@ def chained(commands: Mapping[str, Any]) -> list[Any]:
     for name, command in commands.items():
         config = command.config
         if isinstance(command, Prepare):
-            datasets.setdefault(config.data.dir, command)
+            same = datasets.setdefault(config.data.dir, command)
+            if _rows(same.config.data) != _rows(config.data):
+                raise UserError(
+                    f"data.dir {config.data.dir} is given to phases that read different rows: prepare each "
+                    "by its name, as in CONFIG:PHASE"
+                )
             continue
         if source is not None:
             init = dataclasses.replace(config.init, source=str(source))
@@ -33,3 +40,8 @@ def chained(commands: Mapping[str, Any]) -> list[Any]:
         source = command.workdir / name
         runs.append(dataclasses.replace(command, config=config, workdir=source))
     return [*datasets.values(), *runs]
+
+
+def _rows(data: DataConfig) -> tuple[object, ...]:
+    """What decides which rows a dataset has, beside the text."""
+    return data.sequence_length, data.input_format, data.max_sequences_per_row, data.tokenizer

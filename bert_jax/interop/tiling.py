@@ -37,7 +37,9 @@ def tile(array: Any, parameter: Parameter, *, head_dim: int) -> Any:
         given = array.shape[dimension]
         if given == size:
             continue
-        if axis == "layers":  # Rae et al. 2021 (arXiv 2112.11446), appendix G.3
+        if axis is None and parameter.depth == 0:  # positions: the first ones, or all of them again
+            source = np.arange(size) % given
+        elif axis == "layers":  # Rae et al. 2021 (arXiv 2112.11446), appendix G.3
             source = np.arange(size) * given // size
         else:
             before = (size - given) // 2

@@ -354,9 +354,10 @@ class SequenceClassificationHead(TokenClassificationHead):
     ) -> jax.Array:
         pooled_Bx1xD = hidden_BxSxD[:, :1]
         if self.config.classifier_pooling == "mean":
-            inside_BxSx1 = (segment_ids_BxS > 0)[:, :, None].astype(hidden_BxSxD.dtype)
-            total_Bx1xD = (hidden_BxSxD * inside_BxSx1).sum(axis=1, keepdims=True)
-            pooled_Bx1xD = total_Bx1xD / jnp.maximum(inside_BxSx1.sum(axis=1, keepdims=True), 1)
+            inside_BxSx1 = (segment_ids_BxS > 0)[:, :, None].astype(jnp.float32)
+            total_Bx1xD = (hidden_BxSxD.astype(jnp.float32) * inside_BxSx1).sum(axis=1, keepdims=True)
+            mean_Bx1xD = total_Bx1xD / jnp.maximum(inside_BxSx1.sum(axis=1, keepdims=True), 1)
+            pooled_Bx1xD = mean_Bx1xD.astype(hidden_BxSxD.dtype)
         return super().__call__(pooled_Bx1xD, dropout_keys=dropout_keys)[:, 0]
 
 
@@ -398,7 +399,8 @@ def _rope(fields: Mapping[str, Any], kind: str) -> dict[str, Any]:
         raise UserError(
             f"config.json has rope_parameters {stated!r}; known are some for {GLOBAL} and {LOCAL}"
         )
-    for where in rope, fields.get("rope_scaling") or {}:
+    scaling = fields.get("rope_scaling") or {}
+    for where in rope, scaling if isinstance(scaling, dict) else {"rope_type": scaling}:
         if (rope_type := where.get("rope_type", where.get("type", "default"))) != "default":
             raise UserError(f"config.json has the rope type {rope_type!r}; known is 'default'")
     return rope

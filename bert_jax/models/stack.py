@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 Layer = Callable[[Any, Any, Any, int], tuple[Any, Any]]
 """(x, params, index, kind) -> (x, kept): the place of a layer among its like, which a scan does not know
@@ -72,26 +73,33 @@ def take_apart(tree: Any, *, like: Any) -> Any:
     """
 
     def split(array: jax.Array, wanted: Any) -> Any:
-        if not _is_apart(wanted):
-            return array
+        if _is_masked(array) or not _is_apart(wanted):
+            return wanted if _is_masked(array) else array
         layers = jax.jit(tuple, out_shardings=tuple(layer.sharding for layer in wanted))(array)
         array.delete()
         return layers
 
-    return jax.tree.map(split, tree, like)
+    return jax.tree.map(split, tree, like, is_leaf=_is_masked)
 
 
 def restack(tree: Any, *, like: Any) -> Any:
     """Arrays with their layers stacked as `like`, an abstract tree, has them. The layers apart stay."""
 
-    def joined(wanted: jax.ShapeDtypeStruct, array: Any) -> jax.Array:
+    def joined(wanted: Any, array: Any) -> Any:
+        if _is_masked(wanted):
+            return wanted
         return jax.jit(jnp.stack, out_shardings=wanted.sharding)(array) if _is_apart(array) else array
 
-    return jax.tree.map(joined, like, tree)
+    return jax.tree.map(joined, like, tree, is_leaf=_is_masked)
 
 
 def _is_apart(leaf: Any) -> bool:
     return isinstance(leaf, tuple)
+
+
+def _is_masked(leaf: Any) -> bool:
+    """Whether it holds the place of a parameter that a part of the optimizer has nothing for."""
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def _pick(params: Any, index: int) -> Any:

@@ -14,9 +14,9 @@ from data_pipeline.storage import dataset_folder
 
 def pretrain(config: Config, *, workdir: Path) -> bool:
     """`train` on the prepared dataset in `data.dir`; raises as `train` does."""
-    if config.init.optimizer_state and config.init.source is None:
-        raise UserError(
-            "init.optimizer_state is for a run that goes on from another one: give its init.source"
-        )
+    init = config.init
+    for name in ("optimizer_state", "tile"):
+        if getattr(init, name) and (init.source is None or not init.weights):
+            raise UserError(f"init.{name} is for a run that goes on from another one: give init.source")
     dataset_folder(config.data.dir)  # a copy of gigabytes is no hang, which `train` would take it for
     return train(resolve(config), PretrainingData, workdir=workdir)

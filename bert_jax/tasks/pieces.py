@@ -92,7 +92,7 @@ class Pieces:
 
         A tokenizer drops a word of nothing but control characters, joiners or accents; [UNK] holds its place.
         """
-        find = self._of_words_in_text if self._tokenizer.is_bytes else self._of_words_alone
+        find = self._of_words_in_text if self._tokenizer.line_start else self._of_words_alone
         for by_word in find(sentences):
             yield [word or [self._unknown] for word in by_word]
 
@@ -108,8 +108,8 @@ class Pieces:
     def _of_words_in_text(self, sentences: Sequence[Sequence[str]]) -> Iterator[list[list[int]]]:
         """By where the pieces of the whole sentence are in it.
 
-        Byte-level BPE writes a word alone otherwise than one behind a space, as which it knows it. The space
-        is a part of the word behind it; a piece is of the word in which it ends.
+        Byte-level BPE, say, writes a word alone otherwise than one behind a space, as which it knows it. The
+        space is a part of the word behind it; a piece is of the word in which it ends.
         """
         texts, owners = [], []
         for words in sentences:

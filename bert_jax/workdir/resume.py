@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "task.train",
     "task.validation",
     "mesh",
+    "init",
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.keep_every",

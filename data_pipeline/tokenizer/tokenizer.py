@@ -105,14 +105,15 @@ class Tokenizer:
         """Whether it is of byte-level BPE."""
         return self.spelling is not None and self.spelling.is_bytes
 
-    @property
+    @functools.cached_property
     def line_start(self) -> str:
         """What goes in front of the lines of a document, all but the first: what parts them in a text.
 
-        In byte-level BPE the first word of a line would otherwise be the rest of the last word before it.
-        Other tokenizers mark the first word of any text.
+        In byte-level BPE, and where spaces are marked but not the beginning of a text, as in Gemma's
+        tokenizer, the first word of a line would otherwise be the rest of the last word before it.
         """
-        return " " if self.is_bytes else ""
+        alone, behind_a_space = self.encode_batch(["a", " a"])
+        return " " if self.is_bytes or alone != behind_a_space else ""
 
     @property
     def word_marks(self) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.models.stack import run_layers
+from bert_jax.config import Config
+from bert_jax.models.stack import restack, run_layers, take_apart
+from bert_jax.training.step import abstract_state, jit_init_state
+from tests.helpers.configs import replace, spec_of
+from tests.helpers.steps import mesh_of
 
 LAYERS, SIZE = 7, 4
 
@@ -59,3 +63,23 @@ def test_each_layer_has_its_own(period: int, apart: bool, unroll: int, remat: st
     wanted = jax.grad(lambda params: one_by_one(params, period=period)[0].sum())(params)
     for name, leaf in gradient.items():
         np.testing.assert_allclose(jnp.stack(list(leaf)), wanted[name], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "stable_adamw", "muon"])
+def test_the_state_of_every_optimizer_is_taken_apart_and_stacked_again(config: Config, name: str):
+    """Muon's has places without anything in them, for the parameters that are Adam's."""
+    config = replace(
+        config,
+        model__scan_unroll=2,
+        optimizer__name=name,
+        optimizer__ema_decay=0.9,
+        optimizer__clip_norm=None,
+    )
+    spec, mesh = spec_of(config), mesh_of((1, 1, 1))
+    saved = jit_init_state(spec.scanned, mesh)()
+    before = jax.tree.map(np.asarray, saved)
+    apart = take_apart(saved, like=abstract_state(spec, mesh))
+    assert jax.tree.structure(apart) == jax.tree.structure(abstract_state(spec, mesh))
+    again = restack(apart, like=abstract_state(spec.scanned, mesh))
+    assert jax.tree.structure(again) == jax.tree.structure(before)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, before))
