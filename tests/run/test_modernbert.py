@@ -80,12 +80,13 @@ def test_two_processes_and_other_axes_train_the_same(modern: Config, run: Path, 
 
 
 def test_what_is_exported_fills_in_the_same_words_in_transformers(exported: Path):
-    network, params, tokenizer = load_model(exported)
+    network, params, _ = load_model(exported)
     theirs, info = transformers.AutoModelForMaskedLM.from_pretrained(exported, output_loading_info=True)
     assert type(theirs) is transformers.ModernBertForMaskedLM
     assert not any(info.values()), info
-    mask = transformers.AutoTokenizer.from_pretrained(exported).mask_token
-    ids = np.array([tokenizer.encode(f"Return the {mask} of the object.").ids], np.int32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    text = f"Return the {tokenizer.mask_token} of the object."
+    ids = np.array([tokenizer(text)["input_ids"]], np.int32)
     batch = {
         "token_ids": ids,
         "segment_ids": np.ones_like(ids),

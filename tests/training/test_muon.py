@@ -183,6 +183,7 @@ def test_momentum_lies_like_its_parameter_and_is_there_once(muon: Config):
     )
 
 
+@pytest.mark.slow
 def test_it_is_the_same_on_any_mesh(muon: Config):
     config = replace(muon, optimizer__learning_rate=1e-2)
     data = read_batches(config, 3)
