@@ -105,7 +105,7 @@ class Pretrain:
     def __call__(self) -> int:
         from bert_jax.parallel import runtime
 
-        runtime.configure(cache=_compiled(self.workdir))
+        runtime.configure(cache=compiled_programs(self.workdir))
         from bert_jax.run.pretrain import pretrain
 
         return OK if pretrain(self.config, workdir=self.workdir) else INTERRUPTED
@@ -190,7 +190,7 @@ class Evaluate:
         from bert_jax.parallel import runtime
 
         _at_least_1("--rows", self.rows)
-        runtime.configure(cache=_compiled(self.workdir))
+        runtime.configure(cache=compiled_programs(self.workdir))
         from bert_jax.interop.initialize import resolve
         from bert_jax.run.evaluate import evaluate_workdir
 
@@ -289,7 +289,7 @@ class Finetune:
     def __call__(self) -> int:
         from bert_jax.parallel import runtime
 
-        runtime.configure(cache=_compiled(self.workdir))
+        runtime.configure(cache=compiled_programs(self.workdir))
         from bert_jax.finetuning.finetune import finetune, report
 
         results = finetune(self.config, workdir=self.workdir, seeds=self.seeds)
@@ -314,7 +314,7 @@ class Glue:
     def __call__(self) -> int:
         from bert_jax.parallel import runtime
 
-        runtime.configure(cache=_compiled(self.workdir))
+        runtime.configure(cache=compiled_programs(self.workdir))
         from bert_jax.finetuning.glue import glue
 
         table = glue(self.config, workdir=self.workdir, tasks=self.tasks, seeds=self.seeds, files=self.files)
@@ -468,7 +468,7 @@ def _at_least_1(flag: str, value: int) -> None:
         raise UserError(f"{flag} is {value}; it must be at least 1")
 
 
-def _compiled(workdir: Path) -> Path:
+def compiled_programs(workdir: Path) -> Path:
     """Where runs that are neighbours share compiled programs."""
     from bert_jax.workdir.bucket import is_copy
 

@@ -7,9 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.cli.commands import Prepare, Pretrain
+from bert_jax.cli.commands import Prepare, Pretrain, compiled_programs
+from bert_jax.config import Config
+from bert_jax.parallel.exit_status import OK
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Says what would refuse a phase before the first one has begun, which may be days earlier."""
+
+    configs: tuple[Config, ...]
+    workdir: Path
+
+    def __call__(self) -> int:
+        from bert_jax.parallel import runtime
+
+        runtime.configure(cache=compiled_programs(self.workdir))
+        from bert_jax.run.pretrain import check
+
+        for config in self.configs:
+            check(config)
+        return OK
 
 
 def chained(commands: Mapping[str, Any]) -> list[Any]:
@@ -23,6 +43,7 @@ def chained(commands: Mapping[str, Any]) -> list[Any]:
         return list(commands.values())
     datasets: dict[str, Prepare] = {}
     runs: list[Pretrain] = []
+    checked: list[Config] = []
     source: Path | None = None
     for name, command in commands.items():
         config = command.config
@@ -34,12 +55,20 @@ def chained(commands: Mapping[str, Any]) -> list[Any]:
                     "by its name, as in CONFIG:PHASE"
                 )
             continue
+        # An encoder that comes from a source is the same in all phases, and that of the first is there.
+        checked.append(config if not runs else _from(runs[0].config.init.source, config))
         if source is not None:
-            init = dataclasses.replace(config.init, source=str(source))
-            config = dataclasses.replace(config, init=init)
+            if not config.init.weights:
+                raise UserError("init.weights: a phase goes on from the weights of the one before")
+            config = _from(str(source), config)
         source = command.workdir / name
         runs.append(dataclasses.replace(command, config=config, workdir=source))
-    return [*datasets.values(), *runs]
+    checks = [Check(tuple(checked), runs[0].workdir)] if runs else []
+    return [*datasets.values(), *checks, *runs]
+
+
+def _from(source: str | None, config: Config) -> Config:
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, source=source))
 
 
 def _rows(data: DataConfig) -> tuple[object, ...]:

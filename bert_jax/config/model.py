@@ -80,6 +80,11 @@ class EncoderConfig(ModelConfig):
         return self.scan_unroll > 1 and self.scan_unroll >= self.num_hidden_layers
 
     @property
+    def period(self) -> int:
+        """How many layers it takes until the same kind of layer comes again."""
+        return 1
+
+    @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
@@ -148,6 +153,10 @@ class ModernBertConfig(EncoderConfig):
         ):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name} is {value}; it must be at least 0 and less than 1")
+
+    @property
+    def period(self) -> int:
+        return self.global_attn_every_n_layers
 
 
 @dataclass(frozen=True)

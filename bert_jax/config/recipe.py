@@ -26,8 +26,9 @@ def load_recipe(path: str | Path) -> Config:
     """
     phases = load_phases(path)
     if len(phases) > 1:
+        file = str(path).removesuffix(":")
         raise UserError(
-            f"{path} has the phases {', '.join(phases)}: name one, as in {path}:{next(iter(phases))}"
+            f"{file} has the phases {', '.join(phases)}: name one, as in {file}:{next(iter(phases))}"
         )
     return next(iter(phases.values()))
 

@@ -21,7 +21,7 @@ from bert_jax.config import Config, EncoderConfig, ModelConfig
 from bert_jax.interop import huggingface, tensorflow_v1
 from bert_jax.interop.tiling import SIZES, check_sizes, tile
 from bert_jax.parallel.platform import Platform, local_platform
-from bert_jax.parallel.processes import from_process_0
+from bert_jax.parallel.processes import from_process_0, wait_until_visible
 from bert_jax.training.network import Network, Params, parameters
 from bert_jax.training.run_spec import RunSpec, pretraining_spec
 from bert_jax.training.step import TrainState
@@ -41,6 +41,7 @@ TRAINING_FIELDS = (
     "initializer_cutoff_factor",
     "global_rope_theta",
     "local_rope_theta",
+    "classifier_pooling",
 )
 """Fields of an encoder that another one with the same weights may have otherwise, beside how it is run and
 its dropout. Where there are more positions than needed, the first ones are taken; where there are fewer, they
@@ -96,7 +97,10 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
             return leaf
         array = weights[parameter.huggingface]
         if tiles:
-            fitted = functools.partial(tile, parameter=parameter, head_dim=network.model.head_dim)
+            model = network.model
+            fitted = functools.partial(
+                tile, parameter=parameter, head_dim=model.head_dim, period=model.period
+            )
         else:
             fitted = functools.partial(_resize_positions, length=len(leaf))
         if isinstance(array, jax.Array):
@@ -113,7 +117,7 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
 
 def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainState:
     """`state` with the optimizer's of another run's checkpoint; raises UserError if it has none that fits."""
-    if not from_process_0(lambda: bool(steps_of(source))):
+    if not _is_run(source):
         raise UserError(f"init.optimizer_state: {source} is no workdir, and has weights only")
     theirs = load_spec(source)
     step = from_process_0(lambda: step_to_use(source, theirs.config))
@@ -130,7 +134,7 @@ def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainS
 
 def source_network(source: Path) -> Network:
     """The network that the weights of a source are of. Raises as `start_from` does."""
-    if steps_of(source):
+    if _is_run(source):
         return load_spec(source).network
     if (source / "checkpoints").is_dir():
         raise FileNotFoundError(f"init.source {source} is a run that has no checkpoint yet")
@@ -138,6 +142,16 @@ def source_network(source: Path) -> Network:
         return _format(source).load_network(source)
     except UserError as error:
         raise UserError(f"init.source {source}: {error}") from error
+
+
+def _is_run(source: Path) -> bool:
+    """Whether it is a workdir with a checkpoint; on all processes, of which some may see its files late.
+
+    The run before, of an earlier phase, has ended a moment ago, and process 0 has written it.
+    """
+    return from_process_0(lambda: bool(steps_of(source))) and wait_until_visible(
+        lambda: bool(steps_of(source))
+    )
 
 
 def source_tokenizer(source: Path) -> Path:
@@ -176,7 +190,7 @@ def _read(source: Path, network: Network, mesh: Mesh) -> dict[str, Any]:
     declared = jax.tree.leaves(parameters(network))
     is_same_task = (type(theirs.settings), _labels(theirs)) == (type(network.settings), _labels(network))
     left_out = {p.huggingface for p in declared if "labels" in p.logical_axes and not is_same_task}
-    if from_process_0(lambda: bool(steps_of(source))):  # others may see its files late
+    if _is_run(source):
         spec = load_spec(source)
         step = from_process_0(lambda: step_to_use(source, spec.config))
         params, _ = read_params(source, spec, step=step, mesh=mesh)

@@ -7,6 +7,7 @@ from its other side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,16 +32,21 @@ def check_sizes(theirs: EncoderConfig, ours: EncoderConfig) -> None:
     )
 
 
-def tile(array: Any, parameter: Parameter, *, head_dim: int) -> Any:
-    """The array of a smaller model as one of the shape of `parameter`."""
+def tile(array: Any, parameter: Parameter, *, head_dim: int, period: int = 1) -> Any:
+    """The array of a smaller model as one of the shape of `parameter`.
+
+    Args:
+      period: after how many layers the same kind of layer comes again; one begins as a layer of its kind.
+    """
     for dimension, (axis, size) in enumerate(zip(parameter.logical_axes, parameter.shape, strict=True)):
         given = array.shape[dimension]
         if given == size:
             continue
         if axis is None and parameter.depth == 0:  # positions: the first ones, or all of them again
             source = np.arange(size) % given
-        elif axis == "layers":  # Rae et al. 2021 (arXiv 2112.11446), appendix G.3
-            source = np.arange(size) * given // size
+        elif axis == "layers":
+            assert isinstance(parameter.depth, tuple)
+            source = spread(parameter.depth, parameter.depth[:given], period=period)
         else:
             before = (size - given) // 2
             if axis == "heads":  # a head stays in one piece
@@ -48,3 +54,17 @@ def tile(array: Any, parameter: Parameter, *, head_dim: int) -> Any:
             source = (np.arange(size) - before) % given
         array = jnp.take(array, source, axis=dimension)
     return array
+
+
+def spread(depths: Sequence[int], given: Sequence[int], *, period: int) -> np.ndarray:
+    """For each of `depths` the place in `given` of the layer that it begins as.
+
+    In their order, each as often as the others (Rae et al. 2021, arXiv 2112.11446, appendix G.3), but for
+    each place in the period by itself.
+    """
+    source = np.zeros(len(depths), int)
+    for place in range(period):
+        wanted = [i for i, depth in enumerate(depths) if depth % period == place]
+        have = [i for i, depth in enumerate(given) if depth % period == place] or range(len(given))
+        source[wanted] = [have[number * len(have) // len(wanted)] for number in range(len(wanted))]
+    return source

@@ -24,7 +24,7 @@ from bert_jax.models.encoder import Batch, HuggingFace, max_segments
 from bert_jax.models.layers import Dense, Depth, FusedDense, LayerNorm, fold_in, param
 from bert_jax.models.stack import run_layers
 from bert_jax.ops.activations import ACTIVATIONS
-from bert_jax.ops.attention import PLAIN, attention
+from bert_jax.ops.attention import PLAIN, attention, block_local
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.dropout import dropout
 from bert_jax.ops.precision import precision
@@ -203,23 +203,22 @@ class ModernBert(nnx.Module):
             )
             return y_BxSxD, layer.attention_map(x_BxSxD, **seen) if maps else None
 
-        def first(x_BxSxD: jax.Array, params: Any, index: Any, place: int) -> tuple[jax.Array, Any]:
+        def first_layer(x_BxSxD: jax.Array, params: Any, index: Any, place: int) -> tuple[jax.Array, Any]:
             return call(nnx.merge(first_definition, params), x_BxSxD, 0, GLOBAL)
 
-        def other(x_BxSxD: jax.Array, params: Any, index: Any, place: int) -> tuple[jax.Array, Any]:
+        def later_layer(x_BxSxD: jax.Array, params: Any, index: Any, place: int) -> tuple[jax.Array, Any]:
             layer = nnx.merge(definition, sum_gradient(params))
             return call(layer, x_BxSxD, index + 1, types[place + 1])
 
         how: dict[str, Any] = {"unroll": config.scan_unroll, "remat": config.remat}
         x_BxSxD = self.embeddings(batch, dropout_keys=fold_in(dropout_keys, config.num_hidden_layers))
         first_definition, params = nnx.split(self.first_layer)
-        alone = jax.tree.map(lambda leaf: (leaf,), params)
-        x_BxSxD, kept = run_layers(first, x_BxSxD, alone, **how)
+        apart = jax.tree.map(lambda leaf: (leaf,), params)
+        x_BxSxD, kept = run_layers(first_layer, x_BxSxD, apart, **how)
         if self.layers is not None:
             definition, params = nnx.split(self.layers)
-            every = config.global_attn_every_n_layers
-            x_BxSxD, of_others = run_layers(other, x_BxSxD, params, period=every, **how)
-            kept += of_others
+            x_BxSxD, kept_later = run_layers(later_layer, x_BxSxD, params, period=config.period, **how)
+            kept += kept_later
         return x_BxSxD, kept
 
 
@@ -282,7 +281,7 @@ def kept_bytes(config: ModernBertConfig, *, sequence_length: int, kernels: Kerne
     total = 0.0
     for kind in layer_types(config):
         kernel = kernels.of(None if kind == GLOBAL else window(config))
-        seen = S if kind == GLOBAL else min(S, 3 * config.local_attention // 2)
+        seen = min(S, 3 * config.local_attention // 2) if kernel is block_local else S
         total += S * (layer + (seen * probs if kernel.KEEPS_PROBABILITIES else 0))
     return total
 
@@ -384,6 +383,8 @@ def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name, kind in ("global_rope_theta", GLOBAL), ("local_rope_theta", LOCAL):
         if "rope_theta" in (rope := _rope(fields, kind)):
             read[name] = rope["rope_theta"]
+    if read.get("local_rope_theta", 0) is None:  # as Transformers 4.48 to 4.57 have it
+        read["local_rope_theta"] = read.get("global_rope_theta", ModernBertConfig.global_rope_theta)
     if fields.get("initializer_cutoff_factor", 0) is None:
         read["initializer_cutoff_factor"] = 3.0
     # Transformers drops what attention adds at the same rate as the probabilities.
@@ -391,11 +392,14 @@ def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
+PLAIN_ROPE = {"rope_type", "type", "rope_theta"}
+
+
 def _rope(fields: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The rope_parameters of a kind of layers. Raises UserError if they are not those of plain rotations."""
     stated = fields.get("rope_parameters") or {}
     rope = stated.get(kind) or {} if isinstance(stated, dict) else None
-    if not isinstance(rope, dict):
+    if not isinstance(rope, dict) or stated.keys() - {GLOBAL, LOCAL}:
         raise UserError(
             f"config.json has rope_parameters {stated!r}; known are some for {GLOBAL} and {LOCAL}"
         )
@@ -403,6 +407,8 @@ def _rope(fields: Mapping[str, Any], kind: str) -> dict[str, Any]:
     for where in rope, scaling if isinstance(scaling, dict) else {"rope_type": scaling}:
         if (rope_type := where.get("rope_type", where.get("type", "default"))) != "default":
             raise UserError(f"config.json has the rope type {rope_type!r}; known is 'default'")
+        if further := {key for key, value in where.items() if value is not None} - PLAIN_ROPE:
+            raise UserError(f"config.json has {min(further)} for rotary positions; known is rope_theta")
     return rope
 
 

@@ -15,15 +15,15 @@ ADAM_RMS = 0.2
 """The root mean square of an update of AdamW, by Liu et al. (2025, arXiv 2502.16982, section 2.2)."""
 
 
-def muon_or(
-    adam: optax.GradientTransformation, network: Network, *, mu_dtype: str
+def muon_for_matrices(
+    network: Network, *, others: optax.GradientTransformation, mu_dtype: str
 ) -> optax.GradientTransformationExtraArgs:
     """Updates of matrices by Muon, the others by Adam; as long as Adam's, so that one rate serves both."""
     declared = parameters_in_state(network)
     labels = jax.tree.map(lambda p: "adam" if dimensions(p) is None else "muon", declared)
     numbers = jax.tree.map(lambda p: dimensions(p) or optax.MaskedNode(), declared)
     muon = scale_by_muon(beta=MOMENTUM, mu_dtype=mu_dtype, weight_dimension_numbers=numbers)
-    return optax.partition({"muon": optax.chain(muon, _as_long_as_adams(numbers)), "adam": adam}, labels)
+    return optax.partition({"muon": optax.chain(muon, _as_long_as_adams(numbers)), "adam": others}, labels)
 
 
 def dimensions(parameter: Parameter) -> MuonDimensionNumbers | None:

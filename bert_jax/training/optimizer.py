@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax.training.moving_average import keep_average
-from bert_jax.training.muon import muon_or
+from bert_jax.training.muon import muon_for_matrices
 from bert_jax.training.network import Network, Parameter, Params, parameters_in_state
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.schedule import learning_rate_schedule
@@ -48,7 +48,7 @@ def make_optimizer(spec: RunSpec) -> optax.GradientTransformationExtraArgs:
         case "stable_adamw":
             direction = [stabilized(adam, decay, network, b2=o.b2, eps=o.eps)]
         case "muon":
-            direction = [muon_or(adam, network, mu_dtype=o.mu_dtype), decay]
+            direction = [muon_for_matrices(network, others=adam, mu_dtype=o.mu_dtype), decay]
     return optax.chain(
         optax.identity() if o.clip_norm is None else optax.clip_by_global_norm(o.clip_norm),
         _zero_unless_finite(),  # a choice between the new state and the old would cost XLA another copy

@@ -70,7 +70,7 @@ def split_of(description: Mapping[str, Any]) -> Split | None:
     An added token may be of several words, or take the space behind it away.
     """
     added = [token for token in description["added_tokens"] if not token["special"]]
-    if any(token["rstrip"] or " " in token["content"].strip(" ") for token in added):
+    if any(token["rstrip"] or _has_space_behind_text(token["content"]) for token in added):
         return None
     normalizers = list(parts_of(description["normalizer"]))
     match list(parts_of(description["pre_tokenizer"])):
@@ -84,6 +84,10 @@ def split_of(description: Mapping[str, Any]) -> Split | None:
             # Added tokens of several spaces do no harm: a line that could have them is not cut.
             return _before_spaces if all(part["type"] in LOCAL for part in normalizers) else None
     return None
+
+
+def _has_space_behind_text(content: str) -> bool:
+    return " " in content.lstrip(" ")
 
 
 def _is_local_at_spaces(normalizer: Mapping[str, Any]) -> bool:

@@ -93,7 +93,8 @@ def spelling_of(description: Mapping[str, Any]) -> Spelling | None:
     """What a tokenizer.json tells of it; None if it does not say where words begin."""
     model = description["model"]
     if model["type"] == "WordPiece":
-        return Spelling(continuation=model["continuing_subword_prefix"])
+        mark = model["continuing_subword_prefix"]
+        return Spelling(continuation=mark) if mark else None
     if model["type"] == "BPE" and model.get("end_of_word_suffix"):
         return Spelling(end=model["end_of_word_suffix"])
     if model["type"] == "BPE" and model.get("continuing_subword_prefix"):

@@ -174,7 +174,8 @@ class Tokenizer:
     def has_own_frame(self) -> bool:
         """Whether its post-processor puts cls before a text, and sep behind it."""
         ids = self._in_library().encode("").ids
-        return [ids[:1], ids[-1:]] == [[self.special_tokens.cls], [self.special_tokens.sep]]
+        special = self.special_tokens
+        return len(ids) >= 2 and (ids[0], ids[-1]) == (special.cls, special.sep)
 
     def _in_library(self) -> tokenizers.Tokenizer:
         """As tokenizer.json has it, but for cutting and padding, which are settings of whoever saved it."""

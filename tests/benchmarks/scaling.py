@@ -57,10 +57,12 @@ def config_of(topology: str, length: int) -> Config:
     )
 
 
-def line(found: Plan) -> str:
+def row(found: Plan, *labels: str) -> str:
+    """Of the table, in Markdown."""
     spec, compiled, seconds = found.spec, found.compiled, found.seconds
     sent = sum(c.bytes * c.times for c in compiled.collectives)
     cells = [
+        *labels,
         found.pod.name,
         f"{spec.rows.sequence_length}",
         f"{found.rows} x {spec.config.train.microbatches}",
@@ -81,26 +83,41 @@ def line(found: Plan) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def print_header(*labels: str) -> None:
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax")]
+    print(f"Compiled, not run, on {datetime.date.today()} with {', '.join(versions)}.\n")
+    columns = (
+        *labels,
+        "pod",
+        "S",
+        "rows a chip x microbatches",
+        "state",
+        "temporary",
+        "memory of a chip",
+        "of the floor",
+        "reduced a step",
+        "products, at best",
+        "step, at best",
+        "phase, at best",
+    )
+    print(f"| {' | '.join(columns)} |")
+    print("|" + " --- |" * len(columns))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cache", type=Path, default=Path("runs/compiled"))
     parser.add_argument("--pods", nargs="+", choices=CHIPS, default=list(CHIPS))
     parser.add_argument("--reports", action="store_true")
     arguments = parser.parse_args()
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax")]
-    print(f"Compiled, not run, on {datetime.date.today()} with {', '.join(versions)}.\n")
     if not arguments.reports:
-        print(
-            "| pod | S | rows a chip x microbatches | state | temporary | memory of a chip | of the floor | "
-            "reduced a step | products, at best | step, at best | phase, at best |"
-        )
-        print("|" + " --- |" * 11)
+        print_header()
     for topology, length in ROWS:
         if topology in arguments.pods:
             pod = find_pod(topology)
             spec = resolve(config_of(topology, length), platform=pod.platform)
             found = plan(spec, pod, cache=arguments.cache)
-            print("\n".join([*report(found), ""]) if arguments.reports else line(found), flush=True)
+            print("\n".join([*report(found), ""]) if arguments.reports else row(found), flush=True)
 
 
 if __name__ == "__main__":

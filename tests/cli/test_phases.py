@@ -98,6 +98,19 @@ def test_killed_inside_of_phases_and_between_them_it_ends_as_if_nothing_had_been
         assert_identical(undisturbed / phase, killed / phase)
 
 
+def test_a_later_phase_that_would_be_refused_is_refused_before_the_first(recipe: Path, tmp_path: Path):
+    broken = tmp_path / "recipe.py"
+    broken.write_text(
+        f"from bert_jax.config import delta, load_phases\n"
+        f"def get_phases():\n"
+        f"    phases = load_phases({str(recipe)!r})\n"
+        f"    return phases | {{'decay': delta(phases['decay'], train={{'global_batch_size': 12}})}}\n"
+    )
+    with pytest.raises(UserError, match="global_batch_size 12 is not divisible by 8"):
+        run(["pretrain", str(broken), "--workdir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -114,6 +127,7 @@ def test_killed_inside_of_phases_and_between_them_it_ends_as_if_nothing_had_been
             ["pretrain", "{}", "--workdir", "x", "--train.stop-at", "2"],
             "train.stop_at follows from the phases",
         ),
+        (["pretrain", "{}", "--workdir", "x", "--init.no-weights"], "init.weights: a phase goes on from"),
     ],
 )
 def test_what_cannot_be_meant_is_said(recipe: Path, arguments: list[str], message: str):

@@ -62,6 +62,14 @@ def test_layers_are_spread_in_their_order():
     assert found[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_layer_begins_as_one_of_its_kind():
+    """Stacked layers 2 to 7 from 2 to 4: of a period of three, the fourth layer and the seventh see all."""
+    parameter = of("layers", "embed", shape=(6, 1))
+    parameter = dataclasses.replace(parameter, depth=(2, 3, 4, 5, 6, 7))
+    found = tile(np.asarray([2, 3, 4])[:, None], parameter, head_dim=1, period=3)
+    assert found[:, 0].tolist() == [2, 3, 4, 2, 3, 4]
+
+
 def test_a_larger_model_starts_from_the_weights_of_a_smaller_one(config: Config, tmp_path: Path):
     """Every parameter of it, through a folder of Hugging Face."""
     small = Network(SMALL, mlm, mlm.Config())
@@ -79,7 +87,7 @@ def test_a_larger_model_starts_from_the_weights_of_a_smaller_one(config: Config,
         for key in path:
             source = source[key.key]
         rows = SMALL.vocab_size if "vocab" in parameter.logical_axes else None
-        expected = np.asarray(tile(source, parameter, head_dim=8))
+        expected = np.asarray(tile(source, parameter, head_dim=8, period=3))
         assert array.shape == parameter.shape
         assert (np.asarray(array)[:rows] == expected[:rows]).all(), path
     plain = replace(config, init__tile=False)

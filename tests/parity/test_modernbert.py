@@ -377,6 +377,14 @@ def test_what_a_config_leaves_out_is_as_in_transformers():
             "the rope type 'yarn'",
         ),
         ({"rope_parameters": ["default"]}, r"rope_parameters \['default'\]"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+            "known are some for full_attention",
+        ),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}},
+            "partial_rotary_factor for rotary positions",
+        ),
         ({"layer_types": ["sliding_attention"] * 7}, "known are full_attention from the first layer on"),
         ({"layer_types": ["full_attention"] * 3}, "for 7 layers"),
         ({"local_attention": 129}, "local_attention is 129; it must be even"),

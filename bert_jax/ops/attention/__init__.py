@@ -53,7 +53,9 @@ def select_kernels(asked: str, request: Request, *, window: int | None) -> Kerne
     requests = request, request._replace(window=window)
     named = next((kernel for kernel in KERNELS if asked == kernel.NAME), None)
     if named is None or all(named.refuses(each) for each in requests):
-        return Kernels(*(select_kernel(asked, each) for each in requests))
+        # If it must be said why not, then of the layers with a window: nearly all kernels can do without.
+        windowed, whole = (select_kernel(asked, each) for each in reversed(requests))
+        return Kernels(whole, windowed)
     return Kernels(*(select_kernel("auto" if named.refuses(each) else asked, each) for each in requests))
 
 

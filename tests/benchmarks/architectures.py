@@ -1,0 +1,128 @@
+"""Does ModernBERT learn better than BERT at a small scale, and with which optimizer? Several seeds, a table.
+
+    python -m tests.benchmarks.architectures --out runs/architectures [--seeds 0 1 2] [--steps 1000]
+
+configs/mini.py and the first phase of configs/modernbert_mini.py, on the same rows of the shared corpus: the
+same pieces, 30 % of them masked in the same places, batches, schedule, decay and clipping. Runs that are
+there already are not made again. One run a core, side by side; time is what the processor spent on a run,
+so that what runs beside it does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.workdir.metrics_file import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = ROOT.parent / "shared/data/corpus"
+BERT, MODERN = "configs/mini.py", "configs/modernbert_mini.py:pretraining"
+VARIANTS: dict[str, tuple[str, str, str]] = {
+    "BERT, AdamW": (BERT, "adamw", "2e-3"),
+    "ModernBERT, AdamW": (MODERN, "adamw", "2e-3"),
+    "ModernBERT, StableAdamW": (MODERN, "stable_adamw", "2e-3"),
+    "ModernBERT, Muon": (MODERN, "muon", "2e-3"),
+}
+"""Config, optimizer and learning rate."""
+ALIKE = (
+    *("--data.tokenizer.kind", "wordpiece", "--data.tokenizer.lowercase"),
+    *("--data.masking.rate", "0.3", "--data.masking.max-predictions", "20"),
+    *("--optimizer.schedule", "linear", "--optimizer.warmup-steps", "200", "--optimizer.clip-norm", "1"),
+    *("--optimizer.b2", "0.98", "--optimizer.weight-decay", "0.01", "--optimizer.no-decouple-lr"),
+)
+
+
+class Run(NamedTuple):
+    losses: dict[int, float]
+    """Held-out MLM loss by step, nats a token."""
+    seconds: float
+    """Of a processor, with imports and compilation."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--corpus", default=f"files:{CORPUS}/*.txt.gz", help="as data.source")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1000)
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    source = ("--data.source", args.corpus, "--data.dir", str(args.out / "data"))
+    if not (args.out / "data").exists():
+        bert_jax("prepare", BERT, *source, *ALIKE)
+
+    cores: queue.Queue[int] = queue.Queue()
+    for core in os.sched_getaffinity(0):
+        cores.put(core)
+
+    def on_a_core(variant: str, seed: int) -> Run:
+        core = cores.get()
+        try:
+            return trained(args.out, source, variant, seed=seed, steps=args.steps, core=core)
+        finally:
+            cores.put(core)
+
+    with ThreadPoolExecutor(cores.qsize()) as pool:
+        # Seed by seed, so that a table of fewer seeds is there early.
+        jobs = {(v, s): pool.submit(on_a_core, v, s) for s in args.seeds for v in VARIANTS}
+        runs = {key: job.result() for key, job in jobs.items()}
+    steps = sorted(runs[next(iter(VARIANTS)), args.seeds[0]].losses)
+    print(f"| | {' | '.join(f'loss at step {step:,}' for step in steps)} | processor minutes |")
+    print("|---" * (len(steps) + 2) + "|")
+    for variant in VARIANTS:
+        of_seeds = [runs[variant, seed] for seed in args.seeds]
+        losses = [spread([run.losses[step] for run in of_seeds]) for step in steps]
+        minutes = statistics.median(run.seconds / 60 for run in of_seeds)
+        print(f"| {variant} | {' | '.join(losses)} | {minutes:.1f} |")
+
+
+def trained(out: Path, source: tuple[str, ...], variant: str, *, seed: int, steps: int, core: int) -> Run:
+    config, optimizer, rate = VARIANTS[variant]
+    workdir = out / f"{variant.replace(', ', '-')}-{steps}-steps-{seed}"
+    time_file = workdir.with_suffix(".seconds.json")
+    if not time_file.exists():
+        how = ["--optimizer.name", optimizer, "--optimizer.learning-rate", rate, "--train.seed", str(seed)]
+        how += ["--train.steps", str(steps), "--train.eval-every", str(-(-steps // 4))]
+        how += ["--checkpoint.every", str(steps)]
+        seconds = bert_jax("pretrain", config, *source, *ALIKE, *how, "--workdir", str(workdir), core=core)
+        time_file.write_text(json.dumps(seconds))
+    lines = read_metrics(workdir / "metrics.jsonl")
+    losses = {step: m["mlm_loss"] for (step, split), m in lines.items() if split == "validation"}
+    print(f"{variant}, seed {seed}: {losses[steps]:.3f}", file=sys.stderr, flush=True)
+    return Run(losses, json.loads(time_file.read_text()))
+
+
+def bert_jax(*words: str, core: int | None = None) -> float:
+    """A verb in a process of its own; the seconds of a processor that it took. What it says if it fails."""
+    pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
+    command = [sys.executable, "-m", "bert_jax", *words]
+    process = subprocess.Popen(
+        command, cwd=ROOT, preexec_fn=pin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}\nended with {process.returncode}:\n{said[-4000:]}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation of the sample."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+
+
+if __name__ == "__main__":
+    main()
