@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.config import TaskConfig
+from bert_jax.finetuning import lengths
 from bert_jax.interop.initialize import copy_tokenizer
 from bert_jax.models.encoder import Batch
 from bert_jax.objectives.objective import Sums
@@ -42,8 +43,8 @@ class Split(NamedTuple):
 
 
 class TaskData:
-    """The `TrainingData` of a task, all in memory. Each epoch permutes the rows anew: which row is where is a
-    function of the seed."""
+    """The `TrainingData` of a task, all in memory. Each epoch has the rows in another order, a function of
+    the seed, and batches of like length (finetuning/lengths.py)."""
 
     has_validation = True
     baselines: dict[str, float] = {}  # noqa: RUF012 (as in TrainingData; never changed)
@@ -53,7 +54,8 @@ class TaskData:
         assert config.init.source is not None
         self._source, self._seed = source_folder(config.init.source), config.train.seed
         self._train, self._validation = train, validation
-        self._count = len(train.features.examples_N)
+        self._batch_size = config.train.global_batch_size
+        self._lengths = lengths.lengths_of(train.features.arrays)
         self.fingerprint = _digest(train.features.arrays, validation.features.arrays)
         assert_processes_agree(facts(config) | {"the examples": f"of fingerprint {self.fingerprint[:12]}"})
 
@@ -64,14 +66,15 @@ class TaskData:
         def read() -> Iterator[dict[str, np.ndarray]]:
             first = position
             while True:
-                records = self.records([first + row for row in rows])
-                yield {name: array[records] for name, array in self._train.features.arrays.items()}
+                records = np.array(self.records(range(first, first + batch_size)))
+                longest = self._lengths[records].max()
+                yield lengths.batch(self._train.features.arrays, records[list(rows)], longest=longest)
                 first += batch_size
 
         yield read()
 
     def records(self, positions: Sequence[int]) -> list[int]:
-        places = (divmod(position, self._count) for position in positions)
+        places = (divmod(position, len(self._lengths)) for position in positions)
         return [int(self._order(epoch)[place]) for epoch, place in places]
 
     def evaluator(self, spec: RunSpec, mesh: Mesh) -> Evaluator:
@@ -97,7 +100,7 @@ class TaskData:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 it lives as long as its run
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(self._count)
+        return lengths.shuffled(self._lengths, epoch=epoch, batch_size=self._batch_size, seed=self._seed)
 
 
 Apply = Callable[[Params, Batch], tuple[jax.Array, Sums]]
@@ -129,14 +132,17 @@ def logits_of(
 
     None if `stop`, asked before each batch, says so.
     """
-    count = len(arrays["token_ids"])
+    count, S = arrays["token_ids"].shape
+    tokens = lengths.lengths_of(arrays)
+    by_length = np.argsort(tokens, kind="stable")
     mine = np.array(sharding.local_rows(mesh, batch_size))
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for first in range(0, count, batch_size):
             rows = first + mine
             exists = rows < count
-            batch = {name: array[np.where(exists, rows, 0)] for name, array in arrays.items()}
+            longest = tokens[by_length[first : first + batch_size]].max()
+            batch = lengths.batch(arrays, by_length[np.where(exists, rows, first)], longest=longest)
             if "weights" in batch:  # the rows that fill the last batch up weigh nothing
                 exists = exists.reshape(-1, *[1] * (batch["weights"].ndim - 1))
                 batch["weights"] = np.where(exists, batch["weights"], np.float32(0))
@@ -146,28 +152,34 @@ def logits_of(
     found = run_all(functools.partial(apply, params), batches(), place, stop=stop)
     if found is None:
         return None
-    logits = np.concatenate([logits for logits, _ in found])[:count]
+    sorted_logits = np.concatenate([_widened(np.asarray(logits), S) for logits, _ in found])[:count]
+    logits = np.empty_like(sorted_logits)
+    logits[by_length] = sorted_logits
     total, weight = (sum(float(sums["loss"][i]) for _, sums in found if sums) for i in range(2))
     return logits, total / max(weight, 1)
+
+
+def _widened(logits: np.ndarray, columns: int) -> np.ndarray:
+    """Logits of tokens, [B, S, C], with zeros for the padding that a batch was without."""
+    if logits.ndim < 3:
+        return logits
+    return np.pad(logits, [(0, 0), (0, columns - logits.shape[1]), (0, 0)])
 
 
 def make_splits(settings: TaskConfig, splits: Sequence[list[Any]], tokenizer: Tokenizer) -> list[Split]:
     """Examples with rows of `task.sequence_length` columns, or of as many as the longest example needs."""
     task = task_of(settings)
     features = [task.featurize(examples, tokenizer, settings) for examples in splits]
-    used = max(int(f.arrays["segment_lengths"].sum(axis=(1, 2)).max()) for f in features)
-    columns = min(settings.sequence_length, -(-used // 16) * 16)  # few shapes, few compilations
+    used = max(int(lengths.lengths_of(f.arrays).max()) for f in features)
+    unit = lengths.unit(settings.sequence_length)
+    columns = min(settings.sequence_length, -(-used // unit) * unit)
     return [Split(e, _cut(f, columns)) for e, f in zip(splits, features, strict=True)]
 
 
 def _cut(features: Features, columns: int) -> Features:
     S = features.arrays["token_ids"].shape[1]
-
-    def cut(array: np.ndarray) -> np.ndarray:
-        return array[:, :columns] if array.ndim > 1 and array.shape[1] == S else array
-
-    arrays = {name: cut(array) for name, array in features.arrays.items()}
-    return features._replace(arrays=arrays, places=cut(features.places))
+    arrays = {name: lengths.cut(array, columns=columns, of=S) for name, array in features.arrays.items()}
+    return features._replace(arrays=arrays, places=lengths.cut(features.places, columns=columns, of=S))
 
 
 def _digest(*splits: Mapping[str, np.ndarray]) -> str:

@@ -87,6 +87,8 @@ class _Pending(NamedTuple):
     metrics: dict[str, jax.Array]
     positions: range
     """The positions of its rows in the stream."""
+    columns: int
+    """Of its batch."""
     compiled: bool
     """Its program was compiled only now: the time up to its end does not count as training."""
 
@@ -121,7 +123,8 @@ class _Run:
         self.throughput = Throughput(spec)
         self.evaluator = data.evaluator(spec, mesh)
         self.train_steps = {stage: jit_train_step(spec, mesh, stage) for stage in spec.stages}
-        self.compiled: set[Stage] = set()
+        self.compiled: set[tuple[Stage, int]] = set()
+        """Stages with the widths of their batches."""
         self.ahead = CompileAhead()
         self.saved = abstract_state(spec.scanned, mesh)  # the layout of the state in a checkpoint
         self.last_step = spec.config.train.stop_at or spec.max_steps
@@ -198,7 +201,8 @@ class _Run:
     def dispatch(self, stage: Stage, batch: Batch) -> None:
         """Starts the next step, and reads the metrics of the one before while this one runs."""
         train, clock = self.spec.config.train, self.clock
-        compiled = stage not in self.compiled
+        columns = batch["token_ids"].shape[1]
+        compiled = (stage, columns) not in self.compiled
         clock.enter("compile" if compiled else "step", step=self.step + 1)
         # With a budget of hours the place in the schedule is the clock's; otherwise it is the step.
         place = () if train.hours is None else (sharding.scalar(self.budget_fraction, self.mesh),)
@@ -208,13 +212,13 @@ class _Run:
         self.step += 1
         clock.enter("step", step=self.step)
         if compiled:
-            self.compiled.add(stage)
+            self.compiled.add((stage, columns))
             self.compile_next(stage, batch, place)
         self.writer.advance()
         self.read_metrics()
         start = self.progress.position
         self.progress = self.progress._replace(position=start + stage.rows)
-        self.pending = _Pending(self.step, metrics, range(start, start + stage.rows), compiled)
+        self.pending = _Pending(self.step, metrics, range(start, start + stage.rows), columns, compiled)
 
     def compile_next(self, stage: Stage, batch: Batch, place: tuple[jax.Array, ...]) -> None:
         """Begins to compile the step of the next stage of a batch ramp, if one comes before the last step."""
@@ -234,17 +238,19 @@ class _Run:
         """
         if self.pending is None:
             return
-        (step, on_device, positions, compiled), self.pending = self.pending, None
+        (step, on_device, positions, columns, compiled), self.pending = self.pending, None
         metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
         skipped, tokens = bool(metrics.pop("skipped")), metrics.pop("tokens")
         train = self.spec.config.train
         verdict, progress = check(train, self.progress, loss=metrics["loss"], skipped=skipped)
         self.progress = progress._replace(tokens=progress.tokens + int(tokens))
         if compiled:
-            self.throughput.restart(step)
+            self.throughput.restart()
+        else:
+            self.throughput.add(rows=len(positions), columns=columns, tokens=tokens)
         if write or step % train.log_every == 0:
             metrics["skipped_steps"] = self.progress.skipped_steps
-            metrics |= self.throughput.measure(step, tokens=tokens)
+            metrics |= self.throughput.measure()
             metrics["goodput"] = self.clock.goodput
             self.writer.write(step, "train", metrics, tokens=self.progress.tokens)
         if verdict is not Verdict.FINE:
@@ -336,7 +342,7 @@ class _Run:
             self.progress, step=self.step, value=metrics[best.name], metric=best
         )
         self.writer.write(self.step, "validation", metrics, tokens=self.progress.tokens)
-        self.throughput.restart(self.step)
+        self.throughput.restart()
         return metrics
 
     def save(self, validation: dict[str, float] | None) -> None:

@@ -13,7 +13,6 @@ import jax
 
 from bert_jax.run.clock import Clock
 from bert_jax.run.tensorboard import EventFile
-from bert_jax.training.batch_ramp import position_at
 from bert_jax.training.chips import chip
 from bert_jax.training.network import flops
 from bert_jax.training.run_spec import RunSpec
@@ -114,32 +113,32 @@ def _short(value: float) -> str:
 
 
 class Throughput:
-    """Tokens a second, and MFU where the chip's peak is known."""
+    """Tokens a second, and MFU where the chip's peak is known: of the steps since `restart` or `measure`."""
 
     def __init__(self, spec: RunSpec):
-        self._stages = spec.stages
-        self._flops = flops(spec.network, spec.rows)
+        self._spec = spec
         known = chip(jax.devices()[0].device_kind)
         self._peak = known.flops * jax.device_count() if known else None
-        self._since: tuple[int, float] | None = None
+        self.restart()
 
-    def measure(self, step: int, *, tokens: float) -> dict[str, float]:
-        """Rates since the last call; rows in between are taken to be as full as this step's with `tokens`.
+    def restart(self) -> None:
+        """Starts the clock anew: what was done before was not training."""
+        self._begun = time.perf_counter()
+        self._tokens = self._flops = 0.0
 
-        Nothing where there was no step since `restart`.
-        """
-        since = self._since
-        self.restart(step)
-        if since is None or step == since[0]:
+    def add(self, *, rows: int, columns: int, tokens: float) -> None:
+        """A step was done, with a batch of that shape."""
+        shape = self._spec.rows._replace(sequence_length=columns)
+        self._flops += rows * flops(self._spec.network, shape)
+        self._tokens += tokens
+
+    def measure(self) -> dict[str, float]:
+        """The rates; nothing where there was no step."""
+        seconds, tokens, done = time.perf_counter() - self._begun, self._tokens, self._flops
+        self.restart()
+        if not done:
             return {}
-        position = position_at(self._stages, step)
-        rows_per_second = (position - position_at(self._stages, since[0])) / (time.perf_counter() - since[1])
-        tokens_per_row = tokens / (position - position_at(self._stages, step - 1))
-        rates = {"tokens_per_second": tokens_per_row * rows_per_second}
+        rates = {"tokens_per_second": tokens / seconds}
         if self._peak:
-            rates["mfu"] = self._flops * rows_per_second / self._peak
+            rates["mfu"] = done / seconds / self._peak
         return rates
-
-    def restart(self, step: int) -> None:
-        """Starts the clock anew: what was done since the last call was not training."""
-        self._since = step, time.perf_counter()

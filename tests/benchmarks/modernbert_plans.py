@@ -30,16 +30,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cache", type=Path, default=Path("runs/compiled"))
     parser.add_argument("--pods", nargs="+", choices=CHIPS, default=list(CHIPS))
+    parser.add_argument("--recipes", nargs="+", default=["modernbert_base", "modernbert_large"])
+    parser.add_argument("--phases", nargs="+", default=["pretraining", "context_extension"])
     arguments = parser.parse_args()
     print_header("recipe")
     for (recipe, phase), all_rows in ROWS.items():
+        if recipe not in arguments.recipes or phase not in arguments.phases:
+            continue
         config = load_recipe(f"{ROOT}/configs/{recipe}.py:{phase}")
         for (topology, chips), rows in zip(CHIPS.items(), all_rows, strict=True):
             if topology not in arguments.pods:
                 continue
             microbatches = config.train.global_batch_size // chips // rows
             # The state of large leaves a chip of 16 GiB little room.
-            fsdp = chips if topology.startswith("v5e") else 1
+            fsdp = chips if (recipe, topology) == ("modernbert_large", "v5e:4x4") else 1
             changed = delta(
                 config,
                 model={"scan_unroll": 1},

@@ -366,6 +366,7 @@ def test_weights_of_another_model_name_the_flag(config: Config, published: Path)
         started(spec_of(replace(config, model__hidden_act="relu")), published)
 
 
+@pytest.mark.slow
 def test_a_second_phase_goes_on_where_the_first_one_was_and_does_not_need_it_again(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

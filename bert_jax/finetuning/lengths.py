@@ -1,0 +1,58 @@
+"""Rows of like length in one batch, and batches as wide as their longest row needs: less padding.
+
+A few widths, so that a step is compiled a few times. HuggingFace's trainer does so with `group_by_length`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+WINDOW = 32
+"""Batches among which rows find others of their length: few enough that an epoch stays well mixed."""
+
+
+def unit(sequence_length: int) -> int:
+    """What widths are multiples of: kernels for long rows take 128 columns at a time."""
+    return 128 if sequence_length >= 512 else 16
+
+
+def widths(columns: int) -> list[int]:
+    """Up to four, as far apart as they can be."""
+    step = -(-columns // (4 * unit(columns))) * unit(columns)
+    return [*range(step, columns, step), columns]
+
+
+def lengths_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Tokens of each row, [N]."""
+    return arrays["segment_lengths"].sum(axis=(1, 2))
+
+
+def cut(array: np.ndarray, *, columns: int, of: int) -> np.ndarray:
+    """The first columns of an array [N, S, ...] that has `of` of them; another one stays as it is."""
+    return array[:, :columns] if array.ndim > 1 and array.shape[1] == of else array
+
+
+def batch(arrays: Mapping[str, np.ndarray], records: np.ndarray, *, longest: int) -> dict[str, np.ndarray]:
+    """These rows, as wide as their longest one needs, or one of other processes, with `longest` tokens."""
+    S = arrays["token_ids"].shape[1]
+    columns = next(width for width in widths(S) if width >= longest)
+    return {name: cut(array[records], columns=columns, of=S) for name, array in arrays.items()}
+
+
+def shuffled(lengths_N: np.ndarray, *, epoch: int, batch_size: int, seed: int) -> np.ndarray:
+    """The rows of an epoch in an order that is a function of the arguments: batches of like length, mixed.
+
+    Epochs follow each other without a gap: a batch that has rows of two of them keeps its rows as they come.
+    """
+    random = np.random.default_rng([seed, epoch])
+    count = len(lengths_N)
+    order = random.permutation(count)
+    first = min(-epoch * count % batch_size, count)
+    last = count - (count - first) % batch_size
+    for start in range(first, last, WINDOW * batch_size):
+        window = order[start : min(start + WINDOW * batch_size, last)]
+        by_length = window[np.argsort(lengths_N[window], kind="stable")]
+        window[:] = random.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
+    return order

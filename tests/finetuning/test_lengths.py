@@ -1,0 +1,65 @@
+"""Rows of like length in one batch: an order that is a function of the seed, and a few widths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bert_jax.finetuning import lengths
+
+LENGTHS = np.random.default_rng(0).integers(5, 120, 1000)
+
+
+def stream(*, seed: int, batch_size: int, epochs: int = 3) -> np.ndarray:
+    of_epochs = [
+        lengths.shuffled(LENGTHS, epoch=epoch, batch_size=batch_size, seed=seed) for epoch in range(epochs)
+    ]
+    return np.concatenate(of_epochs)
+
+
+@pytest.mark.parametrize("batch_size", [16, 96, 1500])
+def test_each_epoch_has_each_row_once(batch_size: int):
+    for epoch in stream(seed=0, batch_size=batch_size).reshape(3, -1):
+        assert sorted(epoch) == list(range(1000))
+
+
+def test_the_order_is_another_one_in_each_epoch_and_for_each_seed():
+    first, second, third = stream(seed=0, batch_size=16).reshape(3, -1)
+    other = stream(seed=1, batch_size=16).reshape(3, -1)[0]
+    assert (first == stream(seed=0, batch_size=16)[:1000]).all()
+    assert not any((first == order).all() for order in (second, third, other))
+
+
+def test_rows_of_a_batch_are_of_like_length_and_batches_are_not_sorted():
+    batches = LENGTHS[stream(seed=0, batch_size=16)][: 187 * 16].reshape(187, 16)
+    spread = batches.max(axis=1) - batches.min(axis=1)
+    straddling = [1000 // 16, 2000 // 16]  # a batch with rows of two epochs keeps them as they come
+    assert np.delete(spread, straddling).max() <= 30
+    longest = batches.max(axis=1)
+    assert np.corrcoef(longest[:-1], longest[1:])[0, 1] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (16, [16]),
+        (64, [16, 32, 48, 64]),
+        (108, [32, 64, 96, 108]),
+        (384, [96, 192, 288, 384]),
+        (512, [128, 256, 384, 512]),
+        (640, [256, 512, 640]),
+    ],
+)
+def test_there_are_four_widths_at_most_and_long_ones_suit_the_kernels(columns: int, expected: list[int]):
+    assert lengths.widths(columns) == expected
+
+
+def test_a_batch_is_as_wide_as_its_longest_row_needs():
+    arrays = {
+        "token_ids": np.arange(4 * 64).reshape(4, 64),
+        "segment_lengths": np.array([[[10, 0]], [[20, 13]], [[64, 0]], [[5, 0]]]),
+        "labels": np.arange(4),
+    }
+    found = lengths.batch(arrays, np.array([3, 1]), longest=33)
+    assert found["token_ids"].tolist() == arrays["token_ids"][[3, 1], :48].tolist()
+    assert found["labels"].tolist() == [3, 1]
