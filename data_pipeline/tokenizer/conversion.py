@@ -5,6 +5,7 @@ vocab.txt and SentencePiece's model stay in them, beside a tokenizer.json that g
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +34,7 @@ def of_vocabulary(vocabulary: bytes, *, lowercase: bool, stated: Mapping[str, An
     Raises:
       UserError: it is none, or a special token is missing.
     """
-    vocabulary = vocabulary.replace(b"\r\n", b"\n")
+    vocabulary = vocabulary.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     pieces = vocabulary.decode().rstrip("\n").split("\n")
     require(len(set(pieces)) == len(pieces), "the vocabulary has a piece twice")
     names = names_of({piece: i for i, piece in enumerate(pieces)}, stated)
