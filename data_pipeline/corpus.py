@@ -180,7 +180,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
 class _OldMac(io.RawIOBase):
     """A file whose lines end with a carriage return, as if they ended as today."""
 
-    def __init__(self, file: io.BufferedReader):
+    def __init__(self, file: IO[bytes]):
         self._file = file
 
     def readable(self) -> bool:
@@ -198,10 +198,9 @@ def _with_newlines(file: IO[bytes]) -> IO[bytes]:
     Elsewhere a carriage return is a space like others: as a line end it would double those of a file that was
     converted twice.
     """
-    buffered = io.BufferedReader(file, MAX_LINE)  # type: ignore[arg-type]  # all that it needs is readinto
-    start = buffered.peek()
+    start = file.peek(1)  # type: ignore[attr-defined]  # as of every file that was opened to be read
     is_old = b"\r" in start[:-1] and b"\n" not in start
-    return io.BufferedReader(_OldMac(buffered)) if is_old else buffered
+    return io.BufferedReader(_OldMac(file)) if is_old else file
 
 
 def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:

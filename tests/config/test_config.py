@@ -80,9 +80,9 @@ from tests.helpers.configs import spec_of
         (lambda: Config(train=TrainConfig(steps=100)), "optimizer.warmup_steps"),
         (
             lambda: OptimizerConfig(warmup_steps=1.5),
-            r"warmup_steps is 1\.5; .* a share of the",
+            "warmup_steps is 1.5; it must be at least 0, and a whole number or a",
         ),
-        (lambda: OptimizerConfig(warmup_steps=-0.1), r"warmup_steps is -0\.1; it must be at least 0"),
+        (lambda: OptimizerConfig(warmup_steps=-0.1), "warmup_steps is -0.1; it must be at least 0"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_name(build, field):
