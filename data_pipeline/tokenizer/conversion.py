@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from data_pipeline.errors import require
+from data_pipeline.errors import UserError, require
 from data_pipeline.special_tokens import special_tokens_of
 
 Files = dict[str, bytes]
@@ -52,8 +52,11 @@ def of_sentencepiece(model: bytes, *, kind: str, lowercase: bool) -> Files:
     """
     import sentencepiece  # not there where a model is only trained
 
-    sentencepiece.SentencePieceProcessor(model_proto=model)  # raises what is wrong with it
-    library = _from_sentencepiece(model)
+    sentencepiece.SentencePieceProcessor(model_proto=model)  # raises what is wrong with it, most of it
+    try:
+        library = _from_sentencepiece(model)
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"its pieces fit together in no way that is known ({error})") from error
     names = names_of(library.get_vocab(), {})
     return {NATIVE[kind]: model} | of_library(library, names, kind=kind, lowercase=lowercase)
 
