@@ -66,10 +66,10 @@ class Tokenizer:
         library.encode_special_tokens = True  # a "[SEP]" in the corpus is plain text
         if getattr(library.model, "dropout", None):
             library.model.dropout = None  # the same text has the same ids
-        self._description = json.loads(library.to_str())
         self.ids: dict[str, int] = library.get_vocab(with_added_tokens=True)
         highest = max(self.ids.values(), default=-1)
         require(highest < MAX_PIECES, f"{where} has a token of id {highest}; at most {MAX_PIECES:,} can be")
+        self._description = json.loads(library.to_str())  # which counts up to the highest id
         self.pieces = [""] * (1 + highest)
         for piece, id in self.ids.items():
             self.pieces[id] = piece
