@@ -3,7 +3,7 @@
     python -m tests.benchmarks.parquet [--megabytes 1000] [--repeats 3]
 
 writes a corpus of that size to a folder that is deleted at the end: the documents of ../shared/data/corpus,
-or of Python's documentation, again and again, each time with other words in place of some. Each measurement is
+or of Python's documentation, again and again, each time with other words in place of some. A measurement is
 a process of its own that uses all cores, as `bert-jax prepare` does; the formats take turns. Needs Linux, and
 four times the size of the corpus on the disk of TMPDIR.
 """
