@@ -42,7 +42,7 @@ def get_config() -> Config:
             tokenizer=TokenizerConfig(kind="unigram", vocab_size=4096),
             masking=MaskingConfig(max_predictions=5),
         ),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=0.0334),
         train=TrainConfig(steps=3000, global_batch_size=64, log_every=50, eval_every=500),
         checkpoint=CheckpointConfig(every=500),
     )

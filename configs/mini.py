@@ -16,6 +16,6 @@ def get_config() -> Config:
         load_recipe(Path(__file__).with_name("tiny.py")),
         model={"num_hidden_layers": 4, "scan_unroll": 4},
         data={"dir": "runs/mini-data", "masking": {"rate": 0.15, "max_predictions": 10}},
-        optimizer={"learning_rate": 2e-3, "warmup_steps": 200, "b2": 0.999},
+        optimizer={"learning_rate": 2e-3, "warmup_steps": 0.05, "b2": 0.999},
         train={"steps": 4000, "global_batch_size": 64},
     )

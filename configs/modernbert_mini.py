@@ -49,7 +49,7 @@ def get_phases() -> dict[str, Config]:
         optimizer=OptimizerConfig(
             name="stable_adamw",
             learning_rate=2e-3,
-            warmup_steps=200,
+            warmup_steps=0.0667,
             schedule="constant",
             b2=0.98,
             weight_decay=1e-5,

@@ -43,7 +43,7 @@ def get_config() -> Config:
             tokenizer=TokenizerConfig(kind="wordpiece", vocab_size=8192),
             masking=MaskingConfig(rate=0.4, max_predictions=26),
         ),
-        optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=400, b2=0.98),
+        optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_steps=0.05, b2=0.98),
         train=TrainConfig(steps=8000, global_batch_size=32, log_every=100, eval_every=1000),
         checkpoint=CheckpointConfig(every=1000),
     )

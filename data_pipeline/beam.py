@@ -60,7 +60,7 @@ def prepare_on_beam(config: DataConfig, *, runner: str, options: Sequence[str] =
     except ValueError as error:
         raise UserError(f"--runner {runner} with --runner-options {' '.join(options)}: {error}") from error
     with unfinished(config) as folder:
-        characters = _count(config, folder, new_pipeline)
+        characters, empty = blocks.without_empty(_count(config, folder, new_pipeline))
         check(config, characters)
         words = train_tokenizer(config, functools.partial(_sample, config, folder, characters, new_pipeline))
         words.save(folder / "tokenizer")
@@ -86,7 +86,7 @@ def prepare_on_beam(config: DataConfig, *, runner: str, options: Sequence[str] =
             (source, split): Statistics.from_json(values)
             for source, split, values in _read_json(folder, "statistics")
         }
-        return finish(config, dataset, words, statistics)
+        return finish(config, dataset, words, statistics, empty=empty)
 
 
 def _documents(pipeline: beam.Pipeline, config: DataConfig) -> beam.PCollection:
@@ -97,18 +97,22 @@ def _documents(pipeline: beam.Pipeline, config: DataConfig) -> beam.PCollection:
         for document in reader():
             yield (source, blocks.split_of(config, document)), document
 
-    parts = [(number, reader) for number, source in enumerate(config.sources) for reader in readers(source)]
+    parts = [
+        (number, reader)
+        for number, source in enumerate(config.sources)
+        for reader in readers(source, text_field=config.text_field)
+    ]
     return pipeline | "Sources" >> beam.Create(parts) | beam.Reshuffle() | "Read" >> beam.FlatMap(read)
 
 
 def _count(
     config: DataConfig, folder: epath.Path, new_pipeline: Callable[[], beam.Pipeline]
 ) -> dict[Part, int]:
-    """The characters of each part of the corpus."""
+    """The size of each part of the corpus."""
     with new_pipeline() as pipeline:
         counts = (
             _documents(pipeline, config)
-            | beam.MapTuple(lambda part, document: (part, document.characters))
+            | beam.MapTuple(lambda part, document: (part, blocks.size_of(document)))
             | beam.CombinePerKey(sum)
             | beam.MapTuple(lambda part, size: [*part, size])
         )
@@ -182,6 +186,7 @@ class PretrainingRows(tfds.core.GeneratorBasedBuilder):
 
         outputs = (
             _documents(pipeline, config)
+            | beam.Filter(lambda item: item[0] in totals)
             | beam.MapTuple(
                 lambda part, document: (tuple(blocks.block_of(part, totals[part], document)), document)
             )

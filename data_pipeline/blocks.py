@@ -64,12 +64,29 @@ def block_of(part: Part, total: int, document: Document) -> Block:
     return Block(*part, document.key * total >> KEY_BITS, total)
 
 
+def without_empty(counted: Mapping[Part, int]) -> tuple[dict[Part, int], int]:
+    """The characters of each part, and how many documents have no text; see `size_of`."""
+    characters = {part: size for part, size in counted.items() if part[1] != NO_TEXT}
+    return characters, sum(size for part, size in counted.items() if part[1] == NO_TEXT)
+
+
+def size_of(document: Document) -> int:
+    """What a document counts in its part: its characters, or 1 where it has no text."""
+    return document.characters or 1
+
+
 def unique(documents: Iterable[Item]) -> Iterator[Item]:
     """Sorted documents, each once."""
     return (document for document, _ in groupby(documents))
 
 
+NO_TEXT = "no text"
+"""In place of a split, for documents that are left out."""
+
+
 def split_of(config: DataConfig, document: Document) -> str:
+    if not document.lines:
+        return NO_TEXT
     held_out = in_validation(document, fraction=config.validation_fraction, seed=config.seed)
     return "validation" if held_out else "train"
 

@@ -176,8 +176,10 @@ class DataConfig(Section):
     path: ClassVar[str] = "data"
 
     source: str | tuple[str, ...] = "builtin:python-docs"
-    """files:GLOB (.txt or .jsonl, also .gz or .zst), tfds:NAME[:SPLIT[:FEATURE]], or builtin:python-docs;
-    several of them are prepared side by side."""
+    """files:GLOB (.txt or .jsonl, also .gz, .bz2, .xz or .zst; .parquet), tfds:NAME[:SPLIT[:FEATURE]], or
+    builtin:python-docs; several of them are prepared side by side."""
+    text_field: str = "text"
+    """The field of a .jsonl, or the column of a .parquet, that holds the text."""
     weights: tuple[float, ...] = ()
     """Share of each source in the training batches, relative to each other; empty: as it has rows."""
     dir: str = "runs/data"

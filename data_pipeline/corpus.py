@@ -9,19 +9,18 @@ import ast
 import contextlib
 import functools
 import glob
-import gzip
 import hashlib
-import importlib
 import io
 import json
 import re
 import sys
 import sysconfig
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from data_pipeline import parquet
+from data_pipeline.compression import PACKINGS, is_packed, kind_of, unpacked
 from data_pipeline.errors import UserError
 from data_pipeline.storage import remote, store
 
@@ -47,20 +46,26 @@ class Document(NamedTuple):
 Reader = Callable[[], Iterator[Document]]
 """Reads a part of a source, in any process."""
 
-
-def documents(source: str) -> Iterator[Document]:
-    """Streams the documents of `source`, see `readers`."""
-    for reader in readers(source):
-        yield from reader()
+TEXT_FIELD = "text"
+"""What most corpora call the field that holds the text."""
 
 
-def readers(source: str) -> list[Reader]:
+def documents(source: str, *, text_field: str = TEXT_FIELD) -> Iterator[Document]:
+    """Streams the documents of `source` that have text, see `readers`."""
+    for reader in readers(source, text_field=text_field):
+        yield from (document for document in reader() if document.lines)
+
+
+def readers(source: str, *, text_field: str = TEXT_FIELD) -> list[Reader]:
     """Functions that read `source` a part each; called in turn, they give it in order.
 
-    `files:GLOB` reads .txt (a sentence or paragraph a line, a blank line between documents) and .jsonl
-    (a document a line, its `text` field), plain or compressed (.gz, .zst), from a disk or a bucket
-    (gs://, through the library that TFDS uses); `tfds:NAME[:SPLIT[:FEATURE]]` reads a text feature of a
-    TFDS dataset; `builtin:python-docs` reads the documentation of the running Python.
+    `files:GLOB` reads .txt (a sentence or paragraph a line, a blank line between documents), .jsonl (a
+    document a line, in its `text_field`), both plain or compressed, and .parquet (a document a row, in that
+    column), from a disk or a bucket (gs://, through the library that TFDS uses);
+    `tfds:NAME[:SPLIT[:FEATURE]]` reads a text feature of a TFDS dataset; `builtin:python-docs` reads the
+    documentation of the running Python.
+
+    A document whose text is null or empty has no lines: it is there to be counted.
 
     Raises:
       UserError: the source is unknown or missing; a reader raises it for text that is not UTF-8 or not
@@ -69,7 +74,7 @@ def readers(source: str) -> list[Reader]:
     kind, _, name = source.partition(":")
     match kind:
         case "files":
-            return [functools.partial(_read_file, path) for path in _paths(name)]
+            return [functools.partial(_read_file, path, text_field) for path in _paths(name)]
         case "tfds":
             return _tfds_readers(name)
         case "builtin" if name == "python-docs":
@@ -107,7 +112,10 @@ def _document(lines: list[str]) -> Document:
     return Document(int.from_bytes(digest, "big") >> (64 - KEY_BITS), lines)
 
 
-_FILE_NAME = re.compile(r"\.(?P<kind>txt|jsonl)(\.(?P<packing>gz|zst))?$")
+NO_TEXT = _document([])
+
+KINDS = (".txt", ".jsonl", ".parquet")
+"""Of files, by the endings of their names."""
 
 
 def _paths(pattern: str) -> list[str]:
@@ -122,27 +130,40 @@ def _paths(pattern: str) -> list[str]:
     if not paths:
         raise UserError(f"data.source files:{pattern} matches no file")
     for path in paths:
-        if not _FILE_NAME.search(path):
-            raise UserError(f"{path}: the name must end in .txt or .jsonl, with .gz or .zst after it or not")
+        kind = kind_of(path)
+        if kind not in KINDS or (kind == ".parquet" and is_packed(path)):
+            raise UserError(
+                f"{path}: the name must end in .txt or .jsonl, with {', '.join(PACKINGS)} after it or not, "
+                "or in .parquet"
+            )
+        if kind == ".parquet":
+            parquet.check_installed(path)
     return paths
 
 
-def zstd_module() -> Any:
-    """Python's own from 3.14 on, else a package that only who reads a corpus needs."""
-    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+def _read_file(path: str, text_field: str) -> Iterator[Document]:
+    with _opened(path) as raw, unpacked(path, raw) as file:
+        match kind_of(path):
+            case ".txt":
+                yield from _group(_text_lines(path, _with_newlines(file)))
+            case ".jsonl":
+                yield from _of_texts(_json_texts(path, _with_newlines(file), text_field))
+            case ".parquet":
+                found = enumerate(parquet.column(path, file, text_field), 1)
+                yield from _of_texts(
+                    None if raw is None else _decode(raw, f"{path}, row {number}") for number, raw in found
+                )
 
 
-def _read_file(path: str) -> Iterator[Document]:
-    name = _FILE_NAME.search(path)
-    assert name is not None
-    zstd = zstd_module()
-    unpack: dict[str | None, Any] = {None: lambda raw: raw, "gz": gzip.open, "zst": zstd.open}
-    read = {"txt": _text_lines, "jsonl": _json_lines}[name["kind"]]
-    with _opened(path) as raw:
-        try:
-            yield from _group(read(path, unpack[name["packing"]](raw)))
-        except (gzip.BadGzipFile, zstd.ZstdError, zlib.error, EOFError) as error:
-            raise UserError(f"{path}: not a whole compressed file ({error})") from error
+def _of_texts(texts: Iterable[str | None]) -> Iterator[Document]:
+    """A document each, or several where it is huge; without lines where there is no text."""
+    for text in texts:
+        has_text = False
+        for document in _group(_lines_of_text(text or "")):
+            has_text = True
+            yield document
+        if not has_text:
+            yield NO_TEXT
 
 
 @contextlib.contextmanager
@@ -156,6 +177,32 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         yield io.BufferedReader(file)
 
 
+class _OldMac(io.RawIOBase):
+    """A file whose lines end with a carriage return, as if they ended as today."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        raw = self._file.read(len(buffer))
+        buffer[: len(raw)] = raw.replace(b"\r", b"\n")
+        return len(raw)
+
+
+def _with_newlines(file: IO[bytes]) -> IO[bytes]:
+    """A file whose lines end with a newline. One that begins with lines, none of which does, is old Mac's.
+
+    Elsewhere a carriage return is a space like others: as a line end it would double those of a file that was
+    converted twice.
+    """
+    start = file.peek(1)  # type: ignore[attr-defined]  # as of every file that was opened to be read
+    is_old = b"\r" in start[:-1] and b"\n" not in start
+    return io.BufferedReader(_OldMac(file)) if is_old else file
+
+
 def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
     """Stripped lines; a line longer than MAX_LINE comes in pieces, none of them empty."""
     number = 1
@@ -164,13 +211,13 @@ def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
     while raw := file.readline(MAX_LINE):
         ends = raw.endswith(b"\n")
         raw, carried = (carried + raw, b"") if ends else _split_at_character(carried + raw)
-        line = sanitize(_decode(raw, path, number)).strip()
+        line = sanitize(_decode(raw, f"{path}, line {number}")).strip()
         if line or (ends and not is_piece):
             yield line
         is_piece = not ends
         number += ends
     if carried:
-        _decode(carried, path, number)  # raises: the file ends inside a character
+        _decode(carried, f"{path}, line {number}")  # raises: the file ends inside a character
 
 
 def _split_at_character(raw: bytes) -> tuple[bytes, bytes]:
@@ -185,28 +232,34 @@ def _split_at_character(raw: bytes) -> tuple[bytes, bytes]:
     return raw, b""
 
 
-def _decode(raw: bytes, path: str, number: int) -> str:
+def _decode(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}, line {number}: not valid UTF-8 ({error.reason}); convert it, for example with "
-            "iconv -t UTF-8"
+            f"{where}: not valid UTF-8 ({error.reason}); convert it, for example with iconv -t UTF-8"
         ) from error
 
 
-def _json_lines(path: str, file: IO[bytes]) -> Iterator[str]:
+def _json_texts(path: str, file: IO[bytes], field: str) -> Iterator[str | None]:
     for number, raw in enumerate(file, 1):
-        line = _decode(raw, path, number).strip("\ufeff \t\r\n")
+        where = f"{path}, line {number}"
+        line = _decode(raw, where).strip("\ufeff \t\r\n")
         if not line:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise UserError(f"{path}, line {number}: has no string field `text`")
-        yield from _lines_of_text(record["text"])
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is the former too
+            raise UserError(f"{where}: not JSON ({error})") from error
+        if not isinstance(record, dict) or field not in record:
+            has = ", ".join(record) if isinstance(record, dict) else "none"
+            raise UserError(
+                f"{where} has no field {field!r}; it has {has}: choose one with --data.text-field"
+            )
+        text = record[field]
+        if not isinstance(text, str | None) and text == text:  # pandas writes NaN where there is nothing
+            raise UserError(f"{where}: the field {field!r} is {text!r}, not a text")
+        yield text if isinstance(text, str) else None
 
 
 def sanitize(text: str) -> str:
@@ -228,7 +281,8 @@ def sanitize(text: str) -> str:
 
 def _lines_of_text(text: str) -> Iterator[str]:
     """The non-empty lines of one document, then the empty line that ends it."""
-    for line in sanitize(text).split("\n"):  # as in text files: not at form feeds and the like
+    end = "\n" if "\n" in text else "\r"  # as in text files: not at form feeds and the like
+    for line in sanitize(text).split(end):
         line = line.strip()
         for start in range(0, len(line), MAX_LINE):
             yield line[start : start + MAX_LINE]
@@ -266,12 +320,9 @@ def _tfds_readers(name: str) -> list[Reader]:
 def _read_tfds(name: str, dataset: str, split: Any, feature: str) -> Iterator[Document]:
     import tensorflow_datasets as tfds
 
-    def lines() -> Iterator[str]:
-        examples = tfds.load(dataset, split=split, try_gcs=False)
-        for number, example in enumerate(examples.as_numpy_iterator(), 1):
-            yield from _lines_of_text(_decode(example[feature], f"tfds:{name}", number))
-
-    yield from _group(lines())
+    examples = tfds.load(dataset, split=split, try_gcs=False).as_numpy_iterator()
+    found = enumerate((example[feature] for example in examples), 1)
+    yield from _of_texts(_decode(raw, f"tfds:{name}, record {number}") for number, raw in found)
 
 
 def _read_python_docs() -> Iterator[Document]:

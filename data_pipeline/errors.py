@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class EmptyError(UserError):
+    """There is nothing in a text that wants something."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raises UserError(message) unless `condition` holds."""
     if not condition:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FILE = "manifest.json"
 
-READING = ("dir", "source", "weights", "masking")
+READING = ("dir", "source", "text_field", "weights", "masking")
 """Fields of the data section that say where rows are and how to read them; the others, what is in them."""
 
 
@@ -44,6 +44,8 @@ class Manifest:
     documents: dict[str, int]
     duplicates: dict[str, int]
     """Documents that were dropped because another one has the same text."""
+    empty: int
+    """Documents that were left out: their text is null, or nothing but spaces."""
     rows: dict[str, int]
     rows_by_source: dict[str, list[int]]
     """The same, by source: those of a source lie together, in the order of `sources`."""
@@ -66,7 +68,12 @@ class Manifest:
 
     @classmethod
     def of(
-        cls, config: DataConfig, words: Tokenizer, statistics: Mapping[tuple[int, str], Statistics]
+        cls,
+        config: DataConfig,
+        words: Tokenizer,
+        statistics: Mapping[tuple[int, str], Statistics],
+        *,
+        empty: int,
     ) -> Manifest:
         """The manifest of a dataset with these counts, by source and split."""
         splits = sorted({split for _, split in statistics})
@@ -89,6 +96,7 @@ class Manifest:
             max_sequences_per_row=config.max_sequences_per_row,
             documents={split: counted.documents for split, counted in total.items()},
             duplicates={split: counted.duplicates for split, counted in total.items()},
+            empty=empty,
             rows={split: counted.rows for split, counted in total.items()},
             rows_by_source={split: [counted.rows for counted in parts[split]] for split in splits},
             sequences={split: counted.sequences for split, counted in total.items()},

@@ -82,7 +82,7 @@ def unfinished(config: DataConfig) -> Iterator[epath.Path]:
 
 
 def _write(config: DataConfig, folder: Path, executor: Executor) -> Manifest:
-    characters = _read(config, folder, executor)
+    characters, empty = blocks.without_empty(_read(config, folder, executor))
     check(config, characters)
     words = train_tokenizer(config, lambda: _sample(folder, characters))
     words.save(folder / "dataset" / "tokenizer")
@@ -104,40 +104,41 @@ def _write(config: DataConfig, folder: Path, executor: Executor) -> Manifest:
 
     counts = write_files(folder / "dataset", parts())
     write_metadata(folder / "dataset", counts, dtype=records.token_dtype(words.vocab_size))
-    return finish(config, epath.Path(folder / "dataset"), words, statistics)
+    return finish(config, epath.Path(folder / "dataset"), words, statistics, empty=empty)
 
 
 def _read(config: DataConfig, folder: Path, executor: Executor) -> dict[Part, int]:
-    """Lays the documents of every source on disk; returns the characters of each part of the corpus."""
+    """Lays the documents of every source on disk; returns the size of each part of the corpus."""
     tasks = []
     for number, source in enumerate(config.sources):
-        parts = readers(source)
+        parts = readers(source, text_field=config.text_field)
         groups = min(len(parts), 4 * _cores())
         for group in range(groups):
             path = _folder_of(folder, number) / f"{group}.sqlite"
             path.parent.mkdir(exist_ok=True)
             tasks.append(functools.partial(_read_part, config, number, parts[group::groups], path))
-    characters: Counter[Part] = Counter()
+    sizes: Counter[Part] = Counter()
     for counted in tqdm(
         _in_order(executor, tasks), total=len(tasks), unit=" parts", desc="read", disable=None
     ):
-        characters.update(counted)
-    return dict(characters)
+        sizes.update(counted)
+    return dict(sizes)
 
 
 def _read_part(config: DataConfig, source: int, parts: list[Reader], path: Path) -> Counter[Part]:
     """Runs in a worker."""
-    characters: Counter[Part] = Counter()
+    sizes: Counter[Part] = Counter()
 
     def documents() -> Iterator[tuple[str, Document]]:
         for reader in parts:
             for document in reader():
                 split = blocks.split_of(config, document)
-                characters[source, split] += document.characters
-                yield split, document
+                sizes[source, split] += blocks.size_of(document)
+                if split != blocks.NO_TEXT:
+                    yield split, document
 
     shuffle.write(path, documents())
-    return characters
+    return sizes
 
 
 def _records_of_block(config: DataConfig, folder: Path, block: Block) -> tuple[list[bytes], Statistics]:
@@ -204,9 +205,17 @@ def _sample(folder: Path, characters: dict[Part, int]) -> Iterator[str]:
 
 
 def finish(
-    config: DataConfig, folder: epath.Path, words: Tokenizer, statistics: Mapping[Part, Statistics]
+    config: DataConfig,
+    folder: epath.Path,
+    words: Tokenizer,
+    statistics: Mapping[Part, Statistics],
+    *,
+    empty: int,
 ) -> Manifest:
     """Writes what describes a dataset: the manifest, and the counts that `bert-jax inspect-data` shows.
+
+    Args:
+      empty: documents that were left out, having no text.
 
     Raises:
       UserError: a part of the corpus gives no row.
@@ -214,7 +223,7 @@ def finish(
     for (source, split), counted in statistics.items():
         if not counted.rows:
             raise UserError(f"data.source {config.sources[source]!r} gives no {split} row")
-    manifest = Manifest.of(config, words, statistics)
+    manifest = Manifest.of(config, words, statistics, empty=empty)
     manifest.save(folder)
     counts = [
         {"source": config.sources[source], "split": split, "counts": counted.to_json()}

@@ -46,6 +46,8 @@ class Prepare:
             )
         if dropped := sum(manifest.duplicates.values()):
             print(f"{dropped:,} documents were dropped: another one has the same text")
+        if manifest.empty:
+            print(f"{manifest.empty:,} documents were left out: they have no text")
         print(
             f"tokenizer: {manifest.vocab_size:,} pieces; knowing their frequencies and no context costs "
             f"{manifest.unigram_loss:.3f} nats a token"
@@ -386,7 +388,7 @@ class Predict:
     """An exported folder, or a workdir."""
     input: str | None = None
     """A file as --task.train takes it, labels or not, or tfds:NAME:SPLIT; for a model that was only
-    pretrained, texts with [MASK], one a line, .gz or not. Not given: standard input, a text a line; for
+    pretrained, texts with [MASK], one a line, packed or not. Not given: standard input, a text a line; for
     questions and for pairs a JSON object a line, with question and context or with the two columns."""
     batch_size: int = 32
     top: int = 5

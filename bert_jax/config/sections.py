@@ -35,8 +35,8 @@ class OptimizerConfig(Section):
     the steps of matrices orthogonal, at AdamW's rates, and leaves the rest to AdamW (Liu et al. 2025)."""
     learning_rate: float = 1e-4
     """The highest rate, reached at the end of the warm-up."""
-    warmup_steps: int = 10_000
-    """Linear, from 0."""
+    warmup_steps: int | float = 10_000
+    """Linear, from 0: in so many steps or, if less than 1, in that share of the steps."""
     schedule: Literal["linear", "polynomial", "cosine", "constant", "inverse_sqrt", "warmup_stable_decay"] = (
         "linear"
     )
@@ -74,8 +74,9 @@ class OptimizerConfig(Section):
             f"optimizer.learning_rate is {self.learning_rate}; it must be positive",
         )
         require(
-            self.warmup_steps >= 0,
-            f"optimizer.warmup_steps is {self.warmup_steps}; it must be at least 0",
+            self.warmup_steps >= 0 and (isinstance(self.warmup_steps, int) or self.warmup_steps < 1),
+            f"optimizer.warmup_steps is {self.warmup_steps}; it must be at least 0, and a whole number or a "
+            "share of the steps, less than 1",
         )
         require(
             (self.decay_steps >= 1) == (self.schedule == "warmup_stable_decay"),
@@ -105,6 +106,10 @@ class OptimizerConfig(Section):
         for name in ("weight_decay", "end_learning_rate", "polynomial_power"):
             value = getattr(self, name)
             require(value >= 0, f"optimizer.{name} is {value}; it must be at least 0")
+
+    def warmup_of(self, steps: int) -> int:
+        """The steps of the warm-up in a run of so many."""
+        return self.warmup_steps if isinstance(self.warmup_steps, int) else int(self.warmup_steps * steps)
 
 
 @dataclass(frozen=True)
@@ -326,7 +331,8 @@ class Config:
             )
         if not self.train.steps_from_budget:
             name = f"train.steps {self.train.steps}"
-            check_steps(self, self.train.steps, warmup_steps=self.optimizer.warmup_steps, name=name)
+            warmup_steps = self.optimizer.warmup_of(self.train.steps)
+            check_steps(self, self.train.steps, warmup_steps=warmup_steps, name=name)
 
     def _check_kinds(self) -> None:
         """Whether each section is one; those of several kinds are one of the kinds."""

@@ -18,8 +18,8 @@ class TaskConfig(ObjectiveConfig):
     """Fields that an exported model keeps, to read and cut new texts as those of the training."""
 
     train: str = ""
-    """A file of examples, .gz or not, or tfds:NAME:SPLIT, such as tfds:glue/sst2:train. Which kinds of file a
-    task reads is in docs/finetuning.md."""
+    """A file of examples, packed or not, or tfds:NAME:SPLIT, such as tfds:glue/sst2:train. Which kinds of
+    file a task reads is in docs/finetuning.md."""
     validation: str = ""
     """Like `train`: scored after each part of the training; the checkpoint with the best score is kept."""
     sequence_length: int = 128
@@ -77,7 +77,8 @@ class ClassificationConfig(TextTaskConfig):
     kind: ClassVar[str] = "classification"
 
     labels: tuple[str, ...] = ()
-    """Labels in the order of the logits; empty: those of the training examples, sorted."""
+    """Labels in the order of the logits, and of the numbers that may stand for them in the examples; empty:
+    those of the training examples, sorted."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,11 +100,12 @@ class TokenClassificationConfig(TaskConfig):
     noted: ClassVar[tuple[str, ...]] = (*TaskConfig.noted, "text", "label")
 
     text: str = "tokens"
-    """Column of the words."""
+    """Column of the words; in a CoNLL file its number or CoNLL-U's name, or else the first one."""
     label: str = "ner"
-    """Column of their labels."""
+    """Column of their labels; in a CoNLL file likewise, or else the last one."""
     labels: tuple[str, ...] = ()
-    """Labels in the order of the logits; empty: those of the training examples, sorted."""
+    """Labels in the order of the logits, and of the numbers that may stand for them in the examples; empty:
+    those of the training examples, sorted."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,6 +123,8 @@ class QuestionAnsweringConfig(TaskConfig):
     """Tokens that neighbouring windows of a long context share."""
     longest_answer: int = 30
     """Tokens of an answer at most."""
+    find_answers: bool = False
+    """Whether an answer that is not at its place in the context is looked for in it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,7 +18,7 @@ from bert_jax.objectives.objective import RowShape
 from bert_jax.parallel import sharding
 from bert_jax.parallel.platform import local_platform
 from bert_jax.tasks import task_of
-from bert_jax.tasks.records import STDIN, decoded, lines_of
+from bert_jax.tasks.records import STDIN, Empty, decoded, lines_of
 from bert_jax.training.run_spec import kernels_for
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 CHUNK = 512
 """Examples that are read before the first prediction is written."""
+NAMED = 10
+"""Texts without a prediction whose places are listed."""
 
 
 def predictions(
@@ -37,18 +39,43 @@ def predictions(
     A pretrained model takes a text a line, also of a file, and gives the `top` likeliest words for each
     [MASK]: fewer where two pieces of its vocabulary are one word, of which the likelier stays.
 
+    What has nothing in it to predict has an `error` in its place, and is named at the end.
+
     Args:
       directory: an exported folder or a workdir.
 
     Raises:
-      FileNotFoundError, UserError: there is no model, or an example cannot be used; names its place.
+      FileNotFoundError, UserError: there is no model, or an example cannot be used; names its place. After
+        the last prediction: some had nothing in them.
     """
+    count, empty = 0, []
+    for prediction in _each(directory, file=file, lines=lines, batch_size=batch_size, top=top):
+        count += 1
+        if isinstance(prediction, Empty):
+            empty.append(prediction.where)
+            yield {"error": prediction.reason}
+        else:
+            yield prediction
+    if empty:
+        places = ", ".join(empty[:NAMED]) + ", ..." * (len(empty) > NAMED)
+        raise UserError(
+            f"{len(empty):,} of {count:,} texts are empty, and the others are answered; empty: {places}"
+        )
+
+
+def _each(
+    directory: Path, *, file: str | None, lines: Iterable[bytes], batch_size: int, top: int
+) -> Iterator[dict[str, Any] | Empty]:
     loaded = load_model(directory)
     settings = loaded.network.settings
     if not isinstance(settings, TaskConfig):
         source, found = (file, lines_of(file)) if file else (STDIN, decoded(lines, STDIN))
         for number, line in enumerate(found, 1):
-            yield _filled(loaded, sanitize(line).rstrip("\r\n"), where=f"{source} line {number}", top=top)
+            text, where = sanitize(line).rstrip("\r\n"), f"{source} line {number}"
+            if text.strip():
+                yield _filled(loaded, text, where=where, top=top)
+            else:
+                yield Empty(where, f"{where} is empty")
         return
     task = task_of(settings)
     examples = iter(task.read(file, settings, labelled=False)) if file else task.read_stdin(lines, settings)
@@ -57,7 +84,7 @@ def predictions(
 
 def _predicted(
     loaded: LoadedModel, settings: TaskConfig, examples: Iterator[Any], *, batch_size: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | Empty]:
     network, params, tokenizer = loaded
     task = task_of(settings)
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
@@ -69,11 +96,16 @@ def _predicted(
     cut: list[str] = []
     with jax.set_mesh(mesh):
         while chunk := list(islice(examples, CHUNK)):
-            ((_, features),) = make_splits(settings, [chunk], tokenizer)
-            cut += features.cut
-            found = logits_of(features.arrays, params, apply=apply, mesh=mesh, batch_size=batch_size)
-            assert found is not None, "nothing stops it"
-            yield from task.predict(chunk, features, found[0], settings)
+            given = [example for example in chunk if not isinstance(example, Empty)]
+            answers: Iterator[dict[str, Any]] = iter(())
+            if given:
+                ((_, features),) = make_splits(settings, [given], tokenizer)
+                cut += features.cut
+                found = logits_of(features.arrays, params, apply=apply, mesh=mesh, batch_size=batch_size)
+                assert found is not None, "nothing stops it"
+                answers = iter(task.predict(given, features, found[0], settings))
+            for example in chunk:
+                yield example if isinstance(example, Empty) else next(answers)
     if cut:
         log.warning("%s examples are too long and were cut, the first is %s", f"{len(cut):,}", cut[0])
 

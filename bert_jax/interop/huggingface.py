@@ -152,11 +152,12 @@ def from_config(fields: dict[str, Any]) -> Network:
     Raises:
       UserError: it is not of an encoder that we can run.
     """
-    kind = fields.get("model_type")
+    kind = fields.get("model_type") or _type_of_early_days(fields)
     encoder = next((found for found in models.MODELS if found.HUGGINGFACE.model_type == kind), None)
     if encoder is None:
         known = ", ".join(found.HUGGINGFACE.model_type for found in models.MODELS)
-        raise UserError(f"config.json is of a {kind!r} model; known are {known}")
+        what = f"is of a {kind!r} model" if kind else "has no model_type: if it is of a known one, add it"
+        raise UserError(f"config.json {what}; known are {known}")
     names = encoder.HUGGINGFACE
     for name, value in names.required.items():
         if fields.get(name, value) != value:
@@ -169,6 +170,13 @@ def from_config(fields: dict[str, Any]) -> Network:
     except (UserError, TypeError) as error:  # a list is no key
         raise UserError(f"config.json does not fit: {error}") from error
     return Network(model, *_objective(encoder, fields))
+
+
+def _type_of_early_days(fields: dict[str, Any]) -> str | None:
+    """A BERT, if config.json was written before there were models of other types; None otherwise."""
+    named = str(fields.get("architectures") or ["Bert"])
+    is_bert = {"hidden_size", "num_hidden_layers", "type_vocab_size", "vocab_size"} <= fields.keys()
+    return "bert" if is_bert and named.startswith("['Bert") else None
 
 
 def _objective(encoder: Encoder, fields: dict[str, Any]) -> tuple[Objective, ObjectiveConfig]:

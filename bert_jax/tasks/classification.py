@@ -6,6 +6,7 @@ Shapes in names: B rows of a batch, N rows of all examples, S row length, C labe
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from bert_jax.objectives.objective import Metric, RowShape, Sums
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import text
-from bert_jax.tasks.columns import label_name
+from bert_jax.tasks.columns import canonical, named_label
 from bert_jax.tasks.features import Features, all_labelled, label_index
+from bert_jax.tasks.records import Empty
 from bert_jax.tasks.requirements import check_installed
 from bert_jax.tasks.task import Target, lacks_head
 from bert_jax.tasks.text import Text
@@ -41,15 +43,16 @@ example = text.example
 # Examples
 
 
-def read(source: str, settings: ClassificationConfig, *, labelled: bool = True) -> list[Text]:
+def read(source: str, settings: ClassificationConfig, *, labelled: bool = True) -> list[Text | Empty]:
     """Reads .tsv (no quoting: a quote is a character) and .csv with a header line, .jsonl, or TFDS."""
-    return text.read(source, settings, labelled=labelled, as_label=label_name)
+    as_label = functools.partial(named_label, labels=tuple(map(canonical, settings.labels)))
+    return text.read(source, settings, labelled=labelled, as_label=as_label)
 
 
 def with_labels(settings: ClassificationConfig, examples: Sequence[Text]) -> ClassificationConfig:
     """`settings` with the labels of the examples, sorted, unless others were asked for."""
     found = tuple(sorted({str(example.label) for example in examples if example.label is not None}))
-    return dataclasses.replace(settings, labels=settings.labels or found)
+    return dataclasses.replace(settings, labels=tuple(map(canonical, settings.labels)) or found)
 
 
 def featurize(examples: Sequence[Text], tokenizer: Tokenizer, settings: ClassificationConfig) -> Features:

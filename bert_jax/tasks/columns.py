@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.corpus import sanitize
-from data_pipeline.errors import UserError
+from data_pipeline.errors import EmptyError, UserError
 
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number that can be learned."""
@@ -27,18 +29,53 @@ def string(where: str, record: dict[str, Any], name: str, advice: str = "") -> s
         raise UserError(f"{where}: {name!r} is {value!r}, not a text")
     text = sanitize(value)
     if not text.strip():
-        raise UserError(f"{where}: {name!r} is empty")
+        raise EmptyError(f"{where}: {name!r} is empty")
     return text
 
 
-def label_name(where: str, name: str, value: Any) -> str:
-    """A label or an id. No float: 1 and 1.0 would be two labels."""
-    if not isinstance(value, str | int):  # which a bool is
+def identifier(where: str, name: str, value: Any) -> str:
+    """What tells an example from the others."""
+    if not isinstance(value, str | int):
         raise UserError(f"{where}: {name!r} is {value!r}, neither a string nor a whole number")
-    label = sanitize(str(value)).strip()
-    if not label:
-        raise UserError(f"{where}: {name!r} is empty")
+    return _not_empty(where, name, str(value))
+
+
+def label_name(where: str, name: str, value: Any) -> str:
+    """A label. Numbers and truth values are the same label however a file writes them, see `canonical`."""
+    if not isinstance(value, str | int | float) or not np.isfinite(value if isinstance(value, float) else 0):
+        raise UserError(f"{where}: {name!r} is {value!r}, neither a string nor a number")
+    return canonical(_not_empty(where, name, repr(value) if isinstance(value, float) else str(value)))
+
+
+def canonical(label: str) -> str:
+    """A label as all files have it: 1, 1.0 and "1.00" are 1; true, "True" and "TRUE" are true."""
+    if label.lower() in ("true", "false"):
+        return label.lower()
+    if re.fullmatch(r"-?[0-9]+\.[0-9]+", label):
+        return label.rstrip("0").removesuffix(".")
     return label
+
+
+def named_label(where: str, name: str, value: Any, labels: Sequence[str]) -> str:
+    """A label; or the one of `labels`, if they are names, that a whole number counts from 0."""
+    label = label_name(where, name, value)
+    if not labels or not is_number(label) or any(map(is_number, labels)):
+        return label
+    if not 0 <= int(label) < len(labels):
+        raise UserError(f"{where}: {name!r} is {label}; task.labels names {len(labels)}, from 0 on")
+    return labels[int(label)]
+
+
+def is_number(label: str) -> bool:
+    """Whether a label is a whole number."""
+    return bool(re.fullmatch(r"-?[0-9]{1,9}", label))
+
+
+def _not_empty(where: str, name: str, value: str) -> str:
+    text = sanitize(value).strip()
+    if not text:
+        raise UserError(f"{where}: {name!r} is empty")
+    return text
 
 
 def number(where: str, name: str, value: Any) -> float:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import itertools
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.compression import PACKINGS, kind_of, unpacked
+from data_pipeline.errors import EmptyError, UserError
 
 Record = tuple[str, dict[str, Any]]
 """Where an example is, and its columns."""
 
 Format = Callable[[str], Iterator[Record]]
 """A path -> the records of the file."""
+
+
+class Empty(NamedTuple):
+    """In place of an example that is to be predicted, and has nothing in it."""
+
+    where: str
+    reason: str
+
+
+Example = TypeVar("Example")
 
 STDIN = "standard input"
 """What messages call lines that come from no file."""
@@ -41,7 +49,7 @@ def read(
     """All records of a source, in its order.
 
     Args:
-      source: a file, .gz or not, or tfds:NAME:SPLIT.
+      source: a file, packed or not, or tfds:NAME:SPLIT.
       formats: how the task reads each kind of file, by its ending.
       kind: of the task, for messages.
       columns: those that are wanted of TFDS.
@@ -53,26 +61,45 @@ def read(
     if source.startswith("tfds:"):
         found = list(_tfds(source, columns, label))
     else:
-        suffix = Path(source.removesuffix(".gz")).suffix
-        if suffix not in formats:
+        ending = kind_of(source)
+        if ending not in formats:
             raise UserError(
-                f"{source!r} is no source of {kind} examples; files are {', '.join(formats)}, each also .gz; "
-                "or give tfds:NAME:SPLIT"
+                f"{source!r} is no source of {kind} examples; files are {', '.join(formats)}, each also "
+                f"{', '.join(PACKINGS)}; or give tfds:NAME:SPLIT"
             )
-        found = list(formats[suffix](source))
+        found = list(formats[ending](source))
     if not found:
         raise UserError(f"{source} has no examples")
     return found
 
 
+def examples(
+    found: Iterable[Record], make: Callable[[str, dict[str, Any]], Example], *, labelled: bool
+) -> Iterator[Example | Empty]:
+    """What `make` makes of each record; without labels, the empty ones have a place too."""
+    for where, record in found:
+        try:
+            yield make(where, record)
+        except EmptyError as error:
+            if labelled:
+                raise
+            yield Empty(where, str(error))
+
+
 def tsv(path: str) -> Iterator[Record]:
     """A table with a header; a quote is a character like any other."""
-    return _table(path, csv.reader(lines_of(path), delimiter="\t", quoting=csv.QUOTE_NONE))
+    return _table(path, (_without_returns(line).rstrip("\r\n").split("\t") for line in lines_of(path)))
 
 
 def csv_table(path: str) -> Iterator[Record]:
     """A table with a header."""
-    return _table(path, csv.reader(lines_of(path), strict=True))
+    return _table(path, csv.reader(map(_without_returns, lines_of(path)), strict=True))
+
+
+def _without_returns(line: str) -> str:
+    """A carriage return inside a line is a space; csv would see the end of a row."""
+    text = line.rstrip("\r\n")
+    return text.replace("\r", " ") + line[len(text) :]
 
 
 def json_lines(path: str) -> Iterator[Record]:
@@ -87,7 +114,7 @@ def text_lines(column: str) -> Format:
 
 def texts(source: str, lines: Iterable[str], column: str) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
-        yield f"{source} line {number}", {column: line.rstrip("\r\n")}
+        yield f"{source} line {number}", {column: _without_returns(line).rstrip("\r\n")}
 
 
 def json_objects(source: str, lines: Iterable[str], *, wanted: Sequence[str] = ()) -> Iterator[Record]:
@@ -116,17 +143,17 @@ def parse_json(text: str, where: str, advice: str = "") -> Any:
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """The lines of a file, .gz or not, with their ends. Empty ones at its end are nobody's example.
+    """The lines of a file, packed or not, with their ends. Empty ones at its end are nobody's example.
+
+    In a file without a newline, as of an old Mac, they end with carriage returns.
 
     Raises:
       FileNotFoundError, UserError: it is not there, not whole or not UTF-8.
     """
-    raw = Path(path).read_bytes()
-    if path.endswith(".gz"):
-        try:
-            raw = gzip.decompress(raw)
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise UserError(f"{path}: not a whole compressed file ({error})") from error
+    with open(path, "rb") as file, unpacked(path, file) as content:
+        raw = content.read()
+    if b"\n" not in raw:
+        raw = raw.replace(b"\r", b"\n")
     yield from decoded(io.BytesIO(raw.rstrip(b"\r\n")), path)
 
 
@@ -145,7 +172,10 @@ def _decode(raw: bytes, where: str) -> str:
 
 
 def _table(path: str, rows: Any) -> Iterator[Record]:
-    """The records of a csv.reader, whose first row names the columns."""
+    """The records of rows of cells, of which the first names the columns.
+
+    Rows without anything in them are left out, but for an empty text where that is the only column.
+    """
     where = f"{path} header"
     try:
         columns: list[str] = next(rows, [])
@@ -156,10 +186,13 @@ def _table(path: str, rows: Any) -> Iterator[Record]:
             cells = next(rows, None)
             if cells is None:
                 return
+            if not any(cell.strip() for cell in cells) and len(columns) > 1:
+                continue
+            cells = cells or [""]
             if len(cells) != len(columns):
                 raise UserError(f"{where} has {len(cells)} cells; the header has {len(columns)}")
             yield where, dict(zip(columns, cells, strict=True))
-    except csv.Error as error:
+    except csv.Error as error:  # by strict=True: a quote that never ends, or one in the middle of a cell
         raise UserError(f"{where} cannot be read: {error}") from error
 
 

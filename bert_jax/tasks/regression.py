@@ -20,6 +20,7 @@ from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.tasks import classification, text
 from bert_jax.tasks.columns import number
 from bert_jax.tasks.features import Features, all_labelled
+from bert_jax.tasks.records import Empty
 from bert_jax.tasks.requirements import check_installed
 from bert_jax.tasks.task import Target
 from bert_jax.tasks.text import Text
@@ -39,7 +40,7 @@ weights = classification.weights
 kept_bytes = classification.kept_bytes
 
 
-def read(source: str, settings: RegressionConfig, *, labelled: bool = True) -> list[Text]:
+def read(source: str, settings: RegressionConfig, *, labelled: bool = True) -> list[Text | Empty]:
     """Reads .tsv (no quoting: a quote is a character) and .csv with a header line, .jsonl, or TFDS."""
     return text.read(source, settings, labelled=labelled, as_label=number)
 

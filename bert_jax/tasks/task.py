@@ -42,7 +42,8 @@ class Task(Objective, Protocol):
         """Raises UserError if what scores the task is not installed: before a training rather than in it."""
 
     def read(self, source: str, settings: Any, *, labelled: bool = True) -> list[Any]:
-        """The examples of a file or of tfds:NAME:SPLIT, in order; without labels to predict.
+        """The examples of a file or of tfds:NAME:SPLIT, in order; without labels to predict, and then with
+        `Empty` (records.py) in the place of one that has no text.
 
         Raises:
           FileNotFoundError, UserError: one line, with file and row. Rows do not count the header; lines do.

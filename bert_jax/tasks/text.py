@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from bert_jax.config import TextTaskConfig
 from bert_jax.tasks import columns, records
 from bert_jax.tasks.features import Features, make_arrays
 from bert_jax.tasks.pieces import Pieces
+from bert_jax.tasks.records import Empty
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import Tokenizer
 
@@ -40,11 +42,12 @@ def read(
     *,
     labelled: bool,
     as_label: Callable[[str, str, Any], str | float],
-) -> list[Text]:
+) -> list[Text | Empty]:
     """The examples of a source, in its order.
 
     Args:
-      labelled: False to predict: labels are not looked at, and .txt is a text a line.
+      labelled: False to predict: labels are not looked at, .txt is a text a line, and what is empty has a
+        place.
       as_label: checks a label: (where, column, value) -> the label.
 
     Raises:
@@ -55,10 +58,11 @@ def read(
     found = records.read(
         source, formats, kind=settings.kind, columns=wanted, label=settings.label if labelled else None
     )
-    return [_example(where, record, settings, as_label if labelled else None) for where, record in found]
+    make = functools.partial(_example, settings=settings, as_label=as_label if labelled else None)
+    return list(records.examples(found, make, labelled=labelled))
 
 
-def read_stdin(lines: Iterable[bytes], settings: TextTaskConfig) -> Iterator[Text]:
+def read_stdin(lines: Iterable[bytes], settings: TextTaskConfig) -> Iterator[Text | Empty]:
     """The examples that lines of standard input are: a text each, or a JSON object where there is a pair.
 
     Raises:
@@ -69,7 +73,8 @@ def read_stdin(lines: Iterable[bytes], settings: TextTaskConfig) -> Iterator[Tex
         found = records.texts(records.STDIN, text, settings.text)
     else:
         found = records.json_objects(records.STDIN, text, wanted=(settings.text, settings.pair))
-    return (_example(where, record, settings, None) for where, record in found)
+    make = functools.partial(_example, settings=settings, as_label=None)
+    return records.examples(found, make, labelled=False)
 
 
 def example(text: str, pair: str | None, settings: TextTaskConfig) -> Text:
@@ -82,6 +87,7 @@ def example(text: str, pair: str | None, settings: TextTaskConfig) -> Text:
 def _example(
     where: str,
     record: dict[str, Any],
+    *,
     settings: TextTaskConfig,
     as_label: Callable[[str, str, Any], str | float] | None,
 ) -> Text:

@@ -6,6 +6,7 @@ Shapes in names: B rows of a batch, N rows of all examples, S row length, C labe
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,14 +23,15 @@ from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Metric, RowShape, Sums
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
-from bert_jax.tasks import classification, columns, records
+from bert_jax.tasks import classification, columns, conll, records
 from bert_jax.tasks.features import Features, all_labelled, label_index, make_arrays
 from bert_jax.tasks.pieces import Pieces
+from bert_jax.tasks.records import Empty
 from bert_jax.tasks.requirements import check_installed
 from bert_jax.tasks.task import Target, lacks_head
 from data_pipeline.config import DataConfig
 from data_pipeline.corpus import sanitize
-from data_pipeline.errors import UserError
+from data_pipeline.errors import EmptyError, UserError
 from data_pipeline.tokenizer import Tokenizer
 
 Config = TokenClassificationConfig
@@ -55,20 +57,26 @@ class TokenLabels:
 # Examples
 
 
-def read(source: str, settings: TokenClassificationConfig, *, labelled: bool = True) -> list[TokenLabels]:
-    """Reads .conll, .jsonl with lists of words and of labels, or TFDS; to predict, words may be a string."""
-    formats = {".conll": lambda path: _conll(path, settings, labelled), ".jsonl": records.json_lines}
+def read(
+    source: str, settings: TokenClassificationConfig, *, labelled: bool = True
+) -> list[TokenLabels | Empty]:
+    """Reads .conll, .conllu, .jsonl with lists of words and of labels, or TFDS; to predict, words may be a
+    string."""
+    read_conll = functools.partial(conll.read, settings=settings, labelled=labelled)
+    formats = {".conll": read_conll, ".conllu": read_conll, ".jsonl": records.json_lines}
     label = settings.label if labelled else None
     wanted = (settings.text, settings.label)
     found = records.read(source, formats, kind=settings.kind, columns=wanted, label=label)
-    return [_example(where, record, settings, labelled) for where, record in found]
+    make = functools.partial(_example, settings=settings, labelled=labelled)
+    return list(records.examples(found, make, labelled=labelled))
 
 
-def read_stdin(lines: Iterable[bytes], settings: TokenClassificationConfig) -> Iterator[TokenLabels]:
+def read_stdin(lines: Iterable[bytes], settings: TokenClassificationConfig) -> Iterator[TokenLabels | Empty]:
     """Words with spaces between them, a sentence a line."""
     text = records.decoded(lines, records.STDIN)
     found = records.texts(records.STDIN, text, settings.text)
-    return (_example(where, record, settings, labelled=False) for where, record in found)
+    make = functools.partial(_example, settings=settings, labelled=False)
+    return records.examples(found, make, labelled=False)
 
 
 def example(text: str, pair: str | None, settings: TokenClassificationConfig) -> TokenLabels:
@@ -77,29 +85,8 @@ def example(text: str, pair: str | None, settings: TokenClassificationConfig) ->
     return TokenLabels("the text", tuple(text.split()))
 
 
-def _conll(path: str, settings: TokenClassificationConfig, labelled: bool) -> Iterator[records.Record]:
-    """A word a line, its label in the last column, an empty line between sentences.
-
-    Each sentence is where its first word is.
-    """
-    # Not str.split(), which would split a word at its no-break space.
-    rows = enumerate((re.findall(r"[^ \t\r\n]+", line) for line in records.lines_of(path)), 1)
-    width = 0
-    for is_gap, group in itertools.groupby(rows, lambda row: row[1][:1] in ([], ["-DOCSTART-"])):
-        if is_gap:
-            continue
-        sentence = list(group)
-        start, first = sentence[0]
-        width = width or max(2, len(first))
-        for number, cells in sentence:
-            if labelled and len(cells) != width:
-                raise UserError(f"{path} line {number}: a broken row of {len(cells)} columns, not {width}")
-        words, labels = [cells[0] for _, cells in sentence], [cells[-1] for _, cells in sentence]
-        yield f"{path} line {start}", {settings.label: labels, settings.text: words}
-
-
 def _example(
-    where: str, record: dict[str, Any], settings: TokenClassificationConfig, labelled: bool
+    where: str, record: dict[str, Any], *, settings: TokenClassificationConfig, labelled: bool
 ) -> TokenLabels:
     advice = columns.advice("text", labelled=labelled)
     value = columns.column(where, record, settings.text, advice)
@@ -108,8 +95,10 @@ def _example(
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise UserError(f"{where}: {settings.text!r} is not a list of words")
     words = tuple(map(sanitize, value))
-    if not words or not all(word.strip() for word in words):
-        raise UserError(f"{where}: {settings.text!r} has {'an empty word' if words else 'no words'}")
+    if not words:
+        raise EmptyError(f"{where}: {settings.text!r} has no words")
+    if not all(word.strip() for word in words):
+        raise UserError(f"{where}: {settings.text!r} has an empty word")
     if not labelled:
         return TokenLabels(where, words)
     labels = columns.column(where, record, settings.label, columns.advice("label", labelled=labelled))
@@ -117,8 +106,18 @@ def _example(
         raise UserError(f"{where}: {settings.label!r} is not a list of labels")
     if len(labels) != len(words):
         raise UserError(f"{where} has {len(words)} words and {len(labels)} labels")
-    names = tuple(columns.label_name(where, settings.label, label) for label in labels)
-    return TokenLabels(where, words, names)
+    return TokenLabels(where, words, tuple(_label(where, label, settings) for label in labels))
+
+
+def _label(where: str, value: Any, settings: TokenClassificationConfig) -> str:
+    asked = tuple(map(columns.canonical, settings.labels))
+    label = columns.named_label(where, settings.label, value, asked)
+    if not asked and columns.is_number(label):  # which one is outside of entities?
+        raise UserError(
+            f"{where}: {settings.label!r} has {label}, a number, not a name: name the labels in their order, "
+            "as in --task.labels O B-PER I-PER"
+        )
+    return label
 
 
 def with_labels(
@@ -126,7 +125,8 @@ def with_labels(
 ) -> TokenClassificationConfig:
     """`settings` with the labels of the examples, sorted, unless others were asked for."""
     found = {label for example in examples for label in example.labels or ()}
-    return dataclasses.replace(settings, labels=settings.labels or tuple(sorted(found)))
+    asked = tuple(map(columns.canonical, settings.labels))
+    return dataclasses.replace(settings, labels=asked or tuple(sorted(found)))
 
 
 def featurize(
@@ -234,16 +234,21 @@ def predict(
     return predictions
 
 
-def metrics(settings: Any) -> tuple[Metric, ...]:
+def metrics(settings: TokenClassificationConfig) -> tuple[Metric, ...]:
+    """Those of entities, if the labels say where entities begin; else those of a class for each word."""
+    accuracy = Metric("accuracy", "Accuracy on words")
+    if not has_entities(settings.labels):
+        return (accuracy, Metric("macro_f1", "Macro F1 of words"))
     return (
         Metric("f1", "F1 of entities"),
         Metric("precision", "Precision of entities"),
         Metric("recall", "Recall of entities"),
-        Metric("accuracy", "Accuracy on words"),
+        accuracy,
     )
 
 
 def check_libraries() -> None:
+    check_installed("sklearn")
     check_installed("seqeval")
 
 
@@ -251,24 +256,35 @@ SCHEMES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
 """The prefixes of labels in IOB1, IOB2, IOE, IOBES and BILOU, and what each is in IOBES."""
 
 
+def has_entities(labels: Sequence[str]) -> bool:
+    """Whether labels are of such a scheme: B-PER, or letters alone beside O; not those of parts of speech."""
+    return _is_untyped(labels) or any(re.match(f"[{''.join(SCHEMES)}]-.", label) for label in labels)
+
+
+def _is_untyped(labels: Sequence[str]) -> bool:
+    return set(labels) <= {"O", *SCHEMES}
+
+
 def score(
     examples: Sequence[TokenLabels],
     predictions: Sequence[dict[str, Any]],
     settings: TokenClassificationConfig,
 ) -> dict[str, float]:
-    """Entities as conlleval counts them, by seqeval.
+    """Entities as conlleval counts them, by seqeval; or words alone, by scikit-learn.
 
-    A word without a prediction counts as "O". Labels such as NOUN, which do not say where an entity begins,
-    are of one word each. So are letters alone, unless all labels are those of a scheme without types.
+    Of entities, a word without a prediction counts as "O", and a label without a prefix is of one word.
     """
     check_libraries()
-    from seqeval import metrics
-
     assert len(examples) == len(predictions) > 0
     truth = [list(example.labels or ()) for example in examples]
-    predicted = [["O" if label is None else label for label in p["labels"]] for p in predictions]
+    predicted = [list(prediction["labels"]) for prediction in predictions]
+    if not has_entities(settings.labels):
+        return _scores_of_words(truth, predicted)
+    from seqeval import metrics
+
+    predicted = [["O" if label is None else label for label in labels] for labels in predicted]
     accuracy = float(metrics.accuracy_score(truth, predicted))
-    typed = not set(settings.labels) <= {"O", *SCHEMES}
+    typed = not _is_untyped(settings.labels)
     truth = [[_iobes(label, typed) for label in sentence] for sentence in truth]
     predicted = [[_iobes(label, typed) for label in sentence] for sentence in predicted]
     return {
@@ -276,6 +292,19 @@ def score(
         "recall": float(metrics.recall_score(truth, predicted, zero_division=0)),
         "f1": float(metrics.f1_score(truth, predicted, zero_division=0)),
         "accuracy": accuracy,
+    }
+
+
+def _scores_of_words(truth: list[list[str]], predicted: list[list[str | None]]) -> dict[str, float]:
+    """A word without a prediction is a miss. Macro F1 is the mean over all labels that occur."""
+    from sklearn import metrics
+
+    true = list(itertools.chain(*truth))
+    said = ["" if label is None else label for label in itertools.chain(*predicted)]
+    labels = sorted({*true, *said} - {""})
+    return {
+        "accuracy": float(metrics.accuracy_score(true, said)),
+        "macro_f1": float(metrics.f1_score(true, said, labels=labels, average="macro", zero_division=0)),
     }
 
 

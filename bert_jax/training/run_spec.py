@@ -90,15 +90,16 @@ def pretraining_spec(config: Config, model: EncoderConfig, platform: Platform) -
         )
     rows = RowShape(data.sequence_length, data.masking.max_predictions, data.max_sequences_per_row)
     steps = resolve_budget(train, network, rows)
+    warmup_steps = config.optimizer.warmup_of(steps)
     if train.steps_from_budget:
         name = f"the {steps:,} steps of train.budget {train.budget!r}"
-        check_steps(config, steps, warmup_steps=config.optimizer.warmup_steps, name=name)
+        check_steps(config, steps, warmup_steps=warmup_steps, name=name)
     return RunSpec(
         config=config,
         network=network,
         rows=rows,
         steps=steps,
-        warmup_steps=config.optimizer.warmup_steps,
+        warmup_steps=warmup_steps,
         eval_every=train.eval_every,
         checkpoint_every=config.checkpoint.every,
         best=best_metric(network, config.checkpoint.best),

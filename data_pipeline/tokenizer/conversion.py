@@ -5,6 +5,7 @@ vocab.txt and SentencePiece's model stay in them, beside a tokenizer.json that g
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from data_pipeline.errors import require
+from data_pipeline.errors import UserError, require
 from data_pipeline.special_tokens import special_tokens_of
 
 Files = dict[str, bytes]
@@ -33,7 +34,7 @@ def of_vocabulary(vocabulary: bytes, *, lowercase: bool, stated: Mapping[str, An
     Raises:
       UserError: it is none, or a special token is missing.
     """
-    vocabulary = vocabulary.replace(b"\r\n", b"\n")
+    vocabulary = vocabulary.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     pieces = vocabulary.decode().rstrip("\n").split("\n")
     require(len(set(pieces)) == len(pieces), "the vocabulary has a piece twice")
     names = names_of({piece: i for i, piece in enumerate(pieces)}, stated)
@@ -51,8 +52,11 @@ def of_sentencepiece(model: bytes, *, kind: str, lowercase: bool) -> Files:
     """
     import sentencepiece  # not there where a model is only trained
 
-    sentencepiece.SentencePieceProcessor(model_proto=model)  # raises what is wrong with it
-    library = _from_sentencepiece(model)
+    sentencepiece.SentencePieceProcessor(model_proto=model)  # raises what is wrong with it, most of it
+    try:
+        library = _from_sentencepiece(model)
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"its pieces fit together in no way that is known ({error})") from error
     names = names_of(library.get_vocab(), {})
     return {NATIVE[kind]: model} | of_library(library, names, kind=kind, lowercase=lowercase)
 

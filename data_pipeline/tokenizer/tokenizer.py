@@ -17,7 +17,7 @@ import tokenizers
 from etils import epath
 
 from data_pipeline.config import parse_object, read_object
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, require
 from data_pipeline.special_tokens import special_tokens_of
 from data_pipeline.tokenizer.conversion import NATIVE, of_vocabulary, template
 from data_pipeline.tokenizer.encoding import Encoder, split_of, without
@@ -39,6 +39,14 @@ FILES = (
 """What belongs to a tokenizer in a folder that may hold a model too."""
 
 
+MAX_PIECES = 1 << 24
+"""Of a vocabulary: there is a row of weights for each id, used or not."""
+
+
+PROBE = "Text, 3.14, été, 東京 😀 \x00 ẑ"
+"""What a tokenizer has to bear: some of them fail only where they meet a word that they do not know."""
+
+
 class Tokenizer:
     """Text to ids. Special tokens come only from this program, never from the text.
 
@@ -58,9 +66,11 @@ class Tokenizer:
         library.encode_special_tokens = True  # a "[SEP]" in the corpus is plain text
         if getattr(library.model, "dropout", None):
             library.model.dropout = None  # the same text has the same ids
-        self._description = json.loads(library.to_str())
         self.ids: dict[str, int] = library.get_vocab(with_added_tokens=True)
-        self.pieces = [""] * (1 + max(self.ids.values(), default=-1))
+        highest = max(self.ids.values(), default=-1)
+        require(highest < MAX_PIECES, f"{where} has a token of id {highest}; at most {MAX_PIECES:,} can be")
+        self._description = json.loads(library.to_str())  # which counts up to the highest id
+        self.pieces = [""] * (1 + highest)
         for piece, id in self.ids.items():
             self.pieces[id] = piece
         added = self._description["added_tokens"]
@@ -181,12 +191,16 @@ class Tokenizer:
         """As tokenizer.json has it, but for cutting and padding, which are settings of whoever saved it."""
         try:
             library = tokenizers.Tokenizer.from_buffer(self.files[JSON])
-        except Exception as error:  # the library raises nothing narrower
+            library.no_truncation()
+            library.no_padding()
+            library.encode(PROBE, PROBE)
+        except BaseException as error:  # the library raises nothing narrower, and panics
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise UserError(
-                f"{self._where} is damaged, or no tokenizer.json of Hugging Face's tokenizers ({error})"
+                f"{self._where} is damaged, or no tokenizer.json of Hugging Face's tokenizers "
+                f"({' '.join(str(error).split())})"
             ) from error
-        library.no_truncation()
-        library.no_padding()
         return library
 
     def save(self, directory: Path | epath.Path) -> None:

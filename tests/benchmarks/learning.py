@@ -200,7 +200,7 @@ def transformers_side(out: Path) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model = pytorch_model(transformers.BertForMaskedLM, spec.network, init_state(spec).params)
     optimizer = adamw(config, model, fused=True)
-    scheduler = transformers.get_linear_schedule_with_warmup(optimizer, o.warmup_steps, train.steps)
+    scheduler = transformers.get_linear_schedule_with_warmup(optimizer, o.warmup_of(train.steps), train.steps)
 
     def held_out() -> float:
         total, count = 0.0, 0

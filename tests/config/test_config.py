@@ -78,6 +78,11 @@ from tests.helpers.configs import spec_of
         (lambda: Config(model=BertConfig(vocab_size=1000)), "data.tokenizer.vocab_size"),
         (lambda: spec_of(Config(model=BertConfig(type_vocab_size=1))), "model.type_vocab_size"),
         (lambda: Config(train=TrainConfig(steps=100)), "optimizer.warmup_steps"),
+        (
+            lambda: OptimizerConfig(warmup_steps=1.5),
+            "warmup_steps is 1.5; it must be at least 0, and a whole number or a",
+        ),
+        (lambda: OptimizerConfig(warmup_steps=-0.1), "warmup_steps is -0.1; it must be at least 0"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_name(build, field):

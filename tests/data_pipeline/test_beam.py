@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace as change
 from itertools import islice
 from pathlib import Path
@@ -21,15 +22,18 @@ TWO_WORKERS = ("direct_num_workers=2", "direct_running_mode=multi_processing")
 
 @pytest.fixture
 def data(config: Config, tmp_path: Path) -> DataConfig:
-    """Two sources, one of several files, with a document in both and twice in one; a tokenizer to train."""
+    """Two sources, one of several files, with a document in both and twice in one, and two without text; a
+    tokenizer to train."""
     text = Path(config.data.sources[0].removeprefix("files:")).read_text().split("\n\n")
     for number in range(3):
         documents = [*text[number::4], text[0]]
         (tmp_path / f"{number}.txt").write_text("\n\n".join(documents), encoding="utf-8")
-    (tmp_path / "last.txt").write_text("\n\n".join([text[0], *text[3::4]]), encoding="utf-8")
+    records = [{"body": document} for document in [None, text[0], "", *text[3::4]]]
+    (tmp_path / "last.jsonl").write_text("\n".join(map(json.dumps, records)))
     return change(
         config.data,
-        source=(f"files:{tmp_path}/[012].txt", f"files:{tmp_path}/last.txt"),
+        source=(f"files:{tmp_path}/[012].txt", f"files:{tmp_path}/last.jsonl"),
+        text_field="body",
         weights=(2, 1),
         dir=str(tmp_path / "data"),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=500),
@@ -47,6 +51,7 @@ def test_several_workers_make_the_dataset_of_one_machine(data: DataConfig, tmp_p
     there = prepare_on_beam(other, runner="direct", options=TWO_WORKERS)
     assert there == here == Manifest.load(Path(other.dir))
     assert sum(here.duplicates.values()) >= 3
+    assert here.empty == 2
     files = [Path(one.dir) / STATISTICS for one in (data, other)]
     assert files[0].read_text() == files[1].read_text()
     for split in ("train", "validation"):
@@ -56,8 +61,8 @@ def test_several_workers_make_the_dataset_of_one_machine(data: DataConfig, tmp_p
 
 
 def test_a_fault_leaves_nothing(data: DataConfig, tmp_path: Path):
-    (tmp_path / "last.txt").write_bytes(b"not \xff fine")
-    with pytest.raises(Exception, match=r"last\.txt, line 1: not valid UTF-8"):
+    (tmp_path / "last.jsonl").write_bytes(b"not \xff fine")
+    with pytest.raises(Exception, match=r"last\.jsonl, line 1: not valid UTF-8"):
         prepare_on_beam(data, runner="direct")
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 

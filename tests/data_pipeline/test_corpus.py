@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import pickle
 import random
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as implementations
+from pyarrow import parquet
 
 from data_pipeline import corpus
-from data_pipeline.corpus import Document, documents, in_validation, readers, zstd_module
+from data_pipeline.compression import zstd_module
+from data_pipeline.corpus import Document, documents, in_validation, readers
 from data_pipeline.errors import UserError
 
 zstd = zstd_module()
@@ -30,8 +36,12 @@ DAMAGED = bytearray(gzip.compress(" ".join(map(str, range(5000))).encode(), mtim
 DAMAGED[len(DAMAGED) // 2 : len(DAMAGED) // 2 + 50] = bytes(50)
 
 
-def read(source: str) -> list[list[str]]:
-    return [document.lines for document in documents(source)]
+def read(source: str, **arguments: str) -> list[list[str]]:
+    return [document.lines for document in documents(source, **arguments)]
+
+
+def write_parquet(path: Path, column: Any, *, name: str = "text", **arguments: Any) -> None:
+    parquet.write_table(pyarrow.table({"id": range(len(column)), name: column}), path, **arguments)
 
 
 def test_text_files_plain_and_gzipped_in_the_order_of_their_names(tmp_path: Path):
@@ -46,6 +56,100 @@ def test_zstandard_files_of_one_frame_and_of_several(tmp_path: Path):
     halves = TEXT.encode()[:30], TEXT.encode()[30:]
     (tmp_path / "b.txt.zst").write_bytes(b"".join(map(zstd.compress, halves)))
     assert read(f"files:{tmp_path}/*.zst") == [*LINES, *LINES]
+
+
+@pytest.mark.parametrize("name", ["A.TXT", "a.txt.bz2", "a.txt.xz", "a.TXT.GZ", "a.Txt.Bz2", "a.txt.XZ"])
+def test_other_packings_and_large_letters(tmp_path: Path, name: str):
+    pack = {"z2": bz2.compress, "xz": lzma.compress, "gz": gzip.compress}.get(name.lower()[-2:], bytes)
+    (tmp_path / name).write_bytes(pack(TEXT.encode()))
+    assert read(f"files:{tmp_path}/*") == LINES
+
+
+def test_a_packed_file_of_several_parts_is_read_to_its_end(tmp_path: Path):
+    """As parallel packers make them."""
+    for name, pack in ("a.txt.bz2", bz2.compress), ("b.txt.xz", lzma.compress), ("c.txt.gz", gzip.compress):
+        (tmp_path / name).write_bytes(pack(TEXT.encode()[:30]) + pack(TEXT.encode()[30:]))
+    assert read(f"files:{tmp_path}/*") == 3 * LINES
+
+
+# Parquet
+
+
+def test_a_row_of_parquet_is_a_document_of_whatever_type_its_text_is(tmp_path: Path):
+    texts = ["\n".join(lines) for lines in LINES]
+    raw = [text.encode() for text in texts]
+    columns = [
+        *(pyarrow.array(texts, kind) for kind in (pyarrow.string(), pyarrow.large_string())),
+        *(pyarrow.array(raw, kind) for kind in (pyarrow.binary(), pyarrow.large_binary())),
+        pyarrow.array(texts).dictionary_encode(),
+    ]
+    for number, column in enumerate(columns):
+        write_parquet(tmp_path / f"{number}.parquet", column)
+    write_parquet(tmp_path / "5.PARQUET", columns[0], compression="zstd", row_group_size=1)
+    assert read(f"files:{tmp_path}/*") == 6 * LINES
+
+
+def test_parquet_is_read_from_a_bucket_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(implementations, "gs", Bucket)
+    write_parquet(tmp_path / "a.parquet", ["one", "two"])
+    Bucket().pipe("/corpora/parquet/a.parquet", (tmp_path / "a.parquet").read_bytes())
+    assert read("files:gs://corpora/parquet/*.parquet") == [["one"], ["two"]]
+
+
+def test_a_row_group_larger_than_memory_would_like_is_streamed(tmp_path: Path):
+    """60 MB in one row group."""
+    text = " ".join(map(str, range(2_000)))
+    write_parquet(tmp_path / "a.parquet", [f"{number} {text}" for number in range(6_500)])
+    assert parquet.ParquetFile(tmp_path / "a.parquet").num_row_groups == 1
+    before = pyarrow.total_allocated_bytes()
+    peak = 0
+    for count, document in enumerate(documents(f"files:{tmp_path}/a.parquet")):
+        assert document.lines[0].startswith(f"{count} ")
+        peak = max(peak, pyarrow.total_allocated_bytes() - before)
+    assert count == 6_499
+    assert peak < 30_000_000
+
+
+# Which field is the text, and what is none
+
+
+FIELD_FILES = ["a.jsonl", "a.jsonl.bz2", "a.parquet"]
+
+
+def write_records(path: Path, texts: list[str | None], *, name: str) -> None:
+    if path.suffix == ".parquet":
+        write_parquet(path, pyarrow.array(texts, pyarrow.string()), name=name)
+        return
+    raw = "".join(json.dumps({"id": 1, name: text}) + "\n" for text in texts).encode()
+    path.write_bytes(bz2.compress(raw) if path.suffix == ".bz2" else raw)
+
+
+@pytest.mark.parametrize("file", FIELD_FILES)
+@pytest.mark.parametrize("field", ["content", "body", "Text of the page"])
+def test_the_text_may_be_in_any_field(tmp_path: Path, file: str, field: str):
+    write_records(tmp_path / file, ["one", "two"], name=field)
+    assert read(f"files:{tmp_path}/{file}", text_field=field) == [["one"], ["two"]]
+    message = rf"{file}.* has no .*'text'; it has id, {field}: choose one with --data\.text-field"
+    with pytest.raises(UserError, match=message):
+        read(f"files:{tmp_path}/{file}")
+
+
+@pytest.mark.parametrize("file", FIELD_FILES)
+def test_a_text_that_is_null_or_empty_is_no_document_but_counts(tmp_path: Path, file: str):
+    write_records(tmp_path / file, ["one", None, "", " \n\t\r\n", "two"], name="text")
+    (reader,) = readers(f"files:{tmp_path}/{file}")
+    assert [document.lines for document in reader()] == [["one"], [], [], [], ["two"]]
+    assert read(f"files:{tmp_path}/{file}") == [["one"], ["two"]]
+
+
+def test_what_pandas_writes_for_a_missing_text_is_null(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": NaN}\n{"text": "one"}')
+    assert read(f"files:{tmp_path}/a.jsonl") == [["one"]]
+
+
+def test_a_column_of_nothing_but_nulls_has_no_text(tmp_path: Path):
+    write_parquet(tmp_path / "a.parquet", pyarrow.nulls(3))
+    assert read(f"files:{tmp_path}/a.parquet") == []
 
 
 def test_a_glob_may_name_folders_and_go_down_into_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -96,6 +200,31 @@ def test_a_source_is_read_in_parts_by_other_processes(tmp_path: Path):
 def test_windows_line_ends_and_lines_of_spaces_end_documents(tmp_path: Path):
     (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\r\n \t\r\nthree\r\n")
     assert read(f"files:{tmp_path}/a.txt") == [["one", "two"], ["three"]]
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_old_mac_line_ends_are_line_ends(tmp_path: Path, packing: str):
+    """And documents end as they do elsewhere; a record of JSON too."""
+    pack = gzip.compress if packing else bytes
+    (tmp_path / f"a.txt{packing}").write_bytes(pack(b"one\rtwo\r\rthree\r"))
+    assert read(f"files:{tmp_path}/a.txt{packing}") == [["one", "two"], ["three"]]
+    (tmp_path / f"a.jsonl{packing}").write_bytes(pack(b'{"text": "one\\rtwo"}\r{"text": "three"}\r'))
+    assert read(f"files:{tmp_path}/a.jsonl{packing}") == [["one", "two"], ["three"]]
+
+
+def test_a_stray_carriage_return_is_white_space(tmp_path: Path):
+    """Lines that were converted twice end with two: they are lines of one document nevertheless."""
+    (tmp_path / "a.txt").write_bytes(b"one\r\r\ntwo\rhalves\r\n\r\nthree")
+    assert read(f"files:{tmp_path}/a.txt") == [["one", "two\rhalves"], ["three"]]
+    (tmp_path / "a.txt").write_bytes(b"a single line\r")
+    assert read(f"files:{tmp_path}/a.txt") == [["a single line"]]
+
+
+def test_an_old_mac_file_of_many_parts_is_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(corpus, "MAX_LINE", 64)
+    lines = [f"line number {number}" for number in range(1000)]
+    (tmp_path / "a.txt").write_bytes("\r".join(lines).encode())
+    assert read(f"files:{tmp_path}/a.txt") == [lines]
 
 
 def test_json_lines_hold_a_document_each(tmp_path: Path):
@@ -237,14 +366,46 @@ def test_equal_documents_have_equal_keys(tmp_path: Path):
         ("a.txt.zst", zstd.compress(b"text " * 10_000)[:-5], r"a\.txt\.zst: not a whole compressed file"),
         ("a.txt.zst", b"not zstandard", r"a\.txt\.zst: not a whole compressed file"),
         ("a.jsonl", b'{"text": "fine"}\n{"text": ', r"a\.jsonl, line 2: not JSON"),
-        ("a.jsonl", b'{"body": "no text"}\n', r"a\.jsonl, line 1: has no string field `text`"),
-        ("a.csv", b"text", r"must end in \.txt"),
+        ("a.jsonl", b'{"text": "fine"}\n{"text": 5}', r"a\.jsonl, line 2: the field 'text' is 5, not a text"),
+        ("a.jsonl", b'{"text": ["a"]}', r"a\.jsonl, line 1: the field 'text' is \['a'\], not a text"),
+        ("a.jsonl", b"null\n", r"a\.jsonl, line 1 has no field 'text'"),
+        ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1: not JSON"),
+        ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", r"a\.jsonl, line 1: not JSON"),
+        ("a.txt.bz2", bz2.compress(b"text " * 10_000)[:-20], r"a\.txt\.bz2: not a whole compressed file"),
+        ("a.txt.bz2", b"not bzip2", r"a\.txt\.bz2: not a whole compressed file"),
+        ("a.txt.xz", lzma.compress(b"text " * 10_000)[:-20], r"a\.txt\.xz: not a whole compressed file"),
+        ("a.txt.xz", b"not xz", r"a\.txt\.xz: not a whole compressed file"),
+        ("a.parquet", b"PAR1 not parquet", r"a\.parquet: not a whole Parquet file"),
+        ("a.parquet", b"", r"a\.parquet: not a whole Parquet file"),
+        ("a.parquet.gz", b"", r"a\.parquet\.gz: the name must end in \.txt"),
+        ("a.csv", b"text", r"must end in \.txt or \.jsonl, with \.gz, \.bz2, \.xz, \.zst after it"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, message: str):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(f"files:{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pyarrow.array([1, 2]), "the column 'text' is of the type int64, not text"),
+        (pyarrow.array([["a"], ["b"]]), "the column 'text' is of the type list"),
+        (pyarrow.array([b"fine", b"\xff"]), r"a\.parquet, row 2: not valid UTF-8"),
+    ],
+)
+def test_what_is_no_text_in_parquet_is_named(tmp_path: Path, column: Any, message: str):
+    write_parquet(tmp_path / "a.parquet", column)
+    with pytest.raises(UserError, match=message):
+        read(f"files:{tmp_path}/a.parquet")
+
+
+def test_parquet_wants_its_extra_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_parquet(tmp_path / "a.parquet", ["one"])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs pyarrow: pip install 'bert-jax\[parquet\]'"):
+        readers(f"files:{tmp_path}/a.parquet")
 
 
 @pytest.mark.parametrize(

@@ -221,16 +221,15 @@ def test_what_cannot_be_used_is_one_line_with_file_and_remedy(
     assert f"data.tokenizer.vocab_file {file}" in str(error.value)
 
 
-def test_a_vocabulary_with_windows_line_ends_is_the_same(tmp_path: Path):
+def test_a_vocabulary_is_the_same_whoever_wrote_its_lines(tmp_path: Path):
     found = []
-    for end in ("\n", "\r\n"):
-        (tmp_path / "vocab.txt").write_bytes(
-            end.join(["[MASK]", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the"]).encode()
-        )
+    for start, end in ("", "\n"), ("", "\r\n"), ("", "\r"), ("\ufeff", "\r\n"):
+        text = start + end.join(["[MASK]", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the"])
+        (tmp_path / "vocab.txt").write_bytes(text.encode())
         found.append(
             tokenizer.train(TokenizerConfig(kind="wordpiece", vocab_file=f"{tmp_path}/vocab.txt"), list)
         )
-    assert found[0].files == found[1].files
+    assert all(one.files == found[0].files for one in found)
     assert found[0].special_tokens == SpecialTokens(pad=1, unk=2, cls=3, sep=4, mask=0)
 
 

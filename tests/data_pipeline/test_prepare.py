@@ -15,10 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from bert_jax.config import Config
 from data_pipeline import blocks, corpus, records, tokenizer
@@ -201,6 +203,32 @@ def test_documents_with_the_same_text_are_there_once(data: DataConfig, tmp_path:
     assert sum(manifest.duplicates.values()) == 14 + sum(original.duplicates.values())
     assert manifest.fingerprint == original.fingerprint
     assert manifest.documents == original.documents
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_documents_without_text_are_left_out_and_counted(
+    data: DataConfig, tmp_path: Path, config: Config, ending: str
+):
+    """Nothing else changes: not even which field the text is in is a part of the dataset."""
+    text = Path(config.data.sources[0].removeprefix("files:")).read_text()
+    texts = [None, *text.split("\n\n"), "", None]
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        parquet.write_table(pyarrow.table({"body": texts}), path)
+    else:
+        path.write_text("\n".join(json.dumps({"body": text}) for text in texts))
+    data = change(data, source=f"files:{path}", text_field="body")
+    manifest = prepare(data)
+    assert manifest.empty == 3
+    original = Manifest.load(Path(config.data.dir))
+    assert (manifest.fingerprint, original.empty) == (original.fingerprint, 0)
+    manifest.check(change(data, text_field="text"))
+
+
+def test_a_corpus_without_any_text_is_refused(data: DataConfig, tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": ""}')
+    with pytest.raises(ValueError, match=r"a\.jsonl' has no text in it"):
+        prepare(change(data, source=f"files:{tmp_path}/a.jsonl"))
 
 
 def test_a_block_is_a_range_of_keys_and_blocks_cover_them_all():

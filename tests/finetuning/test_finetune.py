@@ -431,9 +431,11 @@ def test_the_commands(
     assert cli.run(["predict", str(tmp_path / "run" / "seed-0")]) == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [sorted(answer["scores"]) for answer in said] == [["name", "value"]] * 2
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the value\n\n")))
-    with pytest.raises(ValueError, match="standard input line 2: 'sentence' is empty"):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the value\n\na name\n")))
+    with pytest.raises(ValueError, match=r"1 of 3 texts are empty, .* empty: standard input line 2"):
         cli.run(["predict", str(tmp_path / "run" / "seed-0")])
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert answers == [said[0], {"error": "standard input line 2: 'sentence' is empty"}, said[1]]
 
     (tmp_path / "glue" / "mrpc").mkdir(parents=True)
     pairs = "".join(f"{text}\t{label}\t{int(label in text)}\n" for text, label in TEXTS)

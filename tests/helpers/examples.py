@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import functools
 import gzip
 import json
+import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from bert_jax.tasks.question_answering import Answer, Question
 from bert_jax.tasks.text import Text
 from data_pipeline import tokenizer as subwords
 from data_pipeline.batch import unpack
+from data_pipeline.compression import zstd_module
 from data_pipeline.config import TokenizerConfig
 from data_pipeline.tokenizer import Tokenizer
 from tests.helpers.data import real_documents
@@ -71,12 +74,14 @@ def tokenizer_of(kind: str) -> Tokenizer:
 
 # Examples
 
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd_module().compress}
+
 
 def write(folder: Path, name: str, content: str | bytes) -> str:
-    """A file of that content, compressed where its name ends with .gz and the content is not bytes."""
-    raw = content.encode() if isinstance(content, str) else content
+    """A file of that content, compressed as its name says where the content is not bytes."""
     path = folder / name
-    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") and isinstance(content, str) else raw)
+    pack = PACK.get(path.suffix.lower(), bytes)
+    path.write_bytes(pack(content.encode()) if isinstance(content, str) else content)
     return str(path)
 
 

@@ -42,6 +42,7 @@ def write(directory: Path, *sources: list[Row], weights: tuple[float, ...] = ())
         max_sequences_per_row=1,
         documents={},
         duplicates={},
+        empty=0,
         rows={"train": len(records)},
         rows_by_source={"train": [len(rows) for rows in sources]},
         sequences={},

@@ -88,6 +88,41 @@ def test_texts_that_lost_their_end_are_counted(
     assert caplog.messages == ["2 examples are too long and were cut, the first is standard input line 2"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "empty", "reason"),
+    [
+        ("classification", "a name", "", "'sentence' is empty"),
+        ("regression", "a name", " \t", "'sentence' is empty"),
+        ("token_classification", "a name", " ", "'tokens' has no words"),
+        (
+            "question_answering",
+            '{"question": "what ?", "context": "a name"}',
+            '{"question": "", "context": "a name"}',
+            "'question' is empty",
+        ),
+        ("mlm", "the [MASK]", " ", "is empty"),
+    ],
+)
+def test_what_is_empty_has_a_place_among_the_answers_and_is_named_at_the_end(
+    kind: str, text: str, empty: str, reason: str, folder_of
+):
+    lines = [f"{line}\n".encode() for line in (empty, text, empty, empty, text)]
+    found = predictions(folder_of(kind), file=None, lines=lines, batch_size=2, top=2)
+    answers = [next(found) for _ in lines]
+    assert [i for i, answer in enumerate(answers, 1) if "error" in answer] == [1, 3, 4]
+    assert answers[0]["error"].startswith("standard input line 1")
+    assert answers[0]["error"].endswith(reason)
+    places = ", ".join(f"standard input line {number}" for number in (1, 3, 4))
+    with pytest.raises(ValueError, match=f"^3 of 5 texts are empty, .*; empty: {places}$"):
+        next(found)
+
+
+def test_a_file_of_nothing_but_empty_lines_is_named(folder_of, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("\n \n\n")
+    with pytest.raises(ValueError, match=r"of .* texts are empty|has no examples"):
+        said(folder_of("classification"), file=tmp_path / "a.txt")
+
+
 # A model that was only pretrained
 
 

@@ -262,6 +262,28 @@ def test_a_config_that_we_cannot_run_is_refused(change, message):
         huggingface.from_config(fields | change)
 
 
+@pytest.mark.parametrize("missing", [("model_type",), ("model_type", "architectures", "layer_norm_eps")])
+def test_a_config_of_berts_early_days_has_no_type(missing: tuple[str, ...]):
+    network = pretraining(SHAPES["small"])
+    fields = huggingface.to_config(network)
+    early = {name: value for name, value in fields.items() if name not in missing}
+    assert huggingface.from_config(early).model == huggingface.from_config(fields).model
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"hidden_size": 768, "num_hidden_layers": 12},
+        {"type_vocab_size": 1, "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1}
+        | {"architectures": ["RobertaForMaskedLM"]},
+    ],
+)
+def test_a_config_of_an_unknown_type_says_what_to_add(fields: dict):
+    with pytest.raises(ValueError, match=r"config\.json has no model_type: if it is .*, add it; known are"):
+        huggingface.from_config(fields)
+
+
 def test_what_a_config_leaves_out_is_as_in_transformers():
     """Those of BERT's early days have no layer_norm_eps."""
     network = huggingface.from_config({"model_type": "bert"})

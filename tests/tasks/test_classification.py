@@ -24,19 +24,62 @@ def texts(labels: str) -> list[Text]:
 # Labels
 
 
-def test_whole_numbers_and_truth_values_of_json_are_labels_too(tmp_path: Path):
-    rows = [{"sentence": "text", "label": label} for label in ("good", 1, True, " 1 ")]
-    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
-    labels = [example.label for example in classification.read(path, ClassificationConfig())]
-    assert labels == ["good", "1", "True", "1"]
+SAME = {
+    "good": ["good", " good "],
+    "0": [0, 0.0, "0", "0.0", "0.00"],
+    "-1": [-1, -1.0, "-1", "-1.0"],
+    "2.5": [2.5, "2.5", "2.50"],
+    "true": [True, "true", "True", "TRUE"],
+    "false": [False, "false", "False", "FALSE"],
+    "1e3": ["1e3"],
+    "1.2.0": ["1.2.0"],
+    "007": ["007"],
+}
+"""Labels, and how files write them."""
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tsv", "a.csv"])
+def test_a_label_is_the_same_in_all_files(tmp_path: Path, name: str):
+    for label, spellings in SAME.items():
+        written = spellings if name == "a.jsonl" else list(map(str, spellings))
+        separator = "\t" if name == "a.tsv" else ","
+        content = (
+            "\n".join(json.dumps({"sentence": "text", "label": spelling}) for spelling in written)
+            if name == "a.jsonl"
+            else "\n".join(["sentence" + separator + "label", *(f"text{separator}{s}" for s in written)])
+        )
+        found = classification.read(write(tmp_path, name, content), ClassificationConfig())
+        assert [example.label for example in found] == [label] * len(spellings)
+
+
+def test_labels_that_are_asked_for_are_read_by_the_same_rule(tmp_path: Path):
+    path = write(tmp_path, "a.csv", "sentence,label\none,True\ntwo,False\n")
+    settings = ClassificationConfig(labels=("False", "True"))
+    examples = classification.read(path, settings)
+    settings = classification.with_labels(settings, examples)
+    assert settings.labels == ("false", "true")
+    assert features_of(settings, examples).arrays["labels"].tolist() == [1, 0]
+
+
+def test_numbers_count_the_labels_that_have_names(tmp_path: Path):
+    """As in Hugging Face's datasets; numbers that are asked for are names themselves."""
+    path = write(tmp_path, "a.jsonl", '{"sentence": "one", "label": 1}\n{"sentence": "two", "label": 0.0}')
+    labels = [e.label for e in classification.read(path, ClassificationConfig(labels=("bad", "good")))]
+    assert labels == ["good", "bad"]
+    labels = [e.label for e in classification.read(path, ClassificationConfig(labels=("1", "0")))]
+    assert labels == ["1", "0"]
+    path = write(tmp_path, "a.tsv", "sentence\tlabel\none\t2\n")
+    with pytest.raises(ValueError, match=r"row 1: 'label' is 2; task\.labels names 2, from 0 on"):
+        classification.read(path, ClassificationConfig(labels=("bad", "good")))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.tsv", "sentence\tlabel\none\t \n", r"a\.tsv row 1: 'label' is empty"),
-        ("a.jsonl", '{"sentence": "one", "label": 1.0}', r"line 1: 'label' is 1\.0, neither a string nor"),
+        ("a.jsonl", '{"sentence": "one", "label": NaN}', r"line 1: 'label' is nan, neither a string nor"),
         ("a.jsonl", '{"sentence": "one", "label": null}', r"line 1: 'label' is None, neither a string nor"),
+        ("a.jsonl", '{"sentence": "one", "label": [1]}', r"line 1: 'label' is \[1\], neither a string nor"),
     ],
 )
 def test_what_is_no_label_is_said_with_its_row(tmp_path: Path, name: str, content: str, message: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from bert_jax.config import QuestionAnsweringConfig
 from bert_jax.tasks import question_answering
 from bert_jax.tasks.features import Features
 from bert_jax.tasks.question_answering import Answer, Question, _best_span, predict, read, read_stdin
+from bert_jax.tasks.records import Empty
 from tests.helpers.examples import (
     AWKWARD_WORDS,
     KINDS,
@@ -101,11 +103,15 @@ def asked(*answers: tuple[str, object], **changes: object) -> str:
         (
             "a.json",
             asked(("Paris", 1)),
-            r"question 'q1': the answer 'Paris' is not at character 1 of the context",
+            r"question 'q1': the answer 'Paris' is not at character 1, but at 0: --task\.find-answers",
         ),
         ("a.json", asked((" Paris", 0)), r"question 'q1': the answer ' Paris' is not at character 0"),
         ("a.json", asked(("France.", -7)), r"question 'q1': the answer 'France\.' is not at character -7"),
-        ("a.json", asked(("Paris", "0")), r"question 'q1': the answer 'Paris' is not at character '0'"),
+        ("a.json", asked(("Paris", "0 ch")), r"the answer 'Paris' is not at character '0 ch', but at 0: "),
+        ("a.json", asked(("Paris", 3)), r"at character 3, but at 0: --task\.find-answers takes that"),
+        ("a.json", asked(("Paris", None)), r"at character None, but at 0: --task\.find-answers takes that"),
+        ("a.json", asked(("Paris", True)), r"at character True, but at 0: --task\.find-answers takes that"),
+        ("a.json", asked(("is", 1)), r"the answer 'is' is not at character 1$"),  # it is there twice
         ("a.json", asked(("", 0)), r"question 'q1': the answer '' is no text"),
         ("a.json", asked(question=" "), r"a\.json row 1, question 'q1': 'question' is empty"),
         ("a.json", squad({"id": "q1", "question": "?"}, context=""), r"question 'q1': 'context' is empty"),
@@ -146,6 +152,48 @@ def test_what_is_wrong_is_said_in_one_line_with_its_row(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("start", ["12", " 12 ", 12.0])
+def test_a_start_is_a_number_however_it_is_written(tmp_path: Path, start: object):
+    (example,) = read(write(tmp_path, "a.json", asked(("France", start))), SETTINGS)
+    assert example.answers == (Answer("France", 12),)
+
+
+FINDING = dataclasses.replace(SETTINGS, find_answers=True)
+
+
+@pytest.mark.parametrize(
+    ("context", "start", "place"),
+    [
+        ("Paris is in France.", 0, 12),  # its only place
+        ("Paris is in France.", None, 12),
+        ("Paris is in France.", "?", 12),
+        ("😀😀 France, France", 5, 3),  # counted in UTF-16, as JavaScript does
+        ("😀😀 France, France", 13, 11),
+        ("Où ça? France, France", 9, 7),  # counted in bytes
+    ],
+)
+def test_an_answer_is_found_where_that_is_asked_for(tmp_path: Path, context: str, start: object, place: int):
+    answer = {"text": "France", "answer_start": start}
+    path = write(
+        tmp_path, "a.json", squad({"id": "q", "question": "Where?", "answers": [answer]}, context=context)
+    )
+    with pytest.raises(ValueError, match=rf"but at {place}: --task\.find-answers takes that"):
+        read(path, SETTINGS)
+    (example,) = read(path, FINDING)
+    assert example.answers == (Answer("France", place),)
+
+
+@pytest.mark.parametrize("context", ["Nothing of it.", "France, France, France"])
+def test_an_answer_that_is_nowhere_or_anywhere_is_refused(tmp_path: Path, context: str):
+    answer = {"text": "France", "answer_start": 4}
+    path = write(
+        tmp_path, "a.json", squad({"id": "q", "question": "Where?", "answers": [answer]}, context=context)
+    )
+    for asked_for in (SETTINGS, FINDING):
+        with pytest.raises(ValueError, match=r"the answer 'France' is not at character 4$"):
+            read(path, asked_for)
+
+
 # Lines of standard input
 
 
@@ -165,7 +213,6 @@ def test_a_line_is_an_object():
         (b'{"question": "Who?"}', "line 2, question '2' has no column 'context'"),
         (b'{"question": 5, "context": "a"}', "line 2, question '2': 'question' is 5, not a text"),
         (b'{"question": "Who?", "context": null}', "line 2, question '2': 'context' is None"),
-        (b'{"question": "Who?", "context": " "}', "line 2, question '2': 'context' is empty"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said_with_its_number(line: bytes, message: str):
@@ -174,6 +221,13 @@ def test_what_is_wrong_with_a_line_is_said_with_its_number(line: bytes, message:
     with pytest.raises(ValueError, match=f"standard input {message}") as error:
         next(lines)
     assert "\n" not in str(error.value)
+
+
+def test_an_empty_context_has_a_place():
+    lines = [b'{"question": "Who?", "context": " "}\n', b'{"question": "Who?", "context": "Ada"}']
+    empty, asked = read_stdin(lines, SETTINGS)
+    assert empty == Empty("standard input line 1", "standard input line 1, question '1': 'context' is empty")
+    assert (asked.id, asked.context) == ("2", "Ada")
 
 
 def test_one_that_is_typed_needs_its_context():

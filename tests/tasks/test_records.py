@@ -25,7 +25,7 @@ def cells(source: str) -> list[dict]:
 # Files
 
 
-@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("packing", ["", ".gz", ".bz2", ".XZ", ".zst"])
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -80,6 +80,70 @@ def test_byte_order_marks_windows_line_ends_and_empty_lines_at_the_end(tmp_path:
     assert cells(path) == [{"sentence": "one", "label": "1"}, {"sentence": "two", "label": "0"}]
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl", "A.CSV", "a.Tsv"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
+def test_lines_end_as_they_do_on_any_machine(tmp_path: Path, name: str, end: str):
+    """Those of an old Mac, and of a file that was converted twice, among them."""
+    content = {
+        "a.tsv": "sentence\tlabel\none\t1\ntwo\t0\n",
+        "a.csv": 'sentence,label\n"one",1\ntwo,"0"\n',
+        "a.jsonl": '{"sentence": "one", "label": "1"}\n{"sentence": "two", "label": "0"}\n',
+    }[name.lower()]
+    path = write(tmp_path, name, content.replace("\n", end).encode())
+    assert cells(path) == [{"sentence": "one", "label": "1"}, {"sentence": "two", "label": "0"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "sentence\tlabel\none\rword\t1\ntwo\r\t0\n"),
+        ("a.csv", "sentence,label\none\rword,1\ntwo\r,0\n"),
+        ("b.csv", 'sentence,label\r\n"one\rword",1\r\n"two\r",0\r\n'),
+    ],
+)
+def test_a_stray_carriage_return_is_white_space_in_its_cell(tmp_path: Path, name: str, content: str):
+    assert cells(write(tmp_path, name, content.encode())) == [
+        {"sentence": "one word", "label": "1"},
+        {"sentence": "two ", "label": "0"},
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+def test_a_cell_is_as_long_as_its_text(tmp_path: Path, name: str):
+    """csv of Python has a limit of 131,072 characters."""
+    text = "long words " * 30_000
+    content = {
+        "a.tsv": f"sentence\tlabel\n{text}\t1\n",
+        "a.csv": f"sentence,label\n{text},1\n",
+        "a.jsonl": json.dumps({"sentence": text, "label": "1"}),
+    }[name]
+    assert cells(write(tmp_path, name, content)) == [{"sentence": text, "label": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "sentence\tlabel\n\none\t1\n \n\n\ntwo\t0\n\n"),
+        ("a.csv", "sentence,label\r\none,1\r\n\r\n  \r\ntwo,0\r\n\r\n"),
+        ("b.csv", "sentence,label\none,1\n,\n , \ntwo,0\n,\n,\n"),  # as spreadsheets have it
+        ("b.tsv", "sentence\tlabel\none\t1\n\t\ntwo\t0\n\t\n"),
+    ],
+)
+def test_rows_with_nothing_in_them_are_left_out(tmp_path: Path, name: str, content: str):
+    path = write(tmp_path, name, content.encode())
+    assert cells(path) == [{"sentence": "one", "label": "1"}, {"sentence": "two", "label": "0"}]
+    first, last = (int(where.rpartition(" ")[2]) for where, _ in read(path))
+    assert last > first + 1, "rows are counted as an editor counts lines"
+
+
+def test_an_empty_line_is_an_empty_text_where_there_is_no_other_column(tmp_path: Path):
+    """Predictions come in the order of the lines."""
+    for name in ("a.tsv", "a.csv"):
+        assert cells(write(tmp_path, name, "sentence\none\n\ntwo\n")) == [
+            {"sentence": text} for text in ("one", "", "two")
+        ]
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"a\.tsv"):
         read(str(tmp_path / "a.tsv"))
@@ -92,7 +156,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path):
         ("a.tsv", "sentence\tlabel\none\t1\ntwo\n", r"a\.tsv row 2 has 1 cells; the header has 2"),
         ("a.tsv", "sentence\tlabel\none\ttwo\t1\n", r"a\.tsv row 1 has 3 cells; the header has 2"),
         ("a.csv", "sentence,label\none,two,1\n", r"a\.csv row 1 has 3 cells; the header has 2"),
-        ("a.csv", "sentence,label\none,1\n\ntwo,0\n", r"a\.csv row 2 has 0 cells; the header has 2"),
+        ("a.csv", "sentence,label\none,1\n\ntwo\n", r"a\.csv row 3 has 1 cells; the header has 2"),
         ("a.csv", 'sentence,label\none,1\n"two,0\nthree,1\n', r"a\.csv row 2 cannot be read: unexpected end"),
         ("a.csv", '"sentence,label\none,1\n', r"a\.csv header cannot be read: unexpected end"),
         ("a.jsonl", '{"sentence": "one", "label": 1}\n[1]', r"a\.jsonl line 2: not a JSON object$"),
@@ -113,7 +177,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path):
             gzip.compress(b"one\t1\n" * 99, mtime=0)[:12] + bytes(9),
             r"a\.tsv\.gz: not a whole compressed file",
         ),
+        ("a.tsv.bz2", b"not bzip2", r"a\.tsv\.bz2: not a whole compressed file"),
+        ("a.tsv.xz", b"not xz", r"a\.tsv\.xz: not a whole compressed file"),
+        ("a.tsv.zst", b"not zstandard", r"a\.tsv\.zst: not a whole compressed file"),
         ("a.tsv", "", r"a\.tsv has no examples"),
+        ("b.tsv", "sentence\tlabel\n\n\t\n", r"b\.tsv has no examples"),
         ("a.csv", "sentence,label\n", r"a\.csv has no examples"),
         ("a.jsonl", "\n\n", r"a\.jsonl has no examples"),
         (

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from bert_jax.config import ClassificationConfig, RegressionConfig, TextTaskConfig
 from bert_jax.tasks import classification, regression, task_of
 from bert_jax.tasks.features import Features
+from bert_jax.tasks.records import Empty
 from bert_jax.tasks.text import Text
 from tests.helpers.examples import assert_theirs, features_of, pieces, text, texts, theirs, write
 from tests.helpers.paths import SHARED_DATA
@@ -151,11 +152,24 @@ def test_what_is_wrong_is_said_in_one_line_with_its_row(
     assert "\n" not in str(error.value)
 
 
-def test_an_empty_line_of_a_text_file_is_not_skipped(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "one\n\ntwo\n"),
+        ("a.tsv", "sentence\tlabel\none\t\n \t1\ntwo\t\n"),
+        ("a.csv", "sentence\none\n\ntwo\n"),
+        ("a.jsonl", '{"sentence": "one"}\n{"sentence": ""}\n{"sentence": "two"}'),
+    ],
+)
+@pytest.mark.parametrize("settings", [CLASSES, NUMBERS], ids=lambda settings: settings.kind)
+def test_an_empty_text_to_predict_has_a_place(
+    tmp_path: Path, settings: TextTaskConfig, name: str, content: str
+):
     """The predictions would not be beside their texts."""
-    path = write(tmp_path, "a.txt", "one\n\ntwo\n")
-    with pytest.raises(ValueError, match=r"a\.txt line 2: 'sentence' is empty"):
-        classification.read(path, CLASSES, labelled=False)
+    one, empty, two = task_of(settings).read(write(tmp_path, name, content), settings, labelled=False)
+    assert (one.text, two.text) == ("one", "two")
+    assert empty == Empty(empty.where, f"{empty.where}: 'sentence' is empty")
+    assert empty.where.endswith(" 2")
 
 
 def test_a_second_text_that_is_not_there_is_named(tmp_path: Path):
@@ -192,7 +206,7 @@ def test_a_line_is_a_text_and_where_there_are_pairs_an_object():
     ("settings", "line", "message"),
     [
         (CLASSES, b"caf\xe9", "line 2: not valid UTF-8"),
-        (NUMBERS, b" \n", "line 2: 'sentence' is empty"),
+        (NUMBERS, b"\x00\xff", "line 2: not valid UTF-8"),
         (PAIRS, b"How?", r'line 2: not JSON .*wants an object a line, \{"question1": "...", "question2": "'),
         (PAIRS, b"[1]", "line 2: not a JSON object; the model wants"),
         (PAIRS, b'{"question1": "How?"}', "line 2 has no column 'question2'; it has question1"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bert_jax.config import TokenClassificationConfig
 from bert_jax.tasks import token_classification
+from bert_jax.tasks.records import Empty
 from bert_jax.tasks.token_classification import TokenLabels, read, read_stdin
 from tests.helpers.examples import (
     AWKWARD_WORDS,
@@ -37,7 +38,7 @@ def settings_of(*labels: str, S: int = 32) -> TokenClassificationConfig:
 # Files
 
 
-@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("packing", ["", ".gz", ".xz"])
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -59,6 +60,77 @@ def test_every_kind_of_file_gives_the_same_words(tmp_path: Path, name: str, cont
         (("Paris", "is", "東京"), ("B-LOC", "O", "B-LOC")),
         (("So",), ("O",)),
     ]
+
+
+GERMEVAL = """\
+#\thttp://de.wikipedia.org/wiki/Paris [2009-10-17]
+1\tParis\tB-LOC\tO
+2\tist\tO\tO
+3\t#1\tO\tO
+
+#\thttp://de.wikipedia.org/wiki/So [2009-10-17]
+1\tSo\tO\tO
+"""
+CONLL_U = """\
+# newdoc id = one
+# sent_id = 1
+# text = au 10 000
+1-2\tau\t_\t_\t_\t_\t_\t_\t_\t_
+1\tà\tà\tADP\t_\t_\t3\tcase\t_\t_
+2\tle\tle\tDET\t_\tDefinite=Def\t3\tdet\t_\tGloss=a b
+2.1\tvu\tvoir\tVERB\t_\t_\t_\t_\t_\t_
+3\t10 000\t10 000\tNUM\t_\t_\t0\troot\t_\t_
+
+# a comment of no known kind
+1\tSo\tso\tADV\t_\t_\t0\troot\t_\t_
+"""
+
+
+def sentences(path: str, *, labelled: bool = True, **columns: str) -> list[tuple[str, str]]:
+    """Words and labels of each, with spaces between them."""
+    found = read(path, TokenClassificationConfig(**columns), labelled=labelled)
+    return [("|".join(example.words), " ".join(example.labels or ())) for example in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "expected"),
+    [
+        ("a.conll", GERMEVAL, {"text": "2", "label": "3"}, ("Paris|ist|#1", "B-LOC O O", "So", "O")),
+        ("a.conll", GERMEVAL, {"text": "FORM", "label": "4"}, ("Paris|ist|#1", "O O O", "So", "O")),
+        ("a.conll", CONLL_U, {"text": "FORM", "label": "UPOS"}, ("à|le|10 000", "ADP DET NUM", "So", "ADV")),
+        (
+            "a.conll",
+            CONLL_U,
+            {"text": "3", "label": "deprel"},
+            ("à|le|10 000", "case det root", "so", "root"),
+        ),
+        ("a.conllu", CONLL_U, {}, ("à|le|10 000", "ADP DET NUM", "So", "ADV")),
+        ("a.CONLLU", CONLL_U, {"text": "lemma"}, ("à|le|10 000", "ADP DET NUM", "so", "ADV")),
+    ],
+)
+def test_columns_are_named_by_number_or_as_in_conll_u(
+    tmp_path: Path, name: str, content: str, columns: dict[str, str], expected: tuple[str, ...]
+):
+    """Comments, words written as one and words that are not written are left out."""
+    assert sentences(write(tmp_path, name, content), **columns) == [expected[:2], expected[2:]]
+
+
+@pytest.mark.parametrize("content", [GERMEVAL, CONLL_U, "0 Paris B-LOC\n1 is O\n\n0 So O\n"])
+def test_a_column_of_numbers_is_not_taken_for_words(tmp_path: Path, content: str):
+    path = write(tmp_path, "a.conll", content)
+    with pytest.raises(ValueError, match=r"a\.conll: the first column numbers the words; .*--task\.text 2"):
+        read(path, SETTINGS)
+    assert sentences(path, labelled=False)[1] == ("So", ""), "to predict, they are in the second one"
+
+
+def test_numbers_may_be_words(tmp_path: Path):
+    path = write(tmp_path, "a.conll", "1 B-X\n2 I-X\n\n7 O\n8 O\n")
+    assert sentences(path) == [("1|2", "B-X I-X"), ("7|8", "O O")]
+
+
+def test_a_hash_may_be_a_word_and_begins_a_comment_where_it_cannot_be(tmp_path: Path):
+    content = "# id = 7\n#ff O\n# O\nParis B-LOC\n\n# a comment of five words\n# newdoc\n# O\n\n# text = So\n"
+    assert sentences(write(tmp_path, "a.conll", content)) == [("#ff|#|Paris", "O O B-LOC"), ("#", "O")]
 
 
 def test_a_sentence_is_where_its_first_word_is(tmp_path: Path):
@@ -87,6 +159,11 @@ def test_words_to_predict_are_a_list_or_a_string_or_a_column(tmp_path: Path):
         ("a.conll", b"Paris LOC\n\xff O\n", r"a\.conll line 2: not valid UTF-8"),
         ("a.conll", "\u00a0 O\n", r"a\.conll line 1: 'tokens' has an empty word"),
         ("a.conll", "-DOCSTART- O\n\n", r"a\.conll has no examples"),
+        ("a.conll", "# id = 1\n\n# id = 2\n", r"a\.conll has no examples"),
+        ("a.conllu", "1 So O\n", r"a\.conllu line 1 has 3 columns, and no column 4"),
+        ("a.conll", "a 0\nb 3\n", r"line 1: 'ner' has 0, a number, not a name: .*--task\.labels O B-PER"),
+        ("a.jsonl", '{"tokens": ["a"], "ner": [3]}', r"line 1: 'ner' has 3, a number, not a name: name the"),
+        ("a.jsonl", '{"tokens": ["a"], "ner": [-100]}', r"line 1: 'ner' has -100, a number, not a name"),
         ("a.jsonl", '{"tokens": ["a", "b"], "ner": ["O"]}', r"a\.jsonl line 1 has 2 words and 1 labels"),
         ("a.jsonl", '{"tokens": [], "ner": []}', r"line 1: 'tokens' has no words"),
         ("a.jsonl", '{"tokens": ["a", " "], "ner": ["O", "O"]}', r"line 1: 'tokens' has an empty word"),
@@ -102,7 +179,7 @@ def test_words_to_predict_are_a_list_or_a_string_or_a_column(tmp_path: Path):
         (
             "a.tsv",
             "tokens\tner\na\tO\n",
-            r"a\.tsv' is no source of token_classification examples; .*\.conll, \.jsonl, each",
+            r"a\.tsv' is no source of token_classification examples; .*\.conll, \.conllu, \.jsonl, each",
         ),
     ],
 )
@@ -126,14 +203,26 @@ def test_a_line_is_words():
     assert typed("New\0York \ufeff!") == [TokenLabels(where, ("New", "York", "!"))]
 
 
-@pytest.mark.parametrize(
-    ("line", "message"), [(b"\n", "'tokens' has no words"), (b"caf\xe9", "not valid UTF-8")]
-)
-def test_what_is_wrong_with_a_line_is_said_with_its_number(line: bytes, message: str):
-    lines = read_stdin([b"one\n", line], SETTINGS)
-    next(lines)
-    with pytest.raises(ValueError, match=f"standard input line 2: {message}"):
+def test_an_empty_line_has_a_place_and_what_is_wrong_with_one_is_said_with_its_number():
+    lines = read_stdin([b"one\n", b" \n", b"caf\xe9"], SETTINGS)
+    assert next(lines).words == ("one",)
+    assert next(lines) == Empty("standard input line 2", "standard input line 2: 'tokens' has no words")
+    with pytest.raises(ValueError, match="standard input line 3: not valid UTF-8"):
         next(lines)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": "9"}, r"a\.conll line 1 has 2 columns, and no column 9"),
+        ({"label": "MISC"}, r"a\.conll line 1 has 2 columns, and no column 10"),
+        ({"text": "FROM"}, r"task\.text is 'FROM'; .* has a number, .* or a name of CoNLL-U: ID, FORM"),
+        ({"label": "0"}, r"task\.label is '0'; .* from 1 on"),
+    ],
+)
+def test_a_column_that_is_not_there_is_named(tmp_path: Path, columns: dict[str, str], message: str):
+    with pytest.raises(ValueError, match=message):
+        sentences(write(tmp_path, "a.conll", "a O\n"), **columns)
 
 
 # TFDS
@@ -177,6 +266,28 @@ def test_the_labels_are_those_of_the_examples_unless_others_are_asked_for():
 def test_a_label_must_be_known():
     with pytest.raises(ValueError, match=r"^dev.conll row 3 has the label 'B-X'; known are 'O'$"):
         features_of(settings_of("O"), [TokenLabels("dev.conll row 3", ("a", "b"), ("O", "B-X"))])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"tokens": ["a", "b", "c"], "ner": [0, 2.0, "1"]}'),
+        ("a.conll", "a 0\nb 2\nc B-X\n"),
+    ],
+)
+def test_numbers_count_the_labels_that_are_named(tmp_path: Path, name: str, content: str):
+    """As Hugging Face's datasets have them."""
+    path = write(tmp_path, name, content)
+    (found,) = read(path, settings_of("O", "B-X", "I-X"))
+    assert found.labels == ("O", "I-X", "B-X")
+    with pytest.raises(ValueError, match=r"line 1: 'ner' is 2; task\.labels names 2, from 0 on"):
+        read(path, settings_of("O", "B-X"))
+
+
+def test_numbers_that_are_asked_for_are_names(tmp_path: Path):
+    path = write(tmp_path, "a.jsonl", '{"tokens": ["a", "b"], "ner": [1, 0]}')
+    (found,) = read(path, settings_of("1", "0"))
+    assert found.labels == ("1", "0")
 
 
 # Rows
@@ -308,10 +419,10 @@ def test_a_whole_entity_without_a_type_counts():
     assert tagged(["B", "I", "O", "B"], ["B", "I", "O", "O"])["f1"] == pytest.approx(2 / 3)
 
 
-def test_letters_beside_other_labels_are_of_one_word_each():
+def test_letters_beside_other_labels_begin_nothing():
     """The nouns S, adjectives A and interjections I of some corpora."""
-    assert tagged(["S", "A", "I", "I"], ["S", "A", "I", "O"]) == pytest.approx(
-        {"precision": 1, "recall": 3 / 4, "f1": 6 / 7, "accuracy": 3 / 4}
+    assert tagged(["S", "A", "I", "I"], ["S", "A", "I", "A"]) == pytest.approx(
+        {"accuracy": 3 / 4, "macro_f1": (1 + 2 / 3 + 2 / 3) / 3}
     )
 
 
@@ -330,7 +441,16 @@ def test_nothing_found_scores_nothing():
     assert tagged(["O"], ["O"]) == {"precision": 0, "recall": 0, "f1": 0, "accuracy": 1}
 
 
-def test_labels_that_begin_nothing_are_of_one_word_each():
-    """Parts of speech, for which precision, recall and F1 are the accuracy."""
-    truth, said = ["NOUN", "NOUN", "VERB", "DET"], ["NOUN", "OTHER", "VERB", "DET"]
-    assert tagged(truth, said) == {"precision": 0.75, "recall": 0.75, "f1": 0.75, "accuracy": 0.75}
+@pytest.mark.parametrize("truth", ["NOUN NOUN VERB DET", "O O PER LOC", "-LRB- -LRB- NN PRP$"])
+def test_labels_that_begin_nothing_are_scored_by_word(truth: str):
+    """Parts of speech, among others: the accuracy leads. A word without a prediction is a miss."""
+    found = tagged(truth.split(), [truth.split()[0], None, *truth.split()[2:]])
+    assert found == pytest.approx({"accuracy": 3 / 4, "macro_f1": (2 / 3 + 1 + 1) / 3})
+    metrics = token_classification.metrics(settings_of(*sorted({*truth.split()})))
+    assert [metric.name for metric in metrics] == ["accuracy", "macro_f1"]
+
+
+@pytest.mark.parametrize("labels", ["B-PER I-PER O", "I-PER O", "S-X E-X O X", "B I O", "U-X L-X B-X"])
+def test_labels_of_a_scheme_are_scored_by_entity(labels: str):
+    metrics = token_classification.metrics(settings_of(*labels.split()))
+    assert [metric.name for metric in metrics] == ["f1", "precision", "recall", "accuracy"]

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from bert_jax.config import Config, MeshConfig, OptimizerConfig
+from bert_jax.config.as_json import to_json
 from bert_jax.parallel import sharding
 from bert_jax.training.network import Params, init_params, parameters_in_state
 from bert_jax.training.optimizer import decay_mask, make_optimizer, schedule_of
 from bert_jax.training.step import init_state, state_sharding
+from bert_jax.workdir.run_files import config_from_json
 from tests.helpers.configs import replace, spec_of
 from tests.helpers.data import read_batches
 from tests.helpers.steps import run
@@ -253,6 +255,16 @@ def test_the_stable_rate_comes_down_by_the_square_root(config: Config):
 def test_settings_that_do_not_go_together_are_refused(change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**change)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1000, 50), (20, 1), (10, 0)])
+def test_a_warm_up_may_be_a_share_of_the_steps(config: Config, steps: int, warmup: int):
+    """Of those of a budget too; and a run of few steps needs no other flag."""
+    config = replace(config, optimizer__warmup_steps=0.05, train__steps=steps)
+    assert spec_of(config).warmup_steps == warmup
+    tokens = steps * config.train.global_batch_size * config.data.sequence_length
+    assert spec_of(replace(config, train__budget=f"{tokens} tokens")).warmup_steps == warmup
+    assert config_from_json(to_json(config)) == config
 
 
 def test_warmup_and_decay_must_fit_in_the_run(config: Config):
