@@ -211,9 +211,10 @@ class Bert(nnx.Module):
     def __init__(self, config: PostLNConfig, *, names: Names, rngs: nnx.Rngs):
         D, E = config.hidden_size, config.embedding_size
         self.embeddings = Embeddings(config, names=names, rngs=rngs)
-        self.projection = None
-        if E != D:
-            self.projection = Dense(
+        self.projection = (
+            None
+            if E == D
+            else Dense(
                 (E, D),
                 (None, "embed"),
                 stddev=config.initializer_range,
@@ -221,6 +222,7 @@ class Bert(nnx.Module):
                 depth=0,
                 rngs=rngs,
             )
+        )
         self.layers = EncoderLayers(config, names=names, rngs=rngs)
         self.config = config
 
