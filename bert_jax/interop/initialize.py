@@ -216,8 +216,9 @@ def _format(source: Path) -> ModuleType:
 
 def _resize_positions(array: Any, length: int, first: int) -> Any:
     """Cut or repeated along the first axis, to `length`. Only the positions can have another one."""
-    rows = positions(length, given=len(array), first=first)
-    return array if len(array) == length else jnp.take(array, rows, axis=0)
+    if len(array) == length:
+        return array
+    return jnp.take(array, positions(length, given=len(array), first=first), axis=0)
 
 
 def _check_tokenizer(source: Path, config: Config) -> None:

@@ -276,7 +276,9 @@ def refuses(config: BertConfig, data: DataConfig) -> str | None:
 
 
 def with_dropout(config: PostLNConfig, rate: float) -> PostLNConfig:
-    rates = {field.name: rate for field in dataclasses.fields(config) if "dropout" in field.name}
+    rates: dict[str, Any] = {
+        field.name: rate for field in dataclasses.fields(config) if "dropout" in field.name
+    }
     return dataclasses.replace(config, **rates)
 
 

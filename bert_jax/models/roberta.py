@@ -58,7 +58,7 @@ ROBERTA = Relative(
             "roberta.pooler.dense.weight",
             "roberta.pooler.dense.bias",
         ),
-        read_fields=lambda fields: LEFT_OUT | fields,
+        read_fields=lambda fields: {**LEFT_OUT, **fields},
     ),
     masked_lm_head=functools.partial(
         bert.MaskedLMHead,
@@ -79,7 +79,7 @@ def _named(config: type[RobertaConfig], *, class_prefix: str) -> Relative:
         ROBERTA.HUGGINGFACE,
         model_type=config.kind,
         class_prefix=class_prefix,
-        read_fields=lambda fields: LEFT_OUT | {"vocab_size": 30522} | fields,
+        read_fields=lambda fields: {**LEFT_OUT, "vocab_size": 30522, **fields},
     )
     return dataclasses.replace(ROBERTA, Config=config, HUGGINGFACE=names)
 
