@@ -146,7 +146,7 @@ def _mask_target(loaded: LoadedModel, text: str, pair: str | None, label: str | 
     columns = masked_columns(encoding, tokenizer)
     if not columns:
         raise UserError(f"the text has no {mask}, and the model was only pretrained: {text!r}")
-    batch = masked_batch(encoding, columns[:1], longest=network.model.max_position_embeddings)
+    batch = masked_batch(encoding, columns[:1], longest=network.model.longest)
 
     def logits(params: Params, batch: Batch) -> jax.Array:
         return token_logits(network, params, batch)[0]

@@ -1,6 +1,17 @@
 """The configuration of a run: what was asked for, as frozen dataclasses. Imports no JAX and no TensorFlow."""
 
-from bert_jax.config.model import BertConfig, EncoderConfig, ModelConfig, ModernBertConfig
+from bert_jax.config.model import (
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    EncoderConfig,
+    ModelConfig,
+    ModernBertConfig,
+    PostLNConfig,
+    RobertaConfig,
+    XlmRobertaConfig,
+)
 from bert_jax.config.objective import MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig
 from bert_jax.config.recipe import delta, load_phases, load_recipe
 from bert_jax.config.sections import (
@@ -23,10 +34,13 @@ from data_pipeline.config import DataConfig, MaskingConfig, TokenizerConfig
 
 __all__ = [
     "BertConfig",
+    "CamembertConfig",
     "CheckpointConfig",
     "ClassificationConfig",
     "Config",
     "DataConfig",
+    "DistilBertConfig",
+    "ElectraConfig",
     "EncoderConfig",
     "InitConfig",
     "MaskingConfig",
@@ -38,13 +52,16 @@ __all__ = [
     "ModernBertConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
+    "PostLNConfig",
     "QuestionAnsweringConfig",
     "RegressionConfig",
+    "RobertaConfig",
     "TaskConfig",
     "TextTaskConfig",
     "TokenClassificationConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "XlmRobertaConfig",
     "delta",
     "load_phases",
     "load_recipe",

@@ -6,7 +6,7 @@ whatever reads a config (`--help`, `prepare`, `show-config`) should not wait for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from data_pipeline.config import Section
@@ -89,6 +89,21 @@ class EncoderConfig(ModelConfig):
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def first_position(self) -> int:
+        """The row of the table of positions that the first token of a sequence has."""
+        return 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a sequence at most."""
+        return self.max_position_embeddings - self.first_position
+
+    @property
+    def embedding_size(self) -> int:
+        """The width of the word embeddings."""
+        return self.hidden_size
+
+    @property
     def padded_vocab_size(self) -> int:
         """vocab_size, up to a multiple of 128: matrix units want it. The surplus never wins a softmax."""
         return -(-self.vocab_size // 128) * 128
@@ -160,18 +175,48 @@ class ModernBertConfig(EncoderConfig):
 
 
 @dataclass(frozen=True)
-class BertConfig(EncoderConfig):
-    """BERT (Devlin et al. 2018); models/bert.py. Defaults are BERT-base uncased."""
-
-    kind: ClassVar[str] = "bert"
+class PostLNConfig(EncoderConfig):
+    """What BERT and its relatives have in common; models/bert.py."""
 
     hidden_act: Literal["gelu", "gelu_new", "relu"] = "gelu"
     """gelu is exact (erf), gelu_new its tanh form (google-research/bert)."""
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     """Dropout of the attention probabilities; 0 where a fused attention kernel is to be used."""
+
+    @property
+    def token_types(self) -> int:
+        """How many token types there are; 0: none at all."""
+        return 0
+
+    @property
+    def norm_eps(self) -> float:
+        """What LayerNorm adds to the variance."""
+        return 1e-12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in fields(self):
+            if "dropout" in field.name and (rate := getattr(self, field.name)) is not None:
+                require(0 <= rate < 1, f"model.{field.name} is {rate}; it must be at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
+class BertConfig(PostLNConfig):
+    """BERT (Devlin et al. 2018); models/bert.py. Defaults are BERT-base uncased."""
+
+    kind: ClassVar[str] = "bert"
+
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
+
+    @property
+    def token_types(self) -> int:
+        return self.type_vocab_size
+
+    @property
+    def norm_eps(self) -> float:
+        return self.layer_norm_eps
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,6 +227,90 @@ class BertConfig(EncoderConfig):
         require(
             self.layer_norm_eps > 0, f"model.layer_norm_eps is {self.layer_norm_eps}; it must be positive"
         )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"model.{name} is {value}; it must be at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
+class RobertaConfig(BertConfig):
+    """RoBERTa (Liu et al. 2019); models/roberta.py. Defaults are RoBERTa-base."""
+
+    kind: ClassVar[str] = "roberta"
+
+    vocab_size: int = 50265
+    max_position_embeddings: int = 514
+    """Rows of the table of positions. Those up to pad_token_id no token has."""
+    type_vocab_size: int = 1
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int = 1
+    """Id of the padding, the tokenizer's. Positions begin behind it."""
+    classifier_dropout: float | None = None
+    """Dropout in the head of a task; None: hidden_dropout_prob."""
+
+    @property
+    def first_position(self) -> int:
+        return self.pad_token_id + 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 <= self.pad_token_id < self.vocab_size,
+            f"model.pad_token_id is {self.pad_token_id}; it must be the id of one of the "
+            f"{self.vocab_size} pieces of model.vocab_size",
+        )
+        require(
+            self.longest >= 1,
+            f"model.max_position_embeddings is {self.max_position_embeddings}; positions begin behind "
+            f"model.pad_token_id, at {self.first_position}, so there must be more",
+        )
+
+
+@dataclass(frozen=True)
+class XlmRobertaConfig(RobertaConfig):
+    """XLM-RoBERTa (Conneau et al. 2019); models/roberta.py. Defaults are XLM-RoBERTa-base."""
+
+    kind: ClassVar[str] = "xlm-roberta"
+
+    vocab_size: int = 250002
+
+
+@dataclass(frozen=True)
+class CamembertConfig(RobertaConfig):
+    """CamemBERT (Martin et al. 2019); models/roberta.py. Defaults are CamemBERT-base."""
+
+    kind: ClassVar[str] = "camembert"
+
+    vocab_size: int = 32005
+
+
+@dataclass(frozen=True)
+class DistilBertConfig(PostLNConfig):
+    """DistilBERT (Sanh et al. 2019); models/distilbert.py. Defaults are DistilBERT-base uncased."""
+
+    kind: ClassVar[str] = "distilbert"
+
+    num_hidden_layers: int = 6
+    seq_classif_dropout: float = 0.2
+    """Dropout in the head for labels of texts."""
+    qa_dropout: float = 0.1
+    """Dropout in the head for answers."""
+
+
+@dataclass(frozen=True)
+class ElectraConfig(BertConfig):
+    """ELECTRA (Clark et al. 2020); models/electra.py. Defaults are the discriminator of ELECTRA-small."""
+
+    kind: ClassVar[str] = "electra"
+
+    embedding_size: int = 128
+    """Width of the embeddings; where it is not hidden_size, a dense layer makes the one of the other."""
+    hidden_size: int = 256
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    classifier_dropout: float | None = None
+    """Dropout in the head of a task; None: hidden_dropout_prob."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.embedding_size >= 1,
+            f"model.embedding_size is {self.embedding_size}; it must be at least 1",
+        )

@@ -318,10 +318,12 @@ class Config:
             self._check_finetuning()
             return
         if isinstance(self.model, EncoderConfig):
+            first = self.model.first_position
             require(
-                self.data.sequence_length <= self.model.max_position_embeddings,
+                self.data.sequence_length <= self.model.longest,
                 f"data.sequence_length {self.data.sequence_length} is longer than "
-                f"model.max_position_embeddings {self.model.max_position_embeddings}",
+                f"model.max_position_embeddings {self.model.max_position_embeddings}"
+                + (f" less the first {first}, which no token has" if first else ""),
             )
             require(
                 self.data.tokenizer.vocab_file is not None

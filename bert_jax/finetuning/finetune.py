@@ -109,10 +109,10 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
             raise UserError(f"task.{name} is not given: a file of examples, or tfds:NAME:SPLIT")
     if config.task.dropout is not None:
         model = encoder_of(model).with_dropout(model, config.task.dropout)
-    if config.task.sequence_length > model.max_position_embeddings:
+    if config.task.sequence_length > model.longest:
         raise UserError(
             f"task.sequence_length is {config.task.sequence_length}, but init.source "
-            f"{config.init.source} has {model.max_position_embeddings} positions"
+            f"{config.init.source} has {model.longest} positions"
         )
     examples = {name: task.read(getattr(config.task, name), config.task) for name in ("train", "validation")}
     settings = task.with_labels(config.task, examples["train"])

@@ -51,7 +51,7 @@ def fill(loaded: LoadedModel, text: str, *, top: int) -> list[list[Guess]]:
     columns = masked_columns(encoding, tokenizer)
     if not columns:
         raise UserError(f"the text has no {tokenizer.mask_token}: {text!r}")
-    batch = masked_batch(encoding, columns, longest=network.model.max_position_embeddings)
+    batch = masked_batch(encoding, columns, longest=network.model.longest)
     probabilities = np.asarray(_probabilities(network, params, jax.tree.map(jnp.asarray, batch)))[
         :, : tokenizer.vocab_size
     ]

@@ -118,7 +118,7 @@ def _load(
 
 def _note_length(file: Path, spec: RunSpec) -> None:
     """`model_max_length`, to which Transformers cuts where it is asked to: the rows of the fine-tuning."""
-    length = spec.network.model.max_position_embeddings
+    length = spec.network.model.longest
     if spec.config.task is not None:
         length = spec.config.task.sequence_length
     fields = tokenizer.settings(file.parent) | {"model_max_length": length}

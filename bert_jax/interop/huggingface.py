@@ -134,7 +134,7 @@ def to_config(
         "dtype": dtype,
         **names.constants,
         **token_ids,
-        **{name: getattr(network.model, name) for name in names.fields},
+        **{names.renamed.get(name, name): getattr(network.model, name) for name in names.fields},
         **names.written_fields(network.model),
     }
     task = next((task for task in tasks.TASKS if network.objective is task), None)
@@ -165,8 +165,8 @@ def from_config(fields: dict[str, Any]) -> Network:
     given = names.read_fields(fields)
     try:
         # Transformers has the same defaults for what is missing, and need not write them.
-        values = {n: names.values.get(n, {}).get(given[n], given[n]) for n in names.fields if n in given}
-        model = encoder.Config(**values)
+        values = {n: given[key] for n in names.fields if (key := names.renamed.get(n, n)) in given}
+        model = encoder.Config(**{n: names.values.get(n, {}).get(v, v) for n, v in values.items()})
     except (UserError, TypeError) as error:  # a list is no key
         raise UserError(f"config.json does not fit: {error}") from error
     return Network(model, *_objective(encoder, fields))
@@ -194,7 +194,9 @@ def _objective(encoder: Encoder, fields: dict[str, Any]) -> tuple[Objective, Obj
         if settings := task.from_huggingface(suffix, fields):
             return task, settings
     for objective in objectives.OBJECTIVES:
-        if suffix == objective.HUGGINGFACE_SUFFIX:
+        # ELECTRA's class of this suffix is for another objective.
+        has_heads = objective.refuses(objective.Config(), encoder, None) is None
+        if suffix == objective.HUGGINGFACE_SUFFIX and has_heads:
             return objective, objective.Config()
     return mlm, mlm.Config()
 

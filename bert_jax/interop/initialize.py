@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import Config, EncoderConfig, ModelConfig
 from bert_jax.interop import huggingface, tensorflow_v1
-from bert_jax.interop.tiling import SIZES, check_sizes, tile
+from bert_jax.interop.tiling import SIZES, check_sizes, positions, tile
 from bert_jax.parallel.platform import Platform, local_platform
 from bert_jax.parallel.processes import from_process_0, wait_until_visible
 from bert_jax.training.network import Network, Params, parameters
@@ -89,6 +89,7 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     if spec.config.task is None:  # a task takes the tokenizer of the source
         _check_tokenizer(source, spec.config)
     weights = _read(source, network, mesh)
+    first = network.model.first_position
     fresh = []
 
     def chosen(path: Any, parameter: Any, leaf: jax.Array) -> jax.Array:
@@ -99,10 +100,14 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
         if tiles:
             model = network.model
             fitted = functools.partial(
-                tile, parameter=parameter, head_dim=model.head_dim, period=model.period
+                tile,
+                parameter=parameter,
+                head_dim=model.head_dim,
+                period=model.period,
+                first_position=first,
             )
         else:
-            fitted = functools.partial(_resize_positions, length=len(leaf))
+            fitted = functools.partial(_resize_positions, length=len(leaf), first=first)
         if isinstance(array, jax.Array):
             return jax.jit(fitted, out_shardings=leaf.sharding)(array)
         array = np.asarray(fitted(array))
@@ -225,10 +230,11 @@ def _format(source: Path) -> ModuleType:
     return tensorflow_v1 if tensorflow_v1.is_checkpoint(source) else huggingface
 
 
-def _resize_positions(array: Any, length: int) -> Any:
+def _resize_positions(array: Any, length: int, first: int) -> Any:
     """Cut or repeated along the first axis, to `length`. Only the positions can have another one."""
-    repeats = -(-length // len(array))
-    return array if len(array) == length else jnp.concatenate([array] * repeats)[:length]
+    if len(array) == length:
+        return array
+    return jnp.take(array, positions(length, given=len(array), first=first), axis=0)
 
 
 def _check_tokenizer(source: Path, config: Config) -> None:

@@ -56,7 +56,7 @@ def _with_task_fields(directory: Path, network: Network) -> Network:
     if not isinstance(network.settings, TaskConfig):
         return network
     stated = tokenizer.settings(directory).get("model_max_length")
-    most = network.model.max_position_embeddings
+    most = network.model.longest
     length = int(stated) if isinstance(stated, int | float) and stated <= most else min(DEFAULT_LENGTH, most)
     fields: dict[str, Any] = {"sequence_length": length}
     if "stride" in network.settings.noted:

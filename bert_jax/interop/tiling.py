@@ -17,7 +17,7 @@ from bert_jax.config import EncoderConfig
 from bert_jax.training.network import Parameter
 from data_pipeline.errors import require
 
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+SIZES = ("hidden_size", "embedding_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def check_sizes(theirs: EncoderConfig, ours: EncoderConfig) -> None:
@@ -25,6 +25,13 @@ def check_sizes(theirs: EncoderConfig, ours: EncoderConfig) -> None:
     for name in SIZES:
         one, other = getattr(theirs, name), getattr(ours, name)
         require(one <= other, f"init.tile: {name} of the source is {one}, more than model.{name} {other}")
+    is_projected = theirs.embedding_size != theirs.hidden_size
+    wanted = theirs.embedding_size if is_projected else ours.hidden_size
+    require(
+        ours.embedding_size == wanted,
+        f"init.tile: model.embedding_size is {ours.embedding_size}; it must be {wanted}, as the source "
+        f"{'projects' if is_projected else 'does not project'} its embeddings",
+    )
     require(
         theirs.head_dim == ours.head_dim,
         f"init.tile: heads of the source have {theirs.head_dim} dimensions, those of the model "
@@ -32,18 +39,29 @@ def check_sizes(theirs: EncoderConfig, ours: EncoderConfig) -> None:
     )
 
 
-def tile(array: Any, parameter: Parameter, *, head_dim: int, period: int = 1) -> Any:
+def positions(length: int, *, given: int, first: int) -> np.ndarray:
+    """Rows of a table with `given` for one of `length`: the first ones, or all of them again.
+
+    Args:
+      first: the row of the first position. What is before it stays.
+    """
+    row = np.arange(length)
+    return np.where(row < given, row, first + (row - first) % (given - first))
+
+
+def tile(array: Any, parameter: Parameter, *, head_dim: int, period: int = 1, first_position: int = 0) -> Any:
     """The array of a smaller model as one of the shape of `parameter`.
 
     Args:
       period: after how many layers the same kind of layer comes again; one begins as a layer of its kind.
+      first_position: as `first` of `positions`.
     """
     for dimension, (axis, size) in enumerate(zip(parameter.logical_axes, parameter.shape, strict=True)):
         given = array.shape[dimension]
         if given == size:
             continue
-        if axis is None and parameter.depth == 0:  # positions: the first ones, or all of them again
-            source = np.arange(size) % given
+        if axis is None and parameter.depth == 0:
+            source = positions(size, given=given, first=first_position)
         elif axis == "layers":
             assert isinstance(parameter.depth, tuple)
             source = spread(parameter.depth, parameter.depth[:given], period=period)

@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2018) as Flax NNX modules: a post-LN encoder, its cost, its heads, its names elsewhere.
 
-Reference implementation: transformers/models/bert/modeling_bert.py.
+Reference implementation: transformers/models/bert/modeling_bert.py. Its relatives (relatives.py) have these
+modules under other names.
 
 Shapes in names: B rows, S row length, N positions, D hidden, H heads, E head_dim, F intermediate, V padded
 vocabulary, C labels, L layers.
@@ -9,13 +10,13 @@ vocabulary, C labels, L layers.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.config import BertConfig
+from bert_jax.config import BertConfig, PostLNConfig
 from bert_jax.models.encoder import Batch, HuggingFace, max_segments
 from bert_jax.models.layers import Dense, LayerNorm, fold_in, param
 from bert_jax.models.stack import run_layers
@@ -69,35 +70,56 @@ HUGGINGFACE = HuggingFace(
 )
 
 
-class Embeddings(nnx.Module):
-    """Words, positions and token types, summed and normalized."""
+class Names(NamedTuple):
+    """What Transformers calls the parts of such an encoder."""
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    base: str = "bert"
+    layer: str = "encoder.layer"
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attention_output: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    intermediate: str = "intermediate.dense"
+    output: str = "output.dense"
+    output_norm: str = "output.LayerNorm"
+
+
+class Embeddings(nnx.Module):
+    """Words, positions and, where there are any, token types, summed and normalized."""
+
+    def __init__(self, config: PostLNConfig, *, names: Names, rngs: nnx.Rngs):
         normal = jax.nn.initializers.truncated_normal(config.initializer_range)
 
         def table(rows: int, axis: str | None, name: str) -> nnx.Param:
             return param(
-                normal(rngs.params(), (rows, config.hidden_size)),
+                normal(rngs.params(), (rows, config.embedding_size)),
                 (axis, "embed"),
-                huggingface=f"bert.embeddings.{name}_embeddings.weight",
+                huggingface=f"{names.base}.embeddings.{name}_embeddings.weight",
                 depth=0,
                 decay=True,
             )
 
         self.word = table(config.padded_vocab_size, "vocab", "word")
         self.position = table(config.max_position_embeddings, None, "position")
-        self.token_type = table(config.type_vocab_size, None, "token_type")
+        self.token_type = table(config.token_types, None, "token_type") if config.token_types else None
         self.norm = LayerNorm(
-            config.hidden_size, eps=config.layer_norm_eps, huggingface="bert.embeddings.LayerNorm", depth=0
+            config.embedding_size,
+            eps=config.norm_eps,
+            huggingface=f"{names.base}.embeddings.LayerNorm",
+            depth=0,
         )
         self.config = config
 
     def __call__(self, batch: Batch, *, dropout_keys: jax.Array | None) -> jax.Array:
-        # A product with one-hot rows: its gradient is a matrix product, where that of a gather is a scatter.
-        types_BxSxT = jax.nn.one_hot(batch["token_type_ids"], self.config.type_vocab_size)
         # An explanation gives embeddings that are no token's (analysis/attributions.py).
         words = batch["word_embeddings"] if "word_embeddings" in batch else self.word[...][batch["token_ids"]]
-        x_BxSxD = words + self.position[...][batch["position_ids"]] + types_BxSxT @ self.token_type[...]
+        x_BxSxD = words + self.position[...][batch["position_ids"] + self.config.first_position]
+        if self.token_type is not None:
+            # A tokenizer may number the second text for a model that does not.
+            types_BxS = jnp.minimum(batch["token_type_ids"], self.config.token_types - 1)
+            # A product with one-hot rows: its gradient is a matrix product, that of a gather is a scatter.
+            x_BxSxD = x_BxSxD + jax.nn.one_hot(types_BxS, self.config.token_types) @ self.token_type[...]
         x_BxSxD = self.norm(x_BxSxD).astype(self.config.dtype)
         if dropout_keys is not None:
             x_BxSxD = dropout(x_BxSxD, rate=self.config.hidden_dropout_prob, keys=dropout_keys)
@@ -107,7 +129,7 @@ class Embeddings(nnx.Module):
 class EncoderLayers(nnx.Module):
     """All layers, stacked (models/stack.py); called with the parameters of one."""
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: PostLNConfig, *, names: Names, rngs: nnx.Rngs):
         D, F = config.hidden_size, config.intermediate_size
         depth = tuple(range(1, config.num_hidden_layers + 1))
 
@@ -116,23 +138,23 @@ class EncoderLayers(nnx.Module):
                 shape,
                 axes,
                 stddev=config.initializer_range,
-                huggingface=f"bert.encoder.layer.{{}}.{name}",
+                huggingface=f"{names.base}.{names.layer}.{{}}.{name}",
                 depth=depth,
                 rngs=rngs,
             )
 
         def norm(name: str) -> LayerNorm:
-            name = f"bert.encoder.layer.{{}}.{name}"
-            return LayerNorm(D, eps=config.layer_norm_eps, huggingface=name, depth=depth)
+            name = f"{names.base}.{names.layer}.{{}}.{name}"
+            return LayerNorm(D, eps=config.norm_eps, huggingface=name, depth=depth)
 
-        self.query = dense((D, D), ("embed", "heads"), "attention.self.query")
-        self.key = dense((D, D), ("embed", "heads"), "attention.self.key")
-        self.value = dense((D, D), ("embed", "heads"), "attention.self.value")
-        self.attention_output = dense((D, D), ("heads", "embed"), "attention.output.dense")
-        self.attention_norm = norm("attention.output.LayerNorm")
-        self.intermediate = dense((D, F), ("embed", "mlp"), "intermediate.dense")
-        self.output = dense((F, D), ("mlp", "embed"), "output.dense")
-        self.output_norm = norm("output.LayerNorm")
+        self.query = dense((D, D), ("embed", "heads"), names.query)
+        self.key = dense((D, D), ("embed", "heads"), names.key)
+        self.value = dense((D, D), ("embed", "heads"), names.value)
+        self.attention_output = dense((D, D), ("heads", "embed"), names.attention_output)
+        self.attention_norm = norm(names.attention_norm)
+        self.intermediate = dense((D, F), ("embed", "mlp"), names.intermediate)
+        self.output = dense((F, D), ("mlp", "embed"), names.output)
+        self.output_norm = norm(names.output_norm)
         self.config = config
 
     def by_head(self, x_BxSxD: jax.Array) -> jax.Array:
@@ -186,9 +208,22 @@ class EncoderLayers(nnx.Module):
 class Bert(nnx.Module):
     """Embeddings and encoder layers; an `EncoderModule`."""
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        self.embeddings = Embeddings(config, rngs=rngs)
-        self.layers = EncoderLayers(config, rngs=rngs)
+    def __init__(self, config: PostLNConfig, *, names: Names, rngs: nnx.Rngs):
+        D, E = config.hidden_size, config.embedding_size
+        self.embeddings = Embeddings(config, names=names, rngs=rngs)
+        self.projection = (
+            None
+            if E == D
+            else Dense(
+                (E, D),
+                (None, "embed"),
+                stddev=config.initializer_range,
+                huggingface=f"{names.base}.embeddings_project",
+                depth=0,
+                rngs=rngs,
+            )
+        )
+        self.layers = EncoderLayers(config, names=names, rngs=rngs)
         self.config = config
 
     @property
@@ -222,11 +257,13 @@ class Bert(nnx.Module):
             return y_BxSxD, module.attention_map(x_BxSxD[0], batch["segment_ids"][0]) if maps else None
 
         x_BxSxD = self.embeddings(batch, dropout_keys=fold_in(dropout_keys, config.num_hidden_layers))
+        if self.projection is not None:
+            x_BxSxD = constrain(self.projection(x_BxSxD), "batch", None, None)
         return run_layers(layer, x_BxSxD, params, unroll=config.scan_unroll, remat=config.remat)
 
 
 def init(config: BertConfig, *, rngs: nnx.Rngs) -> Bert:
-    return Bert(config, rngs=rngs)
+    return Bert(config, names=Names(), rngs=rngs)
 
 
 def refuses(config: BertConfig, data: DataConfig) -> str | None:
@@ -238,27 +275,31 @@ def refuses(config: BertConfig, data: DataConfig) -> str | None:
     return None
 
 
-def with_dropout(config: BertConfig, rate: float) -> BertConfig:
-    return dataclasses.replace(config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
+def with_dropout(config: PostLNConfig, rate: float) -> PostLNConfig:
+    rates: dict[str, Any] = {
+        field.name: rate for field in dataclasses.fields(config) if "dropout" in field.name
+    }
+    return dataclasses.replace(config, **rates)
 
 
-def attention_dropout(config: BertConfig) -> float:
+def attention_dropout(config: PostLNConfig) -> float:
     return config.attention_probs_dropout_prob
 
 
-def window(config: BertConfig) -> int | None:
+def window(config: PostLNConfig) -> int | None:
     return None
 
 
 # Cost
 
 
-def flops(config: BertConfig, *, sequence_length: int) -> float:
+def flops(config: PostLNConfig, *, sequence_length: int) -> float:
     D, F, S, L = config.hidden_size, config.intermediate_size, sequence_length, config.num_hidden_layers
-    return L * S * (2 * (4 * D * D + 2 * D * F) + 4 * S * D)
+    projection = 0 if config.embedding_size == D else S * 2 * config.embedding_size * D
+    return projection + L * S * (2 * (4 * D * D + 2 * D * F) + 4 * S * D)
 
 
-def kept_bytes(config: BertConfig, *, sequence_length: int, kernels: Kernels, tensor: int = 1) -> float:
+def kept_bytes(config: PostLNConfig, *, sequence_length: int, kernels: Kernels, tensor: int = 1) -> float:
     """Korthikanti et al. 2022 (arXiv 2205.05198), equation 1, without rematerialization: the operands of each
     product, both sides of each nonlinearity, and dropout's masks, a byte an element."""
     D, F, S, H = config.hidden_size, config.intermediate_size, sequence_length, config.num_attention_heads
@@ -273,7 +314,8 @@ def kept_bytes(config: BertConfig, *, sequence_length: int, kernels: Kernels, te
 # Heads
 
 
-def _head_dense(config: BertConfig, outputs: int, axis: str | None, name: str, rngs: nnx.Rngs) -> Dense:
+def head_dense(config: PostLNConfig, outputs: int, axis: str | None, name: str, rngs: nnx.Rngs) -> Dense:
+    """A layer of a head on the hidden states."""
     return Dense(
         (config.hidden_size, outputs),
         ("embed", axis),
@@ -285,33 +327,40 @@ def _head_dense(config: BertConfig, outputs: int, axis: str | None, name: str, r
 
 
 class MaskedLMHead(nnx.Module):
-    """Dense, activation and LayerNorm before the tied decoder: BertLMPredictionHead."""
+    """Dense, activation and LayerNorm before the tied decoder: BertLMPredictionHead.
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        depth = config.num_hidden_layers + 1
-        name = "cls.predictions.transform"
-        self.transform = _head_dense(config, config.hidden_size, None, f"{name}.dense", rngs)
-        self.norm = LayerNorm(
-            config.hidden_size, eps=config.layer_norm_eps, huggingface=f"{name}.LayerNorm", depth=depth
-        )
+    Args:
+      dense, norm, bias: what Transformers calls its parts.
+      activation: None: the encoder's.
+    """
+
+    def __init__(
+        self,
+        config: PostLNConfig,
+        *,
+        dense: str = "cls.predictions.transform.dense",
+        norm: str = "cls.predictions.transform.LayerNorm",
+        bias: str = "cls.predictions.bias",
+        activation: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        size, depth = config.embedding_size, config.num_hidden_layers + 1
+        self.transform = head_dense(config, size, None, dense, rngs)
+        self.norm = LayerNorm(size, eps=config.norm_eps, huggingface=norm, depth=depth)
         self.bias = param(
-            jnp.zeros(config.padded_vocab_size),
-            ("vocab",),
-            huggingface="cls.predictions.bias",
-            depth=depth,
-            decay=False,
+            jnp.zeros(config.padded_vocab_size), ("vocab",), huggingface=bias, depth=depth, decay=False
         )
-        self.config = config
+        self.activation = activation or config.hidden_act
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        return self.norm(ACTIVATIONS[self.config.hidden_act](self.transform(hidden)))
+        return self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
 
 
 class Pooler(nnx.Module):
     """tanh of a dense layer: BertPooler. [..., D] of [CLS] -> [..., D]."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        self.dense = _head_dense(config, config.hidden_size, None, "bert.pooler.dense", rngs)
+        self.dense = head_dense(config, config.hidden_size, None, "bert.pooler.dense", rngs)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         return jnp.tanh(self.dense(hidden))
@@ -321,7 +370,7 @@ class NextSentenceClassifier(nnx.Module):
     """Two logits of a pooled [CLS]: [..., D] -> [..., 2] float32."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        self.dense = _head_dense(config, 2, None, "cls.seq_relationship", rngs)
+        self.dense = head_dense(config, 2, None, "cls.seq_relationship", rngs)
 
     def __call__(self, pooled: jax.Array) -> jax.Array:
         return self.dense(pooled).astype(jnp.float32)
@@ -332,48 +381,49 @@ class SequenceClassificationHead(nnx.Module):
 
     def __init__(self, config: BertConfig, *, num_labels: int, rngs: nnx.Rngs):
         self.pooler = Pooler(config, rngs=rngs)
-        self.classifier = _head_dense(config, num_labels, "labels", "classifier", rngs)
+        self.classifier = head_dense(config, num_labels, "labels", "classifier", rngs)
         self.config = config
 
     def __call__(
         self, hidden_BxSxD: jax.Array, segment_ids_BxS: jax.Array, *, dropout_keys: jax.Array | None = None
     ) -> jax.Array:
-        pooled_Bx1xD = _head_dropout(self.config, self.pooler(hidden_BxSxD[:, :1]), dropout_keys)
+        pooled_Bx1xD = self.pooler(hidden_BxSxD[:, :1])
+        pooled_Bx1xD = head_dropout(self.config, pooled_Bx1xD, self.config.hidden_dropout_prob, dropout_keys)
         return self.classifier(pooled_Bx1xD).astype(jnp.float32)[:, 0]
 
 
-class TokenClassificationHead(nnx.Module):
-    """BertForTokenClassification: dropout and a dense layer on every token."""
+class TokenHead(nnx.Module):
+    """Dropout and a dense layer on every token: [B, S, D] -> [B, S, C] float32 logits."""
 
-    def __init__(self, config: BertConfig, *, num_labels: int, rngs: nnx.Rngs):
-        self.classifier = _head_dense(config, num_labels, "labels", "classifier", rngs)
-        self.config = config
+    def __init__(self, config: PostLNConfig, *, num_labels: int, name: str, rate: float, rngs: nnx.Rngs):
+        self.classifier = head_dense(config, num_labels, "labels", name, rngs)
+        self.config, self.rate = config, rate
 
     def __call__(self, hidden_BxSxD: jax.Array, *, dropout_keys: jax.Array | None = None) -> jax.Array:
-        hidden_BxSxD = _head_dropout(self.config, hidden_BxSxD, dropout_keys)
+        hidden_BxSxD = head_dropout(self.config, hidden_BxSxD, self.rate, dropout_keys)
         return self.classifier(hidden_BxSxD).astype(jnp.float32)
 
 
-class QuestionAnsweringHead(nnx.Module):
-    """BertForQuestionAnswering: a dense layer on every token, without dropout."""
-
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        self.classifier = _head_dense(config, 2, "labels", "qa_outputs", rngs)
-
-    def __call__(self, hidden_BxSxD: jax.Array, *, dropout_keys: jax.Array | None = None) -> jax.Array:
-        return self.classifier(hidden_BxSxD).astype(jnp.float32)
+def token_classification_head(config: PostLNConfig, *, num_labels: int, rngs: nnx.Rngs) -> TokenHead:
+    """BertForTokenClassification."""
+    rate = config.hidden_dropout_prob
+    return TokenHead(config, num_labels=num_labels, name="classifier", rate=rate, rngs=rngs)
 
 
-def _head_dropout(config: BertConfig, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-    if keys is None:
-        return x
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, config.num_hidden_layers + 1)
-    return dropout(x, rate=config.hidden_dropout_prob, keys=keys)
+def question_answering_head(config: PostLNConfig, *, rngs: nnx.Rngs) -> TokenHead:
+    """BertForQuestionAnswering: it has no dropout."""
+    return TokenHead(config, num_labels=2, name="qa_outputs", rate=0.0, rngs=rngs)
+
+
+def head_dropout(
+    config: PostLNConfig, x: jax.Array, rate: float, keys: jax.Array | None, *, index: int = 0
+) -> jax.Array:
+    """The dropout of a head, the `index`-th one, with keys that no layer has."""
+    keys = fold_in(keys, config.num_hidden_layers + 1 + index)
+    return x if keys is None else dropout(x, rate=rate, keys=keys)
 
 
 masked_lm_head = MaskedLMHead
 pooler = Pooler
 next_sentence_classifier = NextSentenceClassifier
 sequence_classification_head = SequenceClassificationHead
-token_classification_head = TokenClassificationHead
-question_answering_head = QuestionAnsweringHead

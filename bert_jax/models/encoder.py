@@ -1,9 +1,9 @@
-"""What an encoder is to the rest of the program: each module named in MODELS is an `Encoder`."""
+"""What an encoder is to the rest of the program: each module or object named in MODELS is an `Encoder`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
@@ -31,13 +31,13 @@ class EncoderModule(Protocol):
 
     @property
     def word_embeddings(self) -> nnx.Param:
-        """[V, D], the vocabulary padded."""
+        """[V, embedding_size], the vocabulary padded."""
 
     def encode(self, batch: Batch, *, kernels: Kernels, dropout_keys: jax.Array | None = None) -> jax.Array:
         """The last hidden states, [B, S, D] in the compute dtype.
 
-        Dropout is on if there are keys, one for each row. `word_embeddings` in the batch, [B, S, D], stand in
-        for those of token_ids.
+        Dropout is on if there are keys, one for each row. `word_embeddings` in the batch, [B, S,
+        embedding_size], stand in for those of token_ids.
         """
 
     def attention_maps(self, batch: Batch) -> jax.Array:
@@ -69,6 +69,8 @@ class HuggingFace:
     """Tensors that a file may have, and of which other tensor they must be a copy."""
     unused: tuple[str, ...]
     """Tensors that a file may have and that nothing here uses."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Fields of ours that config.json has under another name, and that name."""
     read_fields: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     """config.json in any spelling that we know -> with `fields` by their names. Raises UserError if a value
     is none that we can run."""
@@ -77,7 +79,7 @@ class HuggingFace:
 
 
 class Encoder(Protocol):
-    """A module of this folder that is named in MODELS."""
+    """A module of this folder, or an object of one, that is named in MODELS."""
 
     @property
     def Config(self) -> type[EncoderConfig]: ...
@@ -115,7 +117,8 @@ class Encoder(Protocol):
 
     @property
     def masked_lm_head(self) -> Callable[..., Any]:
-        """(config, rngs=) -> [..., D] -> [..., D], what the tied decoder multiplies; has its `bias`, [V]."""
+        """(config, rngs=) -> [..., D] -> [..., embedding_size], what the tied decoder multiplies; has its
+        `bias`, [V]."""
 
     @property
     def pooler(self) -> Callable[..., Any] | None:

@@ -1,6 +1,7 @@
 """Masked language modelling alone (Liu et al. 2019): the tokens at masked positions, from their context.
 
-Shapes in names: B rows, S row length, K predictions a row, D hidden, V padded vocabulary.
+Shapes in names: B rows, S row length, K predictions a row, D hidden (in the decoder the width of the word
+embeddings), V padded vocabulary.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ def weights(batch: Batch) -> dict[str, jax.Array]:
 
 
 def flops(settings: Any, model: EncoderConfig, rows: RowShape) -> float:
-    D = model.hidden_size
-    return rows.max_predictions * 2 * (D * D + D * model.padded_vocab_size)
+    D, E = model.hidden_size, model.embedding_size
+    return rows.max_predictions * 2 * (D * E + E * model.padded_vocab_size)
 
 
 def kept_bytes(settings: Any, model: EncoderConfig, rows: RowShape, *, tensor: int = 1) -> float:

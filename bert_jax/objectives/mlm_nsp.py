@@ -63,8 +63,7 @@ def refuses_pairs(
     kind = encoder.HUGGINGFACE.model_type
     if encoder.pooler is None or encoder.next_sentence_classifier is None:
         return f"{kind} has no next-sentence head: use data.input_format full_sentences or documents"
-    assert data is not None
-    if data.input_format not in input_formats:
+    if data is not None and data.input_format not in input_formats:
         return (
             f"objective {settings.kind} wants the sentence pairs of data.input_format "
             f"{' or '.join(input_formats)}, not {data.input_format}: leave objective out, or prepare others"

@@ -74,7 +74,7 @@ class Objective(Protocol):
 
     def refuses(self, settings: Any, encoder: Encoder, data: DataConfig | None) -> str | None:
         """Why it cannot train such an encoder on such rows, as a sentence; None if it can. A task has no data
-        section."""
+        section; without one, an objective says whether it has the heads."""
 
     def init(self, settings: Any, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         """The head, with initial parameters."""

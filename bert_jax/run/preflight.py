@@ -66,6 +66,12 @@ def open_dataset(spec: RunSpec) -> Manifest:
             f"the tokenizer of data.dir {config.data.dir} has {manifest.vocab_size} pieces, more than "
             f"model.vocab_size {spec.network.model.vocab_size}"
         )
+    pad, wanted = manifest.special_tokens.pad, getattr(spec.network.model, "pad_token_id", None)
+    if wanted not in (None, pad):  # Transformers counts positions from the padding on
+        raise UserError(
+            f"the tokenizer of data.dir {config.data.dir} has the padding {pad}, but model.pad_token_id is "
+            f"{wanted}: use the tokenizer of the model, or for a new model --model.pad-token-id {pad}"
+        )
     return manifest
 
 

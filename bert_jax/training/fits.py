@@ -33,6 +33,7 @@ def check_fits(spec: RunSpec, mesh: Mesh) -> None:
     model = spec.network.model
     for field, size, axis in (
         ("hidden_size", model.hidden_size, "fsdp"),
+        ("embedding_size", model.embedding_size, "fsdp"),
         ("num_attention_heads", model.num_attention_heads, "tensor"),
         ("intermediate_size", model.intermediate_size, "tensor"),
         ("vocab_size (to a multiple of 128)", model.padded_vocab_size, "tensor"),

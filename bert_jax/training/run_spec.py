@@ -83,10 +83,10 @@ def pretraining_spec(config: Config, model: EncoderConfig, platform: Platform) -
         if reason is not None:
             raise UserError(reason)
     data, train = config.data, config.train
-    if data.sequence_length > model.max_position_embeddings:
+    if data.sequence_length > model.longest:
         raise UserError(
             f"data.sequence_length is {data.sequence_length}, but the model of init.source "
-            f"{config.init.source} has {model.max_position_embeddings} positions"
+            f"{config.init.source} has {model.longest} positions"
         )
     rows = RowShape(data.sequence_length, data.masking.max_predictions, data.max_sequences_per_row)
     steps = resolve_budget(train, network, rows)

@@ -251,7 +251,7 @@ def test_weights_that_do_not_fit_are_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "roberta"}, "of a 'roberta' model"),
+        ({"model_type": "deberta-v2"}, "of a 'deberta-v2' model"),
         ({"hidden_act": "swish"}, "hidden_act is 'swish'"),
         ({"hidden_size": 65}, "not divisible"),
     ],

@@ -1,0 +1,74 @@
+"""ELECTRA (Clark et al. 2020, arXiv 2003.10555): BERT's modules, with embeddings of a width of their own.
+
+Its masked-LM head is the generator's; the head of a discriminator, which nothing here trains, is left unread.
+Reference implementation: transformers/models/electra/modeling_electra.py.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from flax import nnx
+
+from bert_jax.config import ElectraConfig
+from bert_jax.models import bert, relatives
+from bert_jax.models.encoder import HuggingFace
+from bert_jax.models.relatives import FirstTokenHead, Relative
+from bert_jax.ops.activations import gelu
+
+
+def sequence_classification_head(config: ElectraConfig, *, num_labels: int, rngs: nnx.Rngs) -> FirstTokenHead:
+    """ElectraClassificationHead."""
+    rate = relatives.classifier_dropout(config)
+    return FirstTokenHead(
+        config,
+        num_labels=num_labels,
+        names=("classifier.dense", "classifier.out_proj"),
+        activation=gelu,
+        rate_before=rate,
+        rate=rate,
+        rngs=rngs,
+    )
+
+
+ELECTRA = Relative(
+    Config=ElectraConfig,
+    names=bert.Names(base="electra"),
+    HUGGINGFACE=HuggingFace(
+        model_type="electra",
+        class_prefix="Electra",
+        base_prefix="electra.",
+        fields=(*bert.HUGGINGFACE.fields, "embedding_size", "classifier_dropout"),
+        # The summary is of a class for multiple choice, which nothing here has.
+        constants={
+            **bert.HUGGINGFACE.constants,
+            "summary_type": "first",
+            "summary_use_proj": True,
+            "summary_activation": "gelu",
+            "summary_last_dropout": 0.1,
+        },
+        token_ids={"pad_token_id": "pad"},
+        required=bert.HUGGINGFACE.required,
+        values=bert.HUGGINGFACE.values,
+        legacy_suffixes=bert.HUGGINGFACE.legacy_suffixes,
+        tied={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+        unused=(
+            "electra.embeddings.position_ids",
+            "electra.embeddings.token_type_ids",
+            "discriminator_predictions.dense.weight",
+            "discriminator_predictions.dense.bias",
+            "discriminator_predictions.dense_prediction.weight",
+            "discriminator_predictions.dense_prediction.bias",
+        ),
+    ),
+    masked_lm_head=functools.partial(
+        bert.MaskedLMHead,
+        dense="generator_predictions.dense",
+        norm="generator_predictions.LayerNorm",
+        bias="generator_lm_head.bias",
+        activation="gelu",
+    ),
+    sequence_classification_head=sequence_classification_head,
+    token_classification_head=relatives.token_classification_head,
+    question_answering_head=bert.question_answering_head,
+)
