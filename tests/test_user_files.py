@@ -43,7 +43,7 @@ from tests.helpers.examples import squad
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = 250
+EXAMPLES = 200
 """For each kind of file: a minute in all."""
 LONGEST = datetime.timedelta(seconds=10)
 """For one file of a few bytes: longer is a hang."""

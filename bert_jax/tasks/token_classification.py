@@ -63,7 +63,11 @@ def read(
     """Reads .conll, .conllu, .jsonl with lists of words and of labels, or TFDS; to predict, words may be a
     string."""
     read_conll = functools.partial(conll.read, settings=settings, labelled=labelled)
-    formats = {".conll": read_conll, ".conllu": read_conll, ".jsonl": records.json_lines}
+    formats: dict[str, records.Format] = {
+        ".conll": read_conll,
+        ".conllu": read_conll,
+        ".jsonl": records.json_lines,
+    }
     label = settings.label if labelled else None
     wanted = (settings.text, settings.label)
     found = records.read(source, formats, kind=settings.kind, columns=wanted, label=label)
