@@ -345,8 +345,8 @@ REFUSED = {
         "is a run that has no checkpoint yet",
     ),
     "a config of something else": (
-        lambda folder: (folder / "config.json").write_text('{"model_type": "roberta"}'),
-        "config.json is of a 'roberta' model",
+        lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'),
+        "config.json is of a 't5' model",
     ),
 }
 

@@ -317,4 +317,4 @@ def test_folders_that_are_no_source_are_one_line_each(recipe_for: Any, source_of
     pickle = tmp_path / "pickle"
     shutil.copytree(source_of("roberta"), pickle)
     (pickle / "model.safetensors").rename(pickle / "pytorch_model.bin")
-    assert cli.run(["fill-mask", str(pickle), "a <mask>"]) == 2
+    assert "has no model.safetensors; pytorch_model.bin is a pickle, which could run" in refused(pickle)
