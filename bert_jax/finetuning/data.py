@@ -55,7 +55,7 @@ class TaskData:
         self._source, self._seed = source_folder(config.init.source), config.train.seed
         self._train, self._validation = train, validation
         self._batch_size = config.train.global_batch_size
-        self._lengths = lengths.lengths_of(train.features.arrays)
+        self._widths = lengths.widths_of(train.features.arrays)
         self.fingerprint = _digest(train.features.arrays, validation.features.arrays)
         assert_processes_agree(facts(config) | {"the examples": f"of fingerprint {self.fingerprint[:12]}"})
 
@@ -67,14 +67,14 @@ class TaskData:
             first = position
             while True:
                 records = np.array(self.records(range(first, first + batch_size)))
-                longest = self._lengths[records].max()
-                yield lengths.batch(self._train.features.arrays, records[list(rows)], longest=longest)
+                columns = int(self._widths[records].max())  # of all processes' rows
+                yield lengths.batch(self._train.features.arrays, records[list(rows)], columns=columns)
                 first += batch_size
 
         yield read()
 
     def records(self, positions: Sequence[int]) -> list[int]:
-        places = (divmod(position, len(self._lengths)) for position in positions)
+        places = (divmod(position, len(self._widths)) for position in positions)
         return [int(self._order(epoch)[place]) for epoch, place in places]
 
     def evaluator(self, spec: RunSpec, mesh: Mesh) -> Evaluator:
@@ -100,7 +100,7 @@ class TaskData:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 it lives as long as its run
     def _order(self, epoch: int) -> np.ndarray:
-        return lengths.shuffled(self._lengths, epoch=epoch, batch_size=self._batch_size, seed=self._seed)
+        return lengths.shuffled(self._widths, epoch=epoch, batch_size=self._batch_size, seed=self._seed)
 
 
 Apply = Callable[[Params, Batch], tuple[jax.Array, Sums]]
@@ -133,16 +133,16 @@ def logits_of(
     None if `stop`, asked before each batch, says so.
     """
     count, S = arrays["token_ids"].shape
-    tokens = lengths.lengths_of(arrays)
-    by_length = np.argsort(tokens, kind="stable")
+    widths = lengths.widths_of(arrays)
+    by_width = np.argsort(widths, kind="stable")
     mine = np.array(sharding.local_rows(mesh, batch_size))
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for first in range(0, count, batch_size):
             rows = first + mine
             exists = rows < count
-            longest = tokens[by_length[first : first + batch_size]].max()
-            batch = lengths.batch(arrays, by_length[np.where(exists, rows, first)], longest=longest)
+            columns = int(widths[by_width[first : first + batch_size]].max())
+            batch = lengths.batch(arrays, by_width[np.where(exists, rows, first)], columns=columns)
             if "weights" in batch:  # the rows that fill the last batch up weigh nothing
                 exists = exists.reshape(-1, *[1] * (batch["weights"].ndim - 1))
                 batch["weights"] = np.where(exists, batch["weights"], np.float32(0))
@@ -154,7 +154,7 @@ def logits_of(
         return None
     sorted_logits = np.concatenate([_widened(np.asarray(logits), S) for logits, _ in found])[:count]
     logits = np.empty_like(sorted_logits)
-    logits[by_length] = sorted_logits
+    logits[by_width] = sorted_logits
     total, weight = (sum(float(sums["loss"][i]) for _, sums in found if sums) for i in range(2))
     return logits, total / max(weight, 1)
 

@@ -29,30 +29,39 @@ def lengths_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return arrays["segment_lengths"].sum(axis=(1, 2))
 
 
+def widths_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The columns that each row needs, [N], of `widths`."""
+    known = np.array(widths(arrays["token_ids"].shape[1]))
+    return known[np.searchsorted(known, lengths_of(arrays))]
+
+
 def cut(array: np.ndarray, *, columns: int, of: int) -> np.ndarray:
     """The first columns of an array [N, S, ...] that has `of` of them; another one stays as it is."""
     return array[:, :columns] if array.ndim > 1 and array.shape[1] == of else array
 
 
-def batch(arrays: Mapping[str, np.ndarray], records: np.ndarray, *, longest: int) -> dict[str, np.ndarray]:
-    """These rows, as wide as their longest one needs, or one of other processes, with `longest` tokens."""
+def batch(arrays: Mapping[str, np.ndarray], records: np.ndarray, *, columns: int) -> dict[str, np.ndarray]:
+    """These rows, so wide."""
     S = arrays["token_ids"].shape[1]
-    columns = next(width for width in widths(S) if width >= longest)
     return {name: cut(array[records], columns=columns, of=S) for name, array in arrays.items()}
 
 
-def shuffled(lengths_N: np.ndarray, *, epoch: int, batch_size: int, seed: int) -> np.ndarray:
-    """The rows of an epoch in an order that is a function of the arguments: batches of like length, mixed.
+def shuffled(widths_N: np.ndarray, *, epoch: int, batch_size: int, seed: int) -> np.ndarray:
+    """The rows of an epoch in an order that is a function of the arguments: batches of like rows, mixed.
 
-    Epochs follow each other without a gap: a batch that has rows of two of them keeps its rows as they come.
+    Rows of one width stay as they are drawn, so that each epoch has other batches. Epochs follow each other
+    without a gap: a batch that has rows of two of them keeps its rows as they come.
+
+    Args:
+      widths_N: the number of columns that each row needs, of `widths`.
     """
     random = np.random.default_rng([seed, epoch])
-    count = len(lengths_N)
+    count = len(widths_N)
     order = random.permutation(count)
     first = min(-epoch * count % batch_size, count)
     last = count - (count - first) % batch_size
     for start in range(first, last, WINDOW * batch_size):
         window = order[start : min(start + WINDOW * batch_size, last)]
-        by_length = window[np.argsort(lengths_N[window], kind="stable")]
-        window[:] = random.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
+        by_width = window[np.argsort(widths_N[window], kind="stable")]
+        window[:] = random.permutation(by_width.reshape(-1, batch_size)).reshape(-1)
     return order
