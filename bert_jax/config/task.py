@@ -32,6 +32,8 @@ class TaskConfig(ObjectiveConfig):
     """Evaluations an epoch: train.eval_every and checkpoint.every follow from it."""
     patience: int | None = None
     """Early stopping: evaluations in a row without a better score before the training ends; None: never."""
+    freeze: bool = False
+    """Whether the encoder stays as it is and only the head learns: a linear probe if that is one layer."""
     dropout: float | None = None
     """Dropout in place of the rates that the encoder of init.source was trained with; None: those."""
 
@@ -79,10 +81,16 @@ class ClassificationConfig(TextTaskConfig):
     labels: tuple[str, ...] = ()
     """Labels in the order of the logits, and of the numbers that may stand for them in the examples; empty:
     those of the training examples, sorted."""
+    label_weights: tuple[float, ...] = ()
+    """What an example of each label weighs in the loss, in the order of the labels; empty: all the same."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_labels(self.labels)
+        require(
+            all(0 < weight < float("inf") for weight in self.label_weights),
+            f"task.label_weights is {self.label_weights}; all must be positive",
+        )
 
 
 @dataclass(frozen=True)

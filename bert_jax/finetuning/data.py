@@ -55,7 +55,8 @@ class TaskData:
         self._source, self._seed = source_folder(config.init.source), config.train.seed
         self._train, self._validation = train, validation
         self._batch_size = config.train.global_batch_size
-        self._widths = lengths.widths_of(train.features.arrays)
+        self._known = lengths.widths(spec.rows.sequence_length, batches=spec.steps)
+        self._widths = lengths.widths_of(train.features.arrays, self._known)
         self.fingerprint = _digest(train.features.arrays, validation.features.arrays)
         assert_processes_agree(facts(config) | {"the examples": f"of fingerprint {self.fingerprint[:12]}"})
 
@@ -85,7 +86,13 @@ class TaskData:
 
         def run(params: Params, stop: Callable[[], bool]) -> dict[str, float] | None:
             found = logits_of(
-                features.arrays, params, apply=apply, mesh=mesh, batch_size=batch_size, stop=stop
+                features.arrays,
+                params,
+                apply=apply,
+                mesh=mesh,
+                batch_size=batch_size,
+                known=self._known,
+                stop=stop,
             )
             if found is None:
                 return None
@@ -126,14 +133,18 @@ def logits_of(
     apply: Apply,
     mesh: Mesh,
     batch_size: int,
+    known: Sequence[int],
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, float] | None:
     """Logits of all rows, [N, ...], and the mean loss, 0 where they have no labels.
 
     None if `stop`, asked before each batch, says so.
+
+    Args:
+      known: the widths that batches may have.
     """
     count, S = arrays["token_ids"].shape
-    widths = lengths.widths_of(arrays)
+    widths = lengths.widths_of(arrays, known)
     by_width = np.argsort(widths, kind="stable")
     mine = np.array(sharding.local_rows(mesh, batch_size))
 

@@ -1,14 +1,17 @@
 """Rows of like length in one batch, and batches as wide as their longest row needs: less padding.
 
-A few widths, so that a step is compiled a few times. HuggingFace's trainer does so with `group_by_length`.
+A few widths, so that a step is compiled a few times. Hugging Face's trainer does so with `group_by_length`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+MOST_WIDTHS = 4
+WORTH = 50
+"""Batches that pay for the compilation of one more width."""
 WINDOW = 32
 """Batches among which rows find others of their length: few enough that an epoch stays well mixed."""
 
@@ -18,9 +21,14 @@ def unit(sequence_length: int) -> int:
     return 128 if sequence_length >= 512 else 16
 
 
-def widths(columns: int) -> list[int]:
-    """Up to four, as far apart as they can be."""
-    step = -(-columns // (4 * unit(columns))) * unit(columns)
+def widths(columns: int, *, batches: int) -> list[int]:
+    """The widths of batches of rows with so many columns at most, ascending and as far apart as they can be.
+
+    Args:
+      batches: how many there are. Few of them have one width.
+    """
+    wanted = min(MOST_WIDTHS, 1 + batches // WORTH)
+    step = -(-columns // (wanted * unit(columns))) * unit(columns)
     return [*range(step, columns, step), columns]
 
 
@@ -29,10 +37,9 @@ def lengths_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return arrays["segment_lengths"].sum(axis=(1, 2))
 
 
-def widths_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The columns that each row needs, [N], of `widths`."""
-    known = np.array(widths(arrays["token_ids"].shape[1]))
-    return known[np.searchsorted(known, lengths_of(arrays))]
+def widths_of(arrays: Mapping[str, np.ndarray], known: Sequence[int]) -> np.ndarray:
+    """Which of the `known` widths each row needs, [N]."""
+    return np.array(known)[np.searchsorted(known, lengths_of(arrays))]
 
 
 def cut(array: np.ndarray, *, columns: int, of: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from bert_jax.config import MeshConfig, TaskConfig
+from bert_jax.finetuning import lengths
 from bert_jax.finetuning.data import compile_apply, logits_of, make_splits
 from bert_jax.inference.fill_mask import fill
 from bert_jax.interop.load import LoadedModel, load_model
@@ -101,7 +102,11 @@ def _predicted(
             if given:
                 ((_, features),) = make_splits(settings, [given], tokenizer)
                 cut += features.cut
-                found = logits_of(features.arrays, params, apply=apply, mesh=mesh, batch_size=batch_size)
+                count, columns = features.arrays["token_ids"].shape
+                known = lengths.widths(columns, batches=count // batch_size)
+                found = logits_of(
+                    features.arrays, params, apply=apply, mesh=mesh, batch_size=batch_size, known=known
+                )
                 assert found is not None, "nothing stops it"
                 answers = iter(task.predict(given, features, found[0], settings))
             for example in chunk:

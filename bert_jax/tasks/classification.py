@@ -52,16 +52,22 @@ def read(source: str, settings: ClassificationConfig, *, labelled: bool = True) 
 def with_labels(settings: ClassificationConfig, examples: Sequence[Text]) -> ClassificationConfig:
     """`settings` with the labels of the examples, sorted, unless others were asked for."""
     found = tuple(sorted({str(example.label) for example in examples if example.label is not None}))
-    return dataclasses.replace(settings, labels=tuple(map(canonical, settings.labels)) or found)
+    labels = tuple(map(canonical, settings.labels)) or found
+    if (count := len(settings.label_weights)) not in (0, len(labels)):
+        raise UserError(
+            f"task.label_weights has {count} numbers for {len(labels)} labels: {', '.join(labels)}"
+        )
+    return dataclasses.replace(settings, labels=labels)
 
 
 def featurize(examples: Sequence[Text], tokenizer: Tokenizer, settings: ClassificationConfig) -> Features:
-    """labels: [N] int32, index in the labels; weights: [N]."""
+    """labels: [N] int32, index in the labels; weights: [N], of their labels."""
     features = text.featurize(examples, tokenizer, sequence_length=settings.sequence_length)
     if all_labelled(examples, [example.label for example in examples]):
         known = [label_index(example, example.label, settings.labels) for example in examples]
         features.arrays["labels"] = np.array(known, np.int32)
-        features.arrays["weights"] = np.ones(len(examples), np.float32)
+        by_label = np.asarray(settings.label_weights or [1.0] * len(settings.labels), np.float32)
+        features.arrays["weights"] = by_label[known]
     return features
 
 

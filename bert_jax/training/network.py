@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from bert_jax.config import EncoderConfig, ObjectiveConfig
+from bert_jax.config import EncoderConfig, ObjectiveConfig, TaskConfig
 from bert_jax.models import encoder_of
 from bert_jax.models.encoder import Batch, Encoder
 from bert_jax.models.layers import Axes, Depth
@@ -124,11 +124,18 @@ def sums(
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     """Losses and accuracies of a batch. Dropout is on if there are keys, one for each row."""
+    if is_frozen(network):  # so that nothing is computed backward through it
+        params = params | {"encoder": jax.lax.stop_gradient(params["encoder"])}
     with precision(network.model.dtype):
         both = modules(network, params)
         return network.objective.sums(
             network.settings, both.objective, both.encoder, batch, kernels=kernels, dropout_keys=dropout_keys
         )
+
+
+def is_frozen(network: Network) -> bool:
+    """Whether the encoder keeps its weights."""
+    return isinstance(network.settings, TaskConfig) and network.settings.freeze
 
 
 def encode(network: Network, params: Params, batch: Batch, *, kernels: Kernels) -> jax.Array:
@@ -153,11 +160,12 @@ def count_parameters(network: Network) -> int:
 def flops(network: Network, rows: RowShape) -> float:
     """FLOPs of the matrix products for a row, forward and backward, without rematerialization.
 
-    Backward counts as twice forward (Kaplan et al. 2020, section 2.1). Every position counts, padding too, as
-    it is computed.
+    Backward counts as twice forward (Kaplan et al. 2020, section 2.1), but of a frozen encoder, which has
+    none. Every position counts, padding too, as it is computed.
     """
     encoder = network.encoder.flops(network.model, sequence_length=rows.sequence_length)
-    return 3.0 * (encoder + network.objective.flops(network.settings, network.model, rows))
+    head = network.objective.flops(network.settings, network.model, rows)
+    return (1.0 if is_frozen(network) else 3.0) * encoder + 3.0 * head
 
 
 def kept_bytes(network: Network, rows: RowShape, *, kernels: Kernels, tensor: int = 1) -> float:

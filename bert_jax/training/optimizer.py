@@ -10,7 +10,7 @@ import optax
 
 from bert_jax.training.moving_average import keep_average
 from bert_jax.training.muon import muon_for_matrices
-from bert_jax.training.network import Network, Parameter, Params, parameters_in_state
+from bert_jax.training.network import Network, Parameter, Params, is_frozen, parameters_in_state
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.schedule import learning_rate_schedule
 from bert_jax.training.stable_adamw import stabilized
@@ -39,6 +39,7 @@ def make_optimizer(spec: RunSpec) -> optax.GradientTransformationExtraArgs:
     scale_by_adam = optax.scale_by_adam if o.bias_correction else _scale_by_uncorrected_adam
     adam = scale_by_adam(b1=o.b1, b2=o.b2, eps=o.eps, mu_dtype=o.mu_dtype)
     peak = o.learning_rate if o.decouple_lr else 1.0  # the rate that follows is divided by it
+    layer_decay = 0.0 if is_frozen(network) else o.layer_decay
     decay = optax.add_decayed_weights(o.weight_decay / peak, mask=decay_mask(network))
     match o.name:
         case "adamw":
@@ -54,7 +55,7 @@ def make_optimizer(spec: RunSpec) -> optax.GradientTransformationExtraArgs:
         _zero_unless_finite(),  # a choice between the new state and the old would cost XLA another copy
         *direction,
         _scale_by_learning_rate(spec),
-        _scale_by_layer(network, o.layer_decay) if o.layer_decay < 1 else optax.identity(),
+        _scale_by_layer(network, layer_decay) if layer_decay < 1 else optax.identity(),
         _zero_unless_finite(),
         optax.identity() if o.ema_decay is None else keep_average(o.ema_decay),
     )

@@ -293,6 +293,18 @@ def test_the_source_matters_and_may_be_left_out(encoder: Path, tmp_path: Path):
     assert np.abs(others[1] - first).max() > 1e-2
 
 
+def test_of_a_frozen_encoder_only_the_head_learns(encoder: Path, tmp_path: Path):
+    examples = write_examples("classification", tmp_path / "examples")
+    config = config_of("classification", encoder, examples, epochs=3.0, freeze=True)
+    finetune(replace(config, optimizer__weight_decay=0.1), workdir=tmp_path / "run")
+    _, start = huggingface.load(encoder)
+    _, end, _ = load_workdir(tmp_path / "run")
+    for one, other in zip(*map(jax.tree.leaves, (start["encoder"], end["encoder"])), strict=True):
+        assert (one == other).all()
+    pooler = [params["objective"]["pooler"]["dense"]["kernel"] for params in (start, end)]
+    assert np.abs(pooler[0] - pooler[1]).max() > 0
+
+
 def test_an_exported_model_says_the_same_in_pytorch(encoder: Path, tmp_path: Path):
     examples = write_examples("classification", tmp_path / "examples")
     config = config_of("classification", encoder, examples, epochs=10.0)

@@ -48,18 +48,22 @@ def test_each_epoch_has_other_batches():
 
 
 @pytest.mark.parametrize(
-    ("columns", "expected"),
+    ("columns", "batches", "expected"),
     [
-        (16, [16]),
-        (64, [16, 32, 48, 64]),
-        (108, [32, 64, 96, 108]),
-        (384, [96, 192, 288, 384]),
-        (512, [128, 256, 384, 512]),
-        (640, [256, 512, 640]),
+        (16, 1000, [16]),
+        (64, 1000, [16, 32, 48, 64]),
+        (64, 49, [64]),
+        (64, 50, [32, 64]),
+        (108, 1000, [32, 64, 96, 108]),
+        (384, 1000, [96, 192, 288, 384]),
+        (512, 1000, [128, 256, 384, 512]),
+        (640, 1000, [256, 512, 640]),
     ],
 )
-def test_there_are_four_widths_at_most_and_long_ones_suit_the_kernels(columns: int, expected: list[int]):
-    assert lengths.widths(columns) == expected
+def test_there_are_four_widths_at_most_and_long_ones_suit_the_kernels(
+    columns: int, batches: int, expected: list[int]
+):
+    assert lengths.widths(columns, batches=batches) == expected
 
 
 def test_a_batch_is_cut_to_its_width():
@@ -68,7 +72,7 @@ def test_a_batch_is_cut_to_its_width():
         "segment_lengths": np.array([[[10, 0]], [[20, 13]], [[64, 0]], [[5, 0]]]),
         "labels": np.arange(4),
     }
-    assert lengths.widths_of(arrays).tolist() == [16, 48, 64, 16]
+    assert lengths.widths_of(arrays, [16, 48, 64]).tolist() == [16, 48, 64, 16]
     found = lengths.batch(arrays, np.array([3, 1]), columns=48)
     assert found["token_ids"].tolist() == arrays["token_ids"][[3, 1], :48].tolist()
     assert found["labels"].tolist() == [3, 1]

@@ -99,6 +99,16 @@ def test_labels_of_texts_are_places_among_the_labels():
     assert (arrays["weights"].tolist(), arrays["weights"].dtype) == ([1, 1, 1], np.float32)
 
 
+def test_a_label_may_weigh_more_than_another():
+    settings = ClassificationConfig(label_weights=(1.0, 4.0))
+    settings = classification.with_labels(settings, texts("nyn"))
+    assert features_of(settings, texts("nyn")).arrays["weights"].tolist() == [1, 4, 1]
+    with pytest.raises(ValueError, match=r"task\.label_weights has 3 numbers for 2 labels: n, y"):
+        classification.with_labels(ClassificationConfig(label_weights=(1.0, 1.0, 1.0)), texts("ny"))
+    with pytest.raises(ValueError, match="all must be positive"):
+        ClassificationConfig(label_weights=(1.0, 0.0))
+
+
 def test_a_label_must_be_known():
     with pytest.raises(ValueError, match=r"^train.tsv row 1 has the label 'x'; known are 'no', 'yes'$"):
         features_of(ClassificationConfig(labels=("no", "yes")), texts("x"))
