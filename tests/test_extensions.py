@@ -23,11 +23,11 @@ import bert_jax.tasks
 from bert_jax.analysis.explain import explain
 from bert_jax.analysis.scoring import score_workdir
 from bert_jax.config import (
+    ClassificationConfig,
     Config,
     EncoderConfig,
     ModelConfig,
     ObjectiveConfig,
-    TextTaskConfig,
     TokenClassificationConfig,
     TrainConfig,
 )
@@ -323,7 +323,7 @@ def test_a_loss_over_the_whole_batch_is_the_same_on_any_mesh(contrast: Config):
 
 
 @dataclass(frozen=True)
-class ParityConfig(TextTaskConfig):
+class ParityConfig(ClassificationConfig):
     """Whether a text has an even number of words; its examples are plain texts."""
 
     kind: ClassVar[str] = "parity"

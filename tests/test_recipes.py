@@ -28,6 +28,7 @@ import pytest
 
 from bert_jax.cli import main as cli
 from bert_jax.cli.commands import VERBS, Prepare, Pretrain
+from bert_jax.cli.phases import Check
 from bert_jax.config import BertConfig, Config, EncoderConfig, load_phases, load_recipe
 from bert_jax.objectives import objective_for
 from bert_jax.ops.attention import xla
@@ -199,7 +200,8 @@ def all_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     _, verb, *arguments = shlex.split(command)
     ran: list[Any] = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(VERBS[verb], "__call__", lambda self: ran.append(self) or 0)
+    for command in (VERBS[verb], Check):
+        monkeypatch.setattr(command, "__call__", lambda self: ran.append(self) or 0)
     assert cli.run([verb, *arguments]) == 0
     return ran
 

@@ -151,7 +151,7 @@ def logits_in_pytorch(folder: Path, texts: list[str]) -> np.ndarray:
 def test_a_few_examples_are_learned_by_heart(kind: str, score: str, encoder: Path, tmp_path: Path):
     """And the model, asked again in its workdir and as an exported folder, says just that."""
     examples = write_examples(kind, tmp_path / "examples")
-    config = config_of(kind, encoder, examples, epochs=8.0)
+    config = config_of(kind, encoder, examples, epochs=12.0)
     config = replace(config, task__train=str(write_examples(kind, tmp_path / "train", times=8)))
     (result,) = finetune(config, workdir=tmp_path / "run")
     assert result.scores[score] > (0.98 if kind == "regression" else 0.9999), report([result])
