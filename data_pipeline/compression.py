@@ -17,7 +17,7 @@ from data_pipeline.errors import UserError
 
 
 def zstd_module() -> Any:
-    """Python's own from 3.14 on, else a package that only who reads text needs."""
+    """Python's own from 3.14 on, else a package that only who reads such files needs."""
     return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 
@@ -51,13 +51,16 @@ def unpacked(path: str, file: IO[bytes]) -> Iterator[IO[bytes]]:
     Raises:
       UserError: while it is read, if it is not a whole compressed file.
     """
-    if not is_packed(path):
+    packing = PurePath(path.lower()).suffix
+    if packing not in PACKINGS:
         yield file
         return
-    damaged = (zlib.error, lzma.LZMAError, EOFError, zstd_module().ZstdError)
+    damaged: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, EOFError, OSError)
+    if packing == ".zst":
+        damaged += (zstd_module().ZstdError,)
     try:
-        yield PACKINGS[PurePath(path.lower()).suffix](file)
-    except (*damaged, OSError) as error:
+        yield PACKINGS[packing](file)
+    except damaged as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of what is on it
             raise
         raise UserError(f"{path}: not a whole compressed file ({error})") from error

@@ -82,7 +82,7 @@ class ClassificationConfig(TextTaskConfig):
     """Labels in the order of the logits, and of the numbers that may stand for them in the examples; empty:
     those of the training examples, sorted."""
     label_weights: tuple[float, ...] = ()
-    """What an example of each label weighs in the loss, in the order of the labels; empty: all the same."""
+    """Class weights: what an example of each label weighs in the loss, in their order; empty: the same."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

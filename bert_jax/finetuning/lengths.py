@@ -1,6 +1,7 @@
 """Rows of like length in one batch, and batches as wide as their longest row needs: less padding.
 
-A few widths, so that a step is compiled a few times. Hugging Face's trainer does so with `group_by_length`.
+A few widths, so that a step is compiled a few times. Hugging Face's trainer does so with dynamic padding and
+`group_by_length`.
 """
 
 from __future__ import annotations

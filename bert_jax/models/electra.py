@@ -8,28 +8,11 @@ from __future__ import annotations
 
 import functools
 
-from flax import nnx
-
 from bert_jax.config import ElectraConfig
 from bert_jax.models import bert, relatives
 from bert_jax.models.encoder import HuggingFace
-from bert_jax.models.relatives import FirstTokenHead, Relative
+from bert_jax.models.relatives import Relative
 from bert_jax.ops.activations import gelu
-
-
-def sequence_classification_head(config: ElectraConfig, *, num_labels: int, rngs: nnx.Rngs) -> FirstTokenHead:
-    """ElectraClassificationHead."""
-    rate = relatives.classifier_dropout(config)
-    return FirstTokenHead(
-        config,
-        num_labels=num_labels,
-        names=("classifier.dense", "classifier.out_proj"),
-        activation=gelu,
-        rate_before=rate,
-        rate=rate,
-        rngs=rngs,
-    )
-
 
 ELECTRA = Relative(
     Config=ElectraConfig,
@@ -68,7 +51,7 @@ ELECTRA = Relative(
         bias="generator_lm_head.bias",
         activation="gelu",
     ),
-    sequence_classification_head=sequence_classification_head,
+    sequence_classification_head=functools.partial(relatives.sequence_classification_head, activation=gelu),
     token_classification_head=relatives.token_classification_head,
     question_answering_head=bert.question_answering_head,
 )

@@ -101,6 +101,26 @@ def classifier_dropout(config: Configurable) -> float:
     return config.hidden_dropout_prob if rate is None else rate
 
 
+def sequence_classification_head(
+    config: Configurable,
+    *,
+    num_labels: int,
+    activation: Callable[[jax.Array], jax.Array],
+    rngs: nnx.Rngs,
+) -> FirstTokenHead:
+    """RobertaClassificationHead, ElectraClassificationHead: each has its activation."""
+    rate = classifier_dropout(config)
+    return FirstTokenHead(
+        config,
+        num_labels=num_labels,
+        names=("classifier.dense", "classifier.out_proj"),
+        activation=activation,
+        rate_before=rate,
+        rate=rate,
+        rngs=rngs,
+    )
+
+
 def token_classification_head(config: Configurable, *, num_labels: int, rngs: nnx.Rngs) -> bert.TokenHead:
     """RobertaForTokenClassification, ElectraForTokenClassification."""
     rate = classifier_dropout(config)

@@ -10,29 +10,14 @@ import dataclasses
 import functools
 
 import jax.numpy as jnp
-from flax import nnx
 
 from bert_jax.config import CamembertConfig, RobertaConfig, XlmRobertaConfig
 from bert_jax.models import bert, relatives
 from bert_jax.models.encoder import HuggingFace
-from bert_jax.models.relatives import FirstTokenHead, Relative
+from bert_jax.models.relatives import Relative
 
 LEFT_OUT = {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
 """What a field is that config.json leaves out: as in Transformers, not as in the published models."""
-
-
-def sequence_classification_head(config: RobertaConfig, *, num_labels: int, rngs: nnx.Rngs) -> FirstTokenHead:
-    """RobertaClassificationHead."""
-    rate = relatives.classifier_dropout(config)
-    return FirstTokenHead(
-        config,
-        num_labels=num_labels,
-        names=("classifier.dense", "classifier.out_proj"),
-        activation=jnp.tanh,
-        rate_before=rate,
-        rate=rate,
-        rngs=rngs,
-    )
 
 
 ROBERTA = Relative(
@@ -67,7 +52,9 @@ ROBERTA = Relative(
         bias="lm_head.bias",
         activation="gelu",
     ),
-    sequence_classification_head=sequence_classification_head,
+    sequence_classification_head=functools.partial(
+        relatives.sequence_classification_head, activation=jnp.tanh
+    ),
     token_classification_head=relatives.token_classification_head,
     question_answering_head=bert.question_answering_head,
 )

@@ -6,7 +6,6 @@ Shapes in names: B rows of a batch, N rows of all examples, S row length, C labe
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from bert_jax.objectives.objective import Metric, RowShape, Sums
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import text
-from bert_jax.tasks.columns import canonical, named_label
+from bert_jax.tasks.columns import canonical, label_reader
 from bert_jax.tasks.features import Features, all_labelled, label_index
 from bert_jax.tasks.records import Empty
 from bert_jax.tasks.requirements import check_installed
@@ -45,8 +44,7 @@ example = text.example
 
 def read(source: str, settings: ClassificationConfig, *, labelled: bool = True) -> list[Text | Empty]:
     """Reads .tsv (no quoting: a quote is a character) and .csv with a header line, .jsonl, or TFDS."""
-    as_label = functools.partial(named_label, labels=tuple(map(canonical, settings.labels)))
-    return text.read(source, settings, labelled=labelled, as_label=as_label)
+    return text.read(source, settings, labelled=labelled, as_label=label_reader(settings.labels))
 
 
 def with_labels(settings: ClassificationConfig, examples: Sequence[Text]) -> ClassificationConfig:

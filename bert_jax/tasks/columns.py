@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,14 +56,21 @@ def canonical(label: str) -> str:
     return label
 
 
-def named_label(where: str, name: str, value: Any, labels: Sequence[str]) -> str:
-    """A label; or the one of `labels`, if they are names, that a whole number counts from 0."""
-    label = label_name(where, name, value)
-    if not labels or not is_number(label) or any(map(is_number, labels)):
-        return label
-    if not 0 <= int(label) < len(labels):
-        raise UserError(f"{where}: {name!r} is {label}; task.labels names {len(labels)}, from 0 on")
-    return labels[int(label)]
+def label_reader(labels: Sequence[str]) -> Callable[[str, str, Any], str]:
+    """What reads labels as `label_name` does; where `labels` are names, a whole number counts them from 0."""
+    names = tuple(map(canonical, labels))
+    if not names or any(map(is_number, names)):
+        return label_name
+
+    def read(where: str, name: str, value: Any) -> str:
+        label = label_name(where, name, value)
+        if not is_number(label):
+            return label
+        if not 0 <= int(label) < len(names):
+            raise UserError(f"{where}: {name!r} is {label}; task.labels names {len(names)}, from 0 on")
+        return names[int(label)]
+
+    return read
 
 
 def is_number(label: str) -> bool:

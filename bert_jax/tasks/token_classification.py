@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,7 +71,8 @@ def read(
     label = settings.label if labelled else None
     wanted = (settings.text, settings.label)
     found = records.read(source, formats, kind=settings.kind, columns=wanted, label=label)
-    make = functools.partial(_example, settings=settings, labelled=labelled)
+    as_label = columns.label_reader(settings.labels) if settings.labels else _name
+    make = functools.partial(_example, settings=settings, as_label=as_label if labelled else None)
     return list(records.examples(found, make, labelled=labelled))
 
 
@@ -79,7 +80,7 @@ def read_stdin(lines: Iterable[bytes], settings: TokenClassificationConfig) -> I
     """Words with spaces between them, a sentence a line."""
     text = records.decoded(lines, records.STDIN)
     found = records.texts(records.STDIN, text, settings.text)
-    make = functools.partial(_example, settings=settings, labelled=False)
+    make = functools.partial(_example, settings=settings, as_label=None)
     return records.examples(found, make, labelled=False)
 
 
@@ -90,8 +91,13 @@ def example(text: str, pair: str | None, settings: TokenClassificationConfig) ->
 
 
 def _example(
-    where: str, record: dict[str, Any], *, settings: TokenClassificationConfig, labelled: bool
+    where: str,
+    record: dict[str, Any],
+    *,
+    settings: TokenClassificationConfig,
+    as_label: Callable[[str, str, Any], str] | None,
 ) -> TokenLabels:
+    labelled = as_label is not None
     advice = columns.advice("text", labelled=labelled)
     value = columns.column(where, record, settings.text, advice)
     if isinstance(value, str) and not labelled:
@@ -103,22 +109,22 @@ def _example(
         raise EmptyError(f"{where}: {settings.text!r} has no words")
     if not all(word.strip() for word in words):
         raise UserError(f"{where}: {settings.text!r} has an empty word")
-    if not labelled:
+    if as_label is None:
         return TokenLabels(where, words)
     labels = columns.column(where, record, settings.label, columns.advice("label", labelled=labelled))
     if not isinstance(labels, list):
         raise UserError(f"{where}: {settings.label!r} is not a list of labels")
     if len(labels) != len(words):
         raise UserError(f"{where} has {len(words)} words and {len(labels)} labels")
-    return TokenLabels(where, words, tuple(_label(where, label, settings) for label in labels))
+    return TokenLabels(where, words, tuple(as_label(where, settings.label, label) for label in labels))
 
 
-def _label(where: str, value: Any, settings: TokenClassificationConfig) -> str:
-    asked = tuple(map(columns.canonical, settings.labels))
-    label = columns.named_label(where, settings.label, value, asked)
-    if not asked and columns.is_number(label):  # which one is outside of entities?
+def _name(where: str, column: str, value: Any) -> str:
+    """A label where none are asked for."""
+    label = columns.label_name(where, column, value)
+    if columns.is_number(label):  # which one is outside of entities?
         raise UserError(
-            f"{where}: {settings.label!r} has {label}, a number, not a name: name the labels in their order, "
+            f"{where}: {column!r} has {label}, a number, not a name: name the labels in their order, "
             "as in --task.labels O B-PER I-PER"
         )
     return label
