@@ -14,20 +14,14 @@ import argparse
 import dataclasses
 import json
 import math
-import os
-import queue
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from bert_jax.workdir.metrics_file import read_metrics
+from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, spread
 
-ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared/data"
 EXAMPLES = 6000
 SMALL = ("--model.num-hidden-layers", "2", "--model.scan-unroll", "2")
@@ -56,25 +50,11 @@ def main() -> None:
     for rows in ((), PAIRS):
         if not _data(args.out, rows).exists():
             bert_jax("prepare", "configs/mini.py", *_source(args, rows), *rows)
-    cores: queue.Queue[int] = queue.Queue()
-    for core in os.sched_getaffinity(0):
-        cores.put(core)
-
-    def on_a_core(job: Callable[..., Any], *arguments: Any) -> Any:
-        core = cores.get()
-        try:
-            return job(args, *arguments, core)
-        finally:
-            cores.put(core)
-
-    with ThreadPoolExecutor(cores.qsize()) as pool:
-        # Seed by seed, so that a table of fewer seeds is there early.
-        jobs = {
-            (v, s): pool.submit(on_a_core, pretrain_and_judge, v, s) for s in args.seeds for v in VARIANTS
-        }
-        found = {key: job.result() for key, job in jobs.items()}
-        jobs = {("random weights", s): pool.submit(on_a_core, judge_random_weights, s) for s in args.seeds}
-        found |= {key: job.result() for key, job in jobs.items()}
+    # Seed by seed, so that a table of fewer seeds is there early.
+    keys = [(variant, seed) for seed in args.seeds for variant in VARIANTS]
+    found = each_on_a_core(keys, lambda key, core: pretrain_and_judge(args, *key, core))
+    random = [("random weights", seed) for seed in args.seeds]
+    found |= each_on_a_core(random, lambda key, core: judge_random_weights(args, key[1], core))
     print(f"{args.steps} steps, seeds {', '.join(map(str, args.seeds))}\n")
     print("| variant | held-out MLM loss | SST-2 accuracy, % |\n|---|---|---|")
     for variant in (*VARIANTS, "random weights"):
@@ -150,25 +130,6 @@ def _loss(workdir: Path, data: Path) -> float:
         metrics = evaluate(spec, params, step=step, mesh=mesh, loader=loader)
     assert metrics is not None
     return metrics["mlm_loss"]
-
-
-def bert_jax(*words: str, core: int | None = None) -> None:
-    """A verb in a process of its own, on one core if one is given; its words go to a log if it fails."""
-    on_core = None if core is None else lambda: os.sched_setaffinity(0, {core})
-    command = [sys.executable, "-m", "bert_jax", *words]
-    done = subprocess.run(
-        command, cwd=ROOT, preexec_fn=on_core, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout[-4000:]}")
-
-
-def spread(values: list[float] | tuple[float, ...], digits: int) -> str:
-    """Mean and standard deviation of the sample."""
-    if any(map(math.isnan, values)):
-        return ""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
 def _place(args: argparse.Namespace, variant: str, seed: int) -> Path:

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import queue
 import statistics
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from bert_jax.workdir.metrics_file import read_metrics
+from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, spread
 
-ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared/data/corpus"
 BERT, MODERN = "configs/mini.py", "configs/modernbert_mini.py:pretraining"
 VARIANTS: dict[str, tuple[str, str, str]] = {
@@ -61,32 +57,22 @@ def main() -> None:
     if not (args.out / "data").exists():
         bert_jax("prepare", BERT, *source, *ALIKE)
 
-    cores: queue.Queue[int] = queue.Queue()
-    for core in os.sched_getaffinity(0):
-        cores.put(core)
-
-    def on_a_core(variant: str, seed: int) -> Run:
-        core = cores.get()
-        try:
-            return trained(args.out, source, variant, seed=seed, steps=args.steps, core=core)
-        finally:
-            cores.put(core)
-
-    with ThreadPoolExecutor(cores.qsize()) as pool:
-        # Seed by seed, so that a table of fewer seeds is there early.
-        jobs = {(v, s): pool.submit(on_a_core, v, s) for s in args.seeds for v in VARIANTS}
-        runs = {key: job.result() for key, job in jobs.items()}
+    # Seed by seed, so that a table of fewer seeds is there early.
+    keys = [(variant, seed) for seed in args.seeds for variant in VARIANTS]
+    runs = each_on_a_core(
+        keys, lambda key, core: trained(args.out, source, *key, steps=args.steps, core=core)
+    )
     steps = sorted(runs[next(iter(VARIANTS)), args.seeds[0]].losses)
     print(f"| | {' | '.join(f'loss at step {step:,}' for step in steps)} | processor minutes |")
     print("|---" * (len(steps) + 2) + "|")
     for variant in VARIANTS:
         of_seeds = [runs[variant, seed] for seed in args.seeds]
-        losses = [spread([run.losses[step] for run in of_seeds]) for step in steps]
+        losses = [spread([run.losses[step] for run in of_seeds], 3) for step in steps]
         minutes = statistics.median(run.seconds / 60 for run in of_seeds)
         print(f"| {variant} | {' | '.join(losses)} | {minutes:.1f} |")
 
 
-def trained(out: Path, source: tuple[str, ...], variant: str, *, seed: int, steps: int, core: int) -> Run:
+def trained(out: Path, source: tuple[str, ...], variant: str, seed: int, *, steps: int, core: int) -> Run:
     config, optimizer, rate = VARIANTS[variant]
     workdir = out / f"{variant.replace(', ', '-')}-{steps}-steps-{seed}"
     time_file = workdir.with_suffix(".seconds.json")
@@ -100,28 +86,6 @@ def trained(out: Path, source: tuple[str, ...], variant: str, *, seed: int, step
     losses = {step: m["mlm_loss"] for (step, split), m in lines.items() if split == "validation"}
     print(f"{variant}, seed {seed}: {losses[steps]:.3f}", file=sys.stderr, flush=True)
     return Run(losses, json.loads(time_file.read_text()))
-
-
-def bert_jax(*words: str, core: int | None = None) -> float:
-    """A verb in a process of its own; the seconds of a processor that it took. What it says if it fails."""
-    pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
-    command = [sys.executable, "-m", "bert_jax", *words]
-    process = subprocess.Popen(
-        command, cwd=ROOT, preexec_fn=pin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}\nended with {process.returncode}:\n{said[-4000:]}")
-    return usage.ru_utime + usage.ru_stime
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation of the sample."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
 
 if __name__ == "__main__":

@@ -16,14 +16,11 @@ import gzip
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.learning import CORPUS, ROOT, Side, start_clock, take_turns
+from tests.benchmarks.learning import CORPUS, ROOT, start, start_clock, take_turns
 
 GENRES = ("news", "reviews", "speeches")
 LONGEST = 108
@@ -47,13 +44,8 @@ def main() -> None:
     passages = random.Random(0).sample(list(all_passages()), args.examples + HELD_OUT)
     write(args.out / "train.jsonl", passages[HELD_OUT:])
     write(args.out / "validation.jsonl", passages[:HELD_OUT])
-    sides = {}
-    for name in SIDES:
-        command = [sys.executable, "-m", "tests.benchmarks.finetuning", *sys.argv[1:], "--side", name]
-        with (args.out / f"{name}.log").open("w") as file:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-        process.send_signal(signal.SIGSTOP)
-        sides[name] = Side(process, [])
+    epochs = ("--epochs", str(args.epochs))
+    sides = {name: start("tests.benchmarks.finetuning", name, args.out, *epochs) for name in SIDES}
     take_turns(list(sides.values()))
     seconds = {}
     for name, side in sides.items():

@@ -76,7 +76,7 @@ def compare(out: Path, *, corpus: str, steps: int) -> None:
     )
     (out / "config.json").write_bytes(shown.stdout)
 
-    sides = {name: start(name, out) for name in SIDES}
+    sides = {name: start("tests.benchmarks.learning", name, out) for name in SIDES}
     take_turns(list(sides.values()))
 
     found = []
@@ -90,8 +90,9 @@ def compare(out: Path, *, corpus: str, steps: int) -> None:
     print("\n".join(report(found[0], found[1], steps)))
 
 
-def start(side: str, out: Path) -> Side:
-    command = [sys.executable, "-m", "tests.benchmarks.learning", "--out", str(out), "--side", side]
+def start(module: str, side: str, out: Path, *arguments: str) -> Side:
+    """A side of a benchmark, stopped before it does anything."""
+    command = [sys.executable, "-m", module, "--out", str(out), "--side", side, *arguments]
     with (out / f"{side}.log").open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     process.send_signal(signal.SIGSTOP)

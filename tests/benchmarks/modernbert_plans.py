@@ -16,31 +16,29 @@ from bert_jax.interop.initialize import resolve
 from bert_jax.planning.plan import find_pod, plan
 from tests.benchmarks.scaling import ROOT, print_header, row
 
-CHIPS = {"v5e:4x4": 16, "v5p:4x4x4": 64, "h100:1x8": 8}
+PODS = ("v5e:4x4", "v5p:4x4x4", "h100:1x8")
 ROWS = {
     ("modernbert_base", "pretraining"): (12, 72, 48),
     ("modernbert_base", "context_extension"): (1, 9, 6),
     ("modernbert_large", "pretraining"): (6, 36, 24),
     ("modernbert_large", "context_extension"): (1, 3, 3),
 }
-"""Recipe and phase -> rows of a microbatch on a chip of each of CHIPS."""
+"""Recipe and phase -> rows of a microbatch on a chip of each of PODS."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cache", type=Path, default=Path("runs/compiled"))
-    parser.add_argument("--pods", nargs="+", choices=CHIPS, default=list(CHIPS))
-    parser.add_argument("--recipes", nargs="+", default=["modernbert_base", "modernbert_large"])
-    parser.add_argument("--phases", nargs="+", default=["pretraining", "context_extension"])
+    parser.add_argument("--pods", nargs="+", choices=PODS, default=PODS)
     arguments = parser.parse_args()
     print_header("recipe")
     for (recipe, phase), all_rows in ROWS.items():
-        if recipe not in arguments.recipes or phase not in arguments.phases:
-            continue
         config = load_recipe(f"{ROOT}/configs/{recipe}.py:{phase}")
-        for (topology, chips), rows in zip(CHIPS.items(), all_rows, strict=True):
+        for topology, rows in zip(PODS, all_rows, strict=True):
             if topology not in arguments.pods:
                 continue
+            pod = find_pod(topology)
+            chips = len(pod.devices)
             microbatches = config.train.global_batch_size // chips // rows
             # The state of large leaves a chip of 16 GiB little room.
             fsdp = chips if (recipe, topology) == ("modernbert_large", "v5e:4x4") else 1
@@ -50,7 +48,6 @@ def main() -> None:
                 train={"microbatches": microbatches},
                 mesh={"fsdp": fsdp},
             )
-            pod = find_pod(topology)
             found = plan(resolve(changed, platform=pod.platform), pod, cache=arguments.cache)
             print(row(found, recipe), flush=True)
 
