@@ -24,6 +24,7 @@ from bert_jax.config.sections import (
 )
 from bert_jax.config.task import (
     ClassificationConfig,
+    EmbeddingConfig,
     QuestionAnsweringConfig,
     RegressionConfig,
     TaskConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "DataConfig",
     "DistilBertConfig",
     "ElectraConfig",
+    "EmbeddingConfig",
     "EncoderConfig",
     "InitConfig",
     "MaskingConfig",
