@@ -165,7 +165,7 @@ class EmbeddingConfig(TaskConfig):
     positive: str = "positive"
     """Column of the text that goes with it; of the second text for cosent."""
     negative: str = "negative"
-    """Column of a text that does not, or of a list of them; with further ones in negative_1, negative_2 ..."""
+    """Column of a text that does not, or of a list of them; and of more in negative_1, negative_2 ..."""
     score: str = "score"
     """Column of the number for cosent; for margin_mse of the teacher's scores, the positive's first, or of
     their differences to it."""
@@ -177,7 +177,7 @@ class EmbeddingConfig(TaskConfig):
     """Texts that are more like the anchor than its positive less this do not count as negatives: they are
     taken for false ones (Moreira et al. 2024, arXiv 2407.15831). None: all count."""
     dimensions: tuple[int, ...] = ()
-    """Lengths that a vector may be cut to, each trained as the whole one (Matryoshka; Kusupati et al. 2022)."""
+    """Sizes that a vector may be cut to, each trained as the whole one (Matryoshka; Kusupati et al. 2022)."""
     pooling: Pooling = "mean"
     normalize: bool = True
     """Whether vectors have length 1."""

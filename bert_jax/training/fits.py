@@ -20,10 +20,10 @@ def check_fits(spec: RunSpec, mesh: Mesh) -> None:
                 f"{ways * stage.microbatches} (mesh data x fsdp = {ways}, times {stage.microbatches} "
                 f"microbatch(es); train.microbatches is {train.microbatches})"
             )
-    if spec.network.objective.REDUCTION == "batch" and train.microbatches > 1:
+    if spec.network.objective.REDUCTION == "batch" and train.global_batch_size < 2:
         raise UserError(
-            f"train.microbatches is {train.microbatches}; it must be 1, because the loss of "
-            f"{spec.network.settings.kind} is over the whole batch"
+            f"train.global_batch_size is {train.global_batch_size}; it must be at least 2, because the loss of "
+            f"{spec.network.settings.kind} compares the rows of a batch"
         )
     if train.reduce_dtype != "float32":
         if mesh.shape["tensor"] > 1:

@@ -17,6 +17,7 @@ import pytest
 from bert_jax.config import (
     BertConfig,
     ClassificationConfig,
+    EmbeddingConfig,
     QuestionAnsweringConfig,
     RegressionConfig,
     TaskConfig,
@@ -26,6 +27,7 @@ from bert_jax.interop import huggingface
 from bert_jax.objectives.objective import RowShape, Sums
 from bert_jax.ops.attention import PLAIN
 from bert_jax.tasks import TASKS, task_of
+from bert_jax.tasks.embedding import Texts
 from bert_jax.tasks.task import Task
 from bert_jax.tasks.token_classification import TokenLabels
 from bert_jax.training.network import Network, modules, parameters, sums
@@ -109,6 +111,17 @@ CASES = {
         [question("Ada was there", "Ada"), question("nobody was there")],
         [{"answer": "Ada was"}, {"answer": "nobody"}],
     ),
+    "embedding": Case(
+        (
+            "a.jsonl",
+            '{"anchor": "a", "positive": "b", "negative": ["c", "d"]}\n{"anchor": "e", "positive": "f"}\n',
+        ),
+        "a",
+        ("a", "b"),
+        EmbeddingConfig(sequence_length=8),
+        [Texts("", ("a", "b", "c", "d")), Texts("", ("e", "f"))],
+        [{"embeddings": [[1, 0], [0, 1], [1, 0], [1, 1]]}, {"embeddings": [[1, 1], [1, 1]]}],
+    ),
 }
 
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.Config.kind)
@@ -133,7 +146,8 @@ def test_a_task_goes_from_a_file_to_scores_an_explanation_and_hugging_face(task:
     assert settings == case.settings
     assert task_of(settings) is task
     features = task.featurize(examples, tokenizer_of("minilm"), settings)
-    assert features.arrays["token_ids"].shape[1] == settings.sequence_length
+    texts = features.shape.max_sequences
+    assert features.shape == RowShape(texts * settings.sequence_length, max_sequences=texts)
     assert {"labels", "weights"} <= features.arrays.keys()
     assert features.examples_N.tolist() == list(range(len(examples)))
     assert features.cut == []
@@ -149,7 +163,11 @@ def test_a_task_goes_from_a_file_to_scores_an_explanation_and_hugging_face(task:
     def apply(params: dict[str, Any], batch: dict[str, jax.Array]) -> tuple[jax.Array, Sums, Sums]:
         both = modules(network, params)
         logits = task.logits(settings, both.objective, both.encoder, batch, kernels=PLAIN)
-        return logits, task.loss_sums(logits, batch), sums(network, params, batch, kernels=PLAIN)
+        return (
+            logits,
+            task.loss_sums(network.settings, logits, batch),
+            sums(network, params, batch, kernels=PLAIN),
+        )
 
     logits, found, at_once = apply(params, batch)
     assert logits.dtype == jnp.float32
@@ -159,8 +177,8 @@ def test_a_task_goes_from_a_file_to_scores_an_explanation_and_hugging_face(task:
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), found, at_once)
     weights = task.weights(batch)
     assert weights == {name: found[name][1] for name in weights}, "what is minimized is what is reported"
-    assert task.flops(settings, MODEL, RowShape(settings.sequence_length)) > 0
-    assert task.kept_bytes(settings, MODEL, RowShape(settings.sequence_length)) >= 0
+    assert task.flops(settings, MODEL, features.shape) >= 0
+    assert task.kept_bytes(settings, MODEL, features.shape) >= 0
 
     # Predictions and scores.
     task.check_libraries()
@@ -176,15 +194,17 @@ def test_a_task_goes_from_a_file_to_scores_an_explanation_and_hugging_face(task:
     (line,) = task.read_stdin([case.line.encode()], settings)
     plain = task.featurize(to_predict, tokenizer_of("minilm"), settings)
     assert not {"labels", "weights"} & plain.arrays.keys()
-    np.testing.assert_array_equal(plain.arrays["token_ids"], features.arrays["token_ids"])
-    assert task.predict(to_predict, plain, np.asarray(logits), settings) == said
+    if texts == 1:
+        np.testing.assert_array_equal(plain.arrays["token_ids"], features.arrays["token_ids"])
+        assert task.predict(to_predict, plain, np.asarray(logits), settings) == said
     from_line = task.featurize([line], tokenizer_of("minilm"), settings)
     np.testing.assert_array_equal(from_line.arrays["token_ids"][0], plain.arrays["token_ids"][0])
 
     # An explanation.
     typed = task.example(*case.typed, settings)
     row = task.featurize([typed], tokenizer_of("minilm"), settings)
-    np.testing.assert_array_equal(row.arrays["token_ids"], from_line.arrays["token_ids"])
+    if texts == 1:
+        np.testing.assert_array_equal(row.arrays["token_ids"], from_line.arrays["token_ids"])
     target = task.explain(typed, row, np.asarray(logits[:1]), settings, None)
     assert target.prediction
     assert target.name
@@ -197,6 +217,9 @@ def test_a_task_goes_from_a_file_to_scores_an_explanation_and_hugging_face(task:
     fields = json.loads(json.dumps(huggingface.to_config(network)))
     assert task.to_huggingface(settings).items() <= fields.items()
     claims = [found for found in TASKS if found.from_huggingface(task.HUGGINGFACE_SUFFIX, fields)]
+    if task.HUGGINGFACE_SUFFIX == "Model":  # no head: what it is for stands in files of its own
+        assert claims == []
+        return
     assert claims == [task]
     again = task.from_huggingface(task.HUGGINGFACE_SUFFIX, fields)
     assert getattr(again, "labels", None) == getattr(settings, "labels", None)
@@ -248,6 +271,7 @@ def test_special_pieces_of_a_text_are_plain_text(task: Task, kind: str):
     examples: dict[str, Any] = {
         "token_classification": TokenLabels("row 1", tuple(awkward.split())),
         "question_answering": question(awkward, question=""),
+        "embedding": Texts("row 1", (awkward,)),
     }
     asked = dataclasses.replace(case_of(task).settings, sequence_length=64)
     features = features_of(asked, [examples.get(asked.kind, text(awkward))], kind=kind)
