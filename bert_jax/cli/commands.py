@@ -97,6 +97,39 @@ class InspectData:
 
 
 @dataclass(frozen=True)
+class MakePairs:
+    """Neighbouring passages of documents, as pairs to train embeddings on: DIR/train.jsonl, DIR/validation.jsonl."""
+
+    source: tyro.conf.Positional[str]
+    """As data.source: files:GLOB, tfds:NAME:SPLIT, builtin:python-docs."""
+    out: Path
+    """A new folder."""
+    words: int = 64
+    """Of a passage, at least; it ends where a line does."""
+    validation_fraction: float = 0.05
+    """Share of the documents whose pairs are held out."""
+    seed: int = 0
+    """Decides which those are."""
+    text_field: str = "text"
+    """As data.text_field."""
+
+    def __call__(self) -> int:
+        from data_pipeline.passages import write_pairs
+
+        counts = write_pairs(
+            self.source,
+            self.out,
+            words=self.words,
+            validation_fraction=self.validation_fraction,
+            seed=self.seed,
+            text_field=self.text_field,
+        )
+        for split, count in counts.items():
+            print(f"{self.out / split}.jsonl: {count:,} pairs")
+        return OK
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """Train in a workdir, or resume the run that is there."""
 
@@ -480,6 +513,7 @@ def compiled_programs(workdir: Path) -> Path:
 VERBS: dict[str, type] = {
     "prepare": Prepare,
     "inspect-data": InspectData,
+    "make-pairs": MakePairs,
     "pretrain": Pretrain,
     "benchmark": Benchmark,
     "plan": Plan,

@@ -22,8 +22,8 @@ def check_fits(spec: RunSpec, mesh: Mesh) -> None:
             )
     if spec.network.objective.REDUCTION == "batch" and train.global_batch_size < 2:
         raise UserError(
-            f"train.global_batch_size is {train.global_batch_size}; it must be at least 2, because the loss of "
-            f"{spec.network.settings.kind} compares the rows of a batch"
+            f"train.global_batch_size is {train.global_batch_size}; it must be at least 2, because the loss "
+            f"of {spec.network.settings.kind} compares the rows of a batch"
         )
     if train.reduce_dtype != "float32":
         if mesh.shape["tensor"] > 1:
