@@ -52,7 +52,7 @@ def write_pairs(
       How many pairs each file has.
 
     Raises:
-      FileExistsError, UserError: `out` exists; the source cannot be read, or has no pairs for one of the files.
+      FileExistsError, UserError: `out` exists; the source cannot be read, or has no pairs for a file.
     """
     require(words >= 1, f"--words is {words}; it must be at least 1")
     require(

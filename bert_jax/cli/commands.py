@@ -98,12 +98,12 @@ class InspectData:
 
 @dataclass(frozen=True)
 class MakePairs:
-    """Neighbouring passages of documents, as pairs to train embeddings on: DIR/train.jsonl, DIR/validation.jsonl."""
+    """Write neighbouring passages of documents as pairs, to train embeddings on."""
 
     source: tyro.conf.Positional[str]
     """As data.source: files:GLOB, tfds:NAME:SPLIT, builtin:python-docs."""
     out: Path
-    """A new folder."""
+    """A new folder, of train.jsonl and validation.jsonl."""
     words: int = 64
     """Of a passage, at least; it ends where a line does."""
     validation_fraction: float = 0.05
@@ -365,7 +365,7 @@ class Export:
 
     workdir: Path
     out: Path
-    """A new folder."""
+    """A new folder, of train.jsonl and validation.jsonl."""
     step: int | None = None
     """Step of the checkpoint. Not given: the latest of a pretraining, the best of a fine-tuning."""
     every_checkpoint: bool = False
