@@ -188,6 +188,7 @@ class EmbeddingConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(not self.freeze, "task.freeze leaves nothing to learn: an embedding is the encoder's, pooled")
         require(self.temperature > 0, f"task.temperature is {self.temperature}; it must be positive")
         require(
             self.margin is None or self.margin >= 0, f"task.margin is {self.margin}; it must be at least 0"
