@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -56,10 +57,9 @@ def test_pairs_are_learned_by_heart(config: Config, tmp_path: Path):
     (result,) = finetune(config, workdir=tmp_path / "run")
     assert result.scores["mrr"] == result.scores["accuracy"] == 1.0
     lines = io.BytesIO("\n".join([*(text for pair in PAIRS for text in pair), "", "a"]).encode())
-    found = []
+    found: list[dict[str, Any]] = []
     with pytest.raises(UserError, match="1 of 18 texts are empty"):
-        for prediction in predictions(tmp_path / "run", file=None, lines=lines, batch_size=4, top=1):
-            found.append(prediction)
+        found.extend(predictions(tmp_path / "run", file=None, lines=lines, batch_size=4, top=1))
     assert found[16] == {"error": "standard input line 17: 'anchor' is empty"}
     vectors = np.array([answer["embedding"] for answer in found[:16]])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
