@@ -147,7 +147,19 @@ Pooling = Literal["mean", "cls", "last"]
 
 
 @dataclass(frozen=True)
-class EmbeddingConfig(TaskConfig):
+class GroupTaskConfig(TaskConfig):
+    """A task on a text, one that goes with it, and any number of those that do not."""
+
+    anchor: str = "anchor"
+    """Column of the first text: a query, a question."""
+    positive: str = "positive"
+    """Column of the text that goes with it; where two texts have a score, of the second one."""
+    negative: str = "negative"
+    """Column of a text that does not, or of a list of them; and of more in negative_1, negative_2 ..."""
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig(GroupTaskConfig):
     """A vector for a text, close to those of the texts that go with it (tasks/embedding.py)."""
 
     kind: ClassVar[str] = "embedding"
@@ -160,12 +172,6 @@ class EmbeddingConfig(TaskConfig):
     """contrastive: the positive among all texts of the batch (InfoNCE; van den Oord et al. 2018). cosent: two
     texts with a number for how alike they are (Su 2022). margin_mse: the differences of a teacher's scores
     (Hofstätter et al. 2020)."""
-    anchor: str = "anchor"
-    """Column of the first text: a query, a question."""
-    positive: str = "positive"
-    """Column of the text that goes with it; of the second text for cosent."""
-    negative: str = "negative"
-    """Column of a text that does not, or of a list of them; and of more in negative_1, negative_2 ..."""
     score: str = "score"
     """Column of the number for cosent; for margin_mse of the teacher's scores, the positive's first, or of
     their differences to it."""
@@ -202,3 +208,15 @@ class EmbeddingConfig(TaskConfig):
                 self.loss == "contrastive" or getattr(self, name) == getattr(EmbeddingConfig, name),
                 f"task.{name} is for task.loss contrastive, not {self.loss}",
             )
+
+
+@dataclass(frozen=True)
+class RerankingConfig(GroupTaskConfig):
+    """How well each of several texts goes with another one, read together (tasks/reranking.py)."""
+
+    kind: ClassVar[str] = "reranking"
+    noted: ClassVar[tuple[str, ...]] = (*TaskConfig.noted, "anchor", "positive")
+
+    loss: Literal["softmax", "binary"] = "softmax"
+    """softmax: the positive among the texts of its example (Nogueira and Cho 2019; Gao et al. 2021). binary:
+    each text on its own, whether it goes with the anchor."""

@@ -8,12 +8,14 @@ from bert_jax.tasks import (
     embedding,
     question_answering,
     regression,
+    reranking,
     token_classification,
 )
 from bert_jax.tasks.task import Task
 
 TASKS: tuple[Task, ...] = (
     classification,
+    reranking,
     regression,
     token_classification,
     question_answering,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -25,8 +24,9 @@ from bert_jax.objectives.objective import Metric, RowShape, Sums
 from bert_jax.ops import contrastive
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.pooling import normalized, pool
-from bert_jax.tasks import columns, ranking, records
+from bert_jax.tasks import columns, groups, ranking, records
 from bert_jax.tasks.features import Features
+from bert_jax.tasks.groups import Texts
 from bert_jax.tasks.pieces import Pieces
 from bert_jax.tasks.records import Empty
 from bert_jax.tasks.requirements import check_installed
@@ -42,22 +42,8 @@ REDUCTION: Literal["rows", "batch"] = "batch"
 PREDICTS_TOKENS = False
 HUGGINGFACE_SUFFIX = "Model"
 
-MOST_NEGATIVES = 32
-"""Columns negative_1, negative_2 ... that are looked for."""
 NO_TEXT = -1
 """In the place of a text that an example does not have."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts that belong to one example."""
-
-    where: str
-    texts: tuple[str, ...]
-    """The anchor, its positive and its negatives; the anchor alone where vectors are asked for."""
-    scores: tuple[float, ...] = ()
-    """cosent: how alike the two texts are. margin_mse: the teacher's score of the positive less that of each
-    negative."""
 
 
 # Examples
@@ -66,10 +52,10 @@ class Texts:
 def read(source: str, settings: EmbeddingConfig, *, labelled: bool = True) -> list[Texts | Empty]:
     """Reads .tsv (no quoting: a quote is a character) and .csv with a header line, .jsonl, or TFDS; and .txt,
     a text a line, which is its own positive (SimCSE; Gao et al. 2021, arXiv 2104.08821, section 3)."""
-    formats = {".tsv": records.tsv, ".csv": records.csv_table, ".jsonl": records.json_lines}
-    formats |= {".txt": records.text_lines(settings.anchor)}
-    wanted = (settings.anchor, settings.positive, *_negative_columns(settings), settings.score)
-    found = records.read(source, formats, kind=settings.kind, columns=wanted)
+    formats = groups.FORMATS | {".txt": records.text_lines(settings.anchor)}
+    found = records.read(
+        source, formats, kind=settings.kind, columns=(*groups.text_columns(settings), settings.score)
+    )
     alone = kind_of(source) == ".txt"
     make = functools.partial(_example, settings=settings, labelled=labelled, alone=alone)
     return list(records.examples(found, make, labelled=labelled))
@@ -82,29 +68,21 @@ def read_stdin(lines: Iterable[bytes], settings: EmbeddingConfig) -> Iterator[Te
     return records.examples(found, make, labelled=False)
 
 
-def _negative_columns(settings: EmbeddingConfig) -> list[str]:
-    name = settings.negative
-    return [name, *(f"{name}_{number}" for number in range(1, MOST_NEGATIVES + 1))]
-
-
 def _example(
     where: str, record: dict[str, Any], *, settings: EmbeddingConfig, labelled: bool, alone: bool = False
 ) -> Texts:
-    def text(name: str, flag: str) -> str:
-        return columns.string(where, record, name, columns.advice(flag, labelled=labelled))
-
-    anchor = text(settings.anchor, "anchor")
+    anchor = groups.text(where, record, settings.anchor, "anchor", labelled=labelled)
     if not labelled:
         return Texts(where, (anchor,))
     if alone:
         if settings.loss != "contrastive":
             raise UserError(f"{where}: plain text has no scores; task.loss contrastive learns from it")
         return Texts(where, (anchor, anchor))
-    texts = anchor, text(settings.positive, "positive")
+    texts = anchor, groups.text(where, record, settings.positive, "positive", labelled=labelled)
     if settings.loss == "cosent":
         value = columns.column(where, record, settings.score, columns.advice("score", labelled=labelled))
         return Texts(where, texts, (columns.number(where, settings.score, value),))
-    negatives = tuple(_negatives(where, record, settings))
+    negatives = groups.negatives(where, record, settings)
     if settings.loss == "contrastive":
         return Texts(where, (*texts, *negatives))
     if not negatives:
@@ -113,15 +91,6 @@ def _example(
             "column with --task.negative"
         )
     return Texts(where, (*texts, *negatives), _margins(where, record, settings, count=len(negatives)))
-
-
-def _negatives(where: str, record: dict[str, Any], settings: EmbeddingConfig) -> Iterator[str]:
-    for name in _negative_columns(settings):
-        value = record.get(name)
-        if value is None or value == "":
-            continue
-        for text in value if isinstance(value, list) else [value]:
-            yield columns.string(where, {name: text}, name)
 
 
 def _margins(

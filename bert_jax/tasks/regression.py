@@ -127,11 +127,18 @@ def explain(
 
 
 def to_huggingface(settings: RegressionConfig) -> dict[str, Any]:
-    return {"problem_type": "regression", "num_labels": 1}
+    return {"problem_type": "regression", "num_labels": 1} | cross_encoder("linear.Identity")
+
+
+def cross_encoder(activation: str) -> dict[str, Any]:
+    """The field by which Sentence Transformers' CrossEncoder knows what to put on the only logit."""
+    return {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{activation}"}}
 
 
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> RegressionConfig | None:
     if suffix != HUGGINGFACE_SUFFIX:
         return None
+    if cross_encoder("activation.Sigmoid").items() <= fields.items():
+        return None  # see reranking.py
     is_number = fields.get("problem_type") == "regression" or len(classification.labels_of(fields)) == 1
     return RegressionConfig() if is_number else None

@@ -16,7 +16,7 @@ from bert_jax.config import BertConfig, EmbeddingConfig
 from bert_jax.ops.attention import PLAIN
 from bert_jax.parallel import sharding
 from bert_jax.tasks import embedding, ranking
-from bert_jax.tasks.embedding import Texts
+from bert_jax.tasks.groups import Texts
 from bert_jax.training.network import Network, modules, parameters, sums
 from data_pipeline.batch import unpack
 from data_pipeline.errors import UserError

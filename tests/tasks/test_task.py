@@ -20,6 +20,7 @@ from bert_jax.config import (
     EmbeddingConfig,
     QuestionAnsweringConfig,
     RegressionConfig,
+    RerankingConfig,
     TaskConfig,
     TokenClassificationConfig,
 )
@@ -27,7 +28,7 @@ from bert_jax.interop import huggingface
 from bert_jax.objectives.objective import RowShape, Sums
 from bert_jax.ops.attention import PLAIN
 from bert_jax.tasks import TASKS, task_of
-from bert_jax.tasks.embedding import Texts
+from bert_jax.tasks.groups import Texts
 from bert_jax.tasks.task import Task
 from bert_jax.tasks.token_classification import TokenLabels
 from bert_jax.training.network import Network, modules, parameters, sums
@@ -110,6 +111,18 @@ CASES = {
         QuestionAnsweringConfig(sequence_length=32, stride=4),
         [question("Ada was there", "Ada"), question("nobody was there")],
         [{"answer": "Ada was"}, {"answer": "nobody"}],
+    ),
+    "reranking": Case(
+        (
+            "a.jsonl",
+            '{"anchor": "a", "positive": "b", "negative": ["c", "d"]}\n'
+            '{"anchor": "e", "positive": "f", "negative": "g"}\n',
+        ),
+        '{"anchor": "a", "positive": "b"}',
+        ("a", "b"),
+        RerankingConfig(sequence_length=16),
+        [Texts("", ("a", "b", "c", "d")), Texts("", ("e", "f", "g"))],
+        [{"scores": [0.5, 0.6, 0.1]}, {"scores": [0.5, 0.5]}],
     ),
     "embedding": Case(
         (
@@ -272,11 +285,12 @@ def test_special_pieces_of_a_text_are_plain_text(task: Task, kind: str):
         "token_classification": TokenLabels("row 1", tuple(awkward.split())),
         "question_answering": question(awkward, question=""),
         "embedding": Texts("row 1", (awkward,)),
+        "reranking": Texts("row 1", (awkward, awkward)),
     }
     asked = dataclasses.replace(case_of(task).settings, sequence_length=64)
     features = features_of(asked, [examples.get(asked.kind, text(awkward))], kind=kind)
     found = pieces(features, kind=kind)
-    expected = ["[CLS]", *["[SEP]"] * (2 if asked.kind == "question_answering" else 1)]
+    expected = ["[CLS]", *["[SEP]"] * (2 if asked.kind in ("question_answering", "reranking") else 1)]
     assert [piece for piece in found if piece in SPECIAL_PIECES and piece != "[UNK]"] == expected
 
 
