@@ -5,7 +5,7 @@ r"""Reranking: a cross-encoder that reads two texts at once and says how well th
     bert-jax predict runs/my-reranker --input pairs.jsonl
     bert-jax export --workdir runs/my-reranker --out my-reranker     # CrossEncoder("my-reranker")
 
-A row has `anchor`, `positive` and one `negative` or more, best those that a search brings up first. Where pairs
+A row has `anchor`, `positive` and one `negative` or more, best what a search brings up first. Where pairs
 have a number, configs/finetune_regression.py with --task.pair learns that.
 
 Batch and rate are those of common practice (Sentence Transformers' documentation), not of one paper.
