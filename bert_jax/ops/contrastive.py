@@ -46,27 +46,31 @@ def in_batch(
     anchor_B, positive_B, ids_BxT = ids_BxP[:, 0], ids_BxP[:, 1], ids_BxP[:, 1:]
     own_BxB = jnp.eye(len(ids_BxP), dtype=bool)
     counts_BxT = (ids_BxT >= 0) & (weights_B > 0)[:, None]
-    same_anchor_BxB = anchor_B[:, None] == anchor_B
-    first_T = jnp.arange(ids_BxT.shape[1]) == 0
+    same_anchor_BxB = _equal(anchor_B, anchor_B)
+    first_1x1xT = (jnp.arange(ids_BxT.shape[1]) == 0)[None, None]
     excluded_BxBxT = (
-        ~counts_BxT
-        | (ids_BxT == positive_B[:, None, None])
-        | (ids_BxT == anchor_B[:, None, None])
-        | (same_anchor_BxB[:, :, None] & first_T)
+        ~counts_BxT[None]
+        | (ids_BxT[None] == positive_B[:, None, None])
+        | (ids_BxT[None] == anchor_B[:, None, None])
+        | (same_anchor_BxB[:, :, None] & first_1x1xT)
     )
-    own_BxBxT = own_BxB[:, :, None] & first_T
+    own_BxBxT = own_BxB[:, :, None] & first_1x1xT
     nll_B, hit_B = _nll(cosines_BxBxT, own_BxBxT, excluded_BxBxT, temperature=temperature, margin=margin)
     if symmetric:
         back_BxB = cosines_BxBxT[:, :, 0].T  # a positive and the anchors
         excluded_BxB = (
-            (weights_B == 0)
+            (weights_B == 0)[None]
             | same_anchor_BxB
-            | (positive_B[:, None] == positive_B)
-            | (positive_B[:, None] == anchor_B)
+            | _equal(positive_B, positive_B)
+            | _equal(positive_B, anchor_B)
         )
         back_B, _ = _nll(back_BxB, own_BxB, excluded_BxB, temperature=temperature, margin=margin)
         nll_B = (nll_B + back_B) / 2
     return nll_B, hit_B
+
+
+def _equal(one_B: jax.Array, other_B: jax.Array) -> jax.Array:
+    return one_B[:, None] == other_B[None]
 
 
 def _nll(
@@ -93,8 +97,9 @@ def cosent(
     log(1 + sum of exp((cosine of j - cosine of i) / temperature) where i has the larger label): Su (2022),
     CoSENTLoss of Sentence Transformers.
     """
-    counts_BxB = (labels_B[:, None] > labels_B) & (weights_B[:, None] * weights_B > 0)
-    exponents_BxB = jnp.where(counts_BxB, (cosines_B - cosines_B[:, None]) / temperature, LEAST)
+    counts_B = weights_B > 0
+    counts_BxB = (labels_B[:, None] > labels_B[None]) & counts_B[:, None] & counts_B[None]
+    exponents_BxB = jnp.where(counts_BxB, (cosines_B[None] - cosines_B[:, None]) / temperature, LEAST)
     return jax.nn.logsumexp(jnp.append(exponents_BxB.ravel(), 0.0))
 
 

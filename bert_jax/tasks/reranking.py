@@ -135,7 +135,7 @@ def logits(
     S, P = ids_BxS.shape[1], batch["cls_positions"].shape[1]
     found = []
     for p in range(P):  # each pair as a row of its own, as heads take it
-        columns_BxS = (batch["cls_positions"][:, p, None] + jnp.arange(S)) % S
+        columns_BxS = (batch["cls_positions"][:, p, None] + jnp.arange(S)[None]) % S
         own_BxSxD = jnp.take_along_axis(hidden_BxSxD, columns_BxS[:, :, None], axis=1)
         own_ids_BxS = (jnp.take_along_axis(ids_BxS, columns_BxS, axis=1) == p + 1).astype(jnp.int32)
         logit_B = head(own_BxSxD, own_ids_BxS, dropout_keys=fold_in(dropout_keys, p))[:, 0]
@@ -164,8 +164,8 @@ def loss_sums(settings: RerankingConfig, logits_BxP: jax.Array, batch: Batch) ->
         case "softmax":
             loss_B = jax.nn.logsumexp(logits_BxP, axis=1) - logits_BxP[:, 0]
         case "binary":
-            signs_P = jnp.where(jnp.arange(logits_BxP.shape[1]) == 0, 1, -1)
-            loss_BxP = jnp.where(exists_BxP, -jax.nn.log_sigmoid(logits_BxP * signs_P), 0)
+            signs_1xP = jnp.where(jnp.arange(logits_BxP.shape[1]) == 0, 1, -1)[None]
+            loss_BxP = jnp.where(exists_BxP, -jax.nn.log_sigmoid(logits_BxP * signs_1xP), 0)
             loss_B = loss_BxP.sum(axis=1) / exists_BxP.sum(axis=1)
     hit_B = (logits_BxP[:, 1:] < logits_BxP[:, :1]).all(axis=1)
     weight = weights_B.sum()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.cli.main import main
+from bert_jax.cli.main import run
 from data_pipeline.corpus import Document
 from data_pipeline.errors import UserError
 from data_pipeline.passages import neighbours, passages, write_pairs
@@ -42,14 +42,15 @@ def test_no_document_is_in_both_files(tmp_path: Path):
     (tmp_path / "b.txt").write_text(texts[0])  # again
     out = tmp_path / "out"
     command = ["make-pairs", f"files:{tmp_path}/*.txt", "--out", str(out), "--words", "2"]
-    assert main([*command, "--validation-fraction", "0.2"]) == 0
+    assert run([*command, "--validation-fraction", "0.2"]) == 0
     train, held_out = (pairs(out / f"{split}.jsonl") for split in ("train", "validation"))
     assert len(train) + len(held_out) == 200
     assert 10 < len(held_out) < 80
     assert {"anchor": "one 0", "positive": "two 0"} in train + held_out
     number = [{row["anchor"].split()[1] for row in rows} for rows in (train, held_out)]
     assert not number[0] & number[1]
-    assert main(command) == 2, "it is there already"
+    with pytest.raises(FileExistsError, match="exists already; delete it"):
+        run(command)
 
 
 @pytest.mark.parametrize(
