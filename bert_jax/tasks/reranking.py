@@ -229,8 +229,8 @@ def explain(
 ) -> Target:
     if label is not None:
         raise UserError(f"there is no label {label!r}: the model scores pairs")
-    (prediction,) = predict([example], features, logits, settings)
-    return Target(f"{prediction['score']:.4f}", "the logit", lambda logits: logits[0, 0])
+    score = 1 / (1 + np.exp(-float(logits[0, 0])))
+    return Target(f"{score:.4f}", "the logit", lambda logits: logits[0, 0])
 
 
 # Hugging Face

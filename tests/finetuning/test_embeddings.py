@@ -33,7 +33,7 @@ PAIRS = [
 
 
 @pytest.fixture
-def config(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
+def pairs(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
     for name, times in (("train", 8), ("validation", 1)):
         rows = [{"anchor": one, "positive": other} for one, other in PAIRS] * times
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -53,8 +53,8 @@ def config(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
     )
 
 
-def test_pairs_are_learned_by_heart(config: Config, tmp_path: Path):
-    (result,) = finetune(config, workdir=tmp_path / "run")
+def test_pairs_are_learned_by_heart(pairs: Config, tmp_path: Path):
+    (result,) = finetune(pairs, workdir=tmp_path / "run")
     assert result.scores["mrr"] == result.scores["accuracy"] == 1.0
     lines = io.BytesIO("\n".join([*(text for pair in PAIRS for text in pair), "", "a"]).encode())
     found: list[dict[str, Any]] = []
@@ -69,24 +69,24 @@ def test_pairs_are_learned_by_heart(config: Config, tmp_path: Path):
     assert (short[::2] @ short[1::2].T).argmax(axis=1).tolist() == list(range(8))
 
 
-def test_what_is_trained_in_parts_and_resumed_is_the_same(config: Config, tmp_path: Path):
+def test_what_is_trained_in_parts_and_resumed_is_the_same(pairs: Config, tmp_path: Path):
     """Gradient caching in microbatches rounds otherwise, and does nothing else; a stop has the same bits."""
-    config = replace(config, task__epochs=1.0)
-    finetune(config, workdir=tmp_path / "at once")
-    finetune(replace(config, train__microbatches=4), workdir=tmp_path / "in parts")
+    pairs = replace(pairs, task__epochs=1.0)
+    finetune(pairs, workdir=tmp_path / "at once")
+    finetune(replace(pairs, train__microbatches=4), workdir=tmp_path / "in parts")
     one, other = (metrics(tmp_path / name) for name in ("at once", "in parts"))
     assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in other], rel=1e-3)
-    finetune(replace(config, train__stop_at=3), workdir=tmp_path / "stopped")
-    finetune(config, workdir=tmp_path / "stopped")
+    finetune(replace(pairs, train__stop_at=3), workdir=tmp_path / "stopped")
+    finetune(pairs, workdir=tmp_path / "stopped")
     ends = [load_workdir(tmp_path / name)[1] for name in ("at once", "stopped")]
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
-def test_a_batch_of_one_has_nothing_to_compare(config: Config, tmp_path: Path):
+def test_a_batch_of_one_has_nothing_to_compare(pairs: Config, tmp_path: Path):
     with pytest.raises(UserError, match=r"train\.global_batch_size is 1; it must be at least 2"):
-        finetune(replace(config, train__global_batch_size=1), workdir=tmp_path / "run")
+        finetune(replace(pairs, train__global_batch_size=1), workdir=tmp_path / "run")
 
 
-def test_vectors_are_not_cut_to_more_than_they_have(config: Config, tmp_path: Path):
+def test_vectors_are_not_cut_to_more_than_they_have(pairs: Config, tmp_path: Path):
     with pytest.raises(UserError, match=r"task\.dimensions has 512, but the vectors of init\.source have 64"):
-        finetune(replace(config, task__dimensions=(512,)), workdir=tmp_path / "run")
+        finetune(replace(pairs, task__dimensions=(512,)), workdir=tmp_path / "run")
