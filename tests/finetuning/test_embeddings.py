@@ -71,7 +71,7 @@ def test_pairs_are_learned_by_heart(pairs: Config, tmp_path: Path):
 
 def test_what_is_trained_in_parts_and_resumed_is_the_same(pairs: Config, tmp_path: Path):
     """Gradient caching in microbatches rounds otherwise, and does nothing else; a stop has the same bits."""
-    pairs = replace(pairs, task__epochs=1.0, train__global_batch_size=32)
+    pairs = replace(pairs, task__epochs=1.0, train__global_batch_size=32, task__evaluations=2)
     finetune(pairs, workdir=tmp_path / "at once")
     finetune(replace(pairs, train__microbatches=4), workdir=tmp_path / "in parts")
     one, other = (metrics(tmp_path / name) for name in ("at once", "in parts"))
