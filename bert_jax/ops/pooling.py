@@ -12,7 +12,11 @@ import jax.numpy as jnp
 
 
 def pool(
-    hidden_BxSxD: jax.Array, segment_ids_BxS: jax.Array, *, sequences: int, how: Literal["mean", "cls", "last"]
+    hidden_BxSxD: jax.Array,
+    segment_ids_BxS: jax.Array,
+    *,
+    sequences: int,
+    how: Literal["mean", "cls", "last"],
 ) -> jax.Array:
     """[B, P, D] float32: the mean of the tokens of each sequence, its first or its last one; 0 where there is
     no sequence.
