@@ -51,6 +51,9 @@ WITHOUT_POOLER = {"add_pooling_layer": False}
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names of the prompt of a text that is found: the first that is there."""
 
+SHORTEST = 8
+"""What task.sequence_length is at least."""
+
 BOTH_CASES = "ABCÉabcé"
 
 
@@ -103,7 +106,7 @@ def read(directory: Path, *, model: EncoderConfig, tokenizer: Tokenizer) -> Use:
     prompts, use = _use_fields(directory)
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
     default = use.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and str(default) not in prompts:
         raise UserError(
             f"{directory / USE_FILE} has default_prompt_name {default!r}, which is no prompt of it"
         )
@@ -112,16 +115,17 @@ def read(directory: Path, *, model: EncoderConfig, tokenizer: Tokenizer) -> Use:
         raise UserError(
             f"{directory / USE_FILE} has truncate_dim {dimensions!r}, which is no size of a vector"
         )
-    try:
-        settings = EmbeddingConfig(
-            sequence_length=min(length, model.longest),
-            pooling=_pooling(folders["Pooling"]),
-            normalize="Normalize" in folders,
-            query_prompt=prompts.get("query", ""),
-            document_prompt=document,
+    if not isinstance(length, int) or length < SHORTEST:
+        raise UserError(
+            f"{directory} has max_seq_length {length!r}; it must be a whole number, at least {SHORTEST}"
         )
-    except TypeError as error:
-        raise UserError(f"{directory} has max_seq_length {length!r}, which is no length") from error
+    settings = EmbeddingConfig(
+        sequence_length=min(length, model.longest),
+        pooling=_pooling(folders["Pooling"]),
+        normalize="Normalize" in folders,
+        query_prompt=prompts.get("query", ""),
+        document_prompt=document,
+    )
     return Use(
         settings,
         dimensions=dimensions,

@@ -26,7 +26,7 @@ def pool(
     Args:
       segment_ids_BxS: 0 is padding, 1..P the sequence.
     """
-    own_BxPxS = segment_ids_BxS[:, None] == jnp.arange(1, sequences + 1)[:, None]
+    own_BxPxS = segment_ids_BxS[:, None] == jnp.arange(1, sequences + 1)[None, :, None]
     match how:
         case "mean":
             weights_BxPxS = own_BxPxS / jnp.maximum(own_BxPxS.sum(axis=-1, keepdims=True), 1)

@@ -16,7 +16,7 @@ import safetensors.numpy
 from flax import nnx
 
 from bert_jax import tasks
-from bert_jax.config import BertConfig, Config, EmbeddingConfig, EncoderConfig, InitConfig
+from bert_jax.config import BertConfig, Config, EmbeddingConfig, EncoderConfig, InitConfig, ModelConfig
 from bert_jax.inference.vectors import Vectorizer
 from bert_jax.interop import huggingface, sentence_transformers
 from bert_jax.interop.load import load_embedder
@@ -92,7 +92,7 @@ def write_run(workdir: Path, config: Config, settings: EmbeddingConfig) -> Path:
     assert isinstance(config.model, BertConfig)
     network = Network(config.model, TASK, settings)
     spec = RunSpec(
-        config=Config(task=settings, init=InitConfig(source="elsewhere")),
+        config=Config(model=ModelConfig(), task=settings, init=InitConfig(source="elsewhere")),
         network=network,
         rows=RowShape(settings.sequence_length),
         steps=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -88,9 +89,15 @@ def test_vectors_of_each_pooling_as_they_are(
     assert_same(vectors_of(folder), SentenceTransformer(str(folder)).encode(TEXTS))
 
 
-@pytest.mark.parametrize("kind", [ModernBertConfig, RobertaConfig], ids=lambda kind: kind.kind)
-def test_vectors_of_other_encoders(config: Config, tmp_path: Path, SentenceTransformer: Any, kind: Any):
-    model = kind(**shapes(config) | {"max_position_embeddings": 66})
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [(ModernBertConfig, {}), (RobertaConfig, {"max_position_embeddings": 66, "pad_token_id": 0})],
+    ids=["modernbert", "roberta"],
+)
+def test_vectors_of_other_encoders(
+    config: Config, tmp_path: Path, SentenceTransformer: Any, kind: Any, sizes: dict[str, int]
+):
+    model = kind(**shapes(config) | sizes)
     folder = write_folder(tmp_path / "model", config, EmbeddingConfig(sequence_length=LONGEST), model=model)
     assert_same(vectors_of(folder), SentenceTransformer(str(folder)).encode(TEXTS))
 
@@ -112,8 +119,8 @@ def test_vectors_that_are_cut_have_length_1_again(
 
 def test_vectors_of_a_published_model(SentenceTransformer: Any):
     """all-MiniLM-L6-v2, as it was published."""
-    texts = [line for document in real_documents(6) for line in document if line.strip()][:40]
-    texts.append(" ".join(texts))  # more than 256 tokens
+    texts = [line for document in real_documents(6) for line in document if line.strip()][:20]
+    texts.append(" ".join(texts * 2))  # more than 256 tokens
     assert load_embedder(MINILM).use == ours.Use(EmbeddingConfig(sequence_length=256))
     assert_same(vectors_of(MINILM, texts), SentenceTransformer(str(MINILM)).encode(texts))
 
@@ -150,9 +157,8 @@ def test_a_run_is_exported_for_sentence_transformers(
 ):
     run = write_run(tmp_path / "run", config, USUAL)
     export(run, out=tmp_path / "out", dimensions=16, license="apache-2.0")
-    assert read(tmp_path / "out").settings == read(run).settings.__class__(
-        sequence_length=LONGEST, query_prompt="query: ", document_prompt="passage: "
-    )
+    expected = dataclasses.replace(USUAL, dimensions=())  # which the folder does not say
+    assert read(tmp_path / "out") == ours.Use(expected, dimensions=16)
     found = vectors_of(run, prompt="query: ", dimensions=16)
     theirs = SentenceTransformer(str(tmp_path / "out"))
     assert_same(found, theirs.encode_query(TEXTS, normalize_embeddings=True))
@@ -272,8 +278,8 @@ USE, POOL, LENGTH = ours.USE_FILE, "1_Pooling/config.json", ours.LENGTH_FILES[0]
         ),
         (LENGTH, {"transformer_task": "fill-mask"}, 'Transformer has transformer_task "fill-mask"'),
         (LENGTH, {"do_lower_case": True}, None),
-        (LENGTH, {"max_seq_length": "many"}, "max_seq_length 'many', which is no length"),
-        (LENGTH, {"max_seq_length": 3}, r"task\.sequence_length is 3; it must be at least 8"),
+        (LENGTH, {"max_seq_length": "many"}, "max_seq_length 'many'; it must be a whole number, at least 8"),
+        (LENGTH, {"max_seq_length": 3}, "max_seq_length 3; it must be"),
         (USE, {"model_type": "CrossEncoder"}, "is of a CrossEncoder; known is SentenceTransformer"),
         (USE, {"prompts": {"query": 3}}, "which are no texts by name"),
         (USE, {"default_prompt_name": "topic"}, "default_prompt_name 'topic', which is no prompt of it"),
