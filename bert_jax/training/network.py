@@ -160,10 +160,16 @@ def is_frozen(network: Network) -> bool:
     return isinstance(network.settings, TaskConfig) and network.settings.freeze
 
 
+@functools.cache
+def _encoder_definition(model: EncoderConfig) -> nnx.GraphDef:
+    return nnx.split(nnx.eval_shape(lambda: encoder_of(model).init(model, rngs=nnx.Rngs(0))))[0]
+
+
 def encode(network: Network, params: Params, batch: Batch, *, kernels: Kernels) -> jax.Array:
-    """The last hidden states, [B, S, D] in the compute dtype."""
+    """The last hidden states, [B, S, D] in the compute dtype. Parameters of the objective may be missing."""
     with precision(network.model.dtype):
-        return modules(network, params).encoder.encode(batch, kernels=kernels)
+        encoder = nnx.merge(_encoder_definition(network.model), params["encoder"])
+        return encoder.encode(batch, kernels=kernels)
 
 
 def real_size(network: Network, parameter: Parameter) -> int:
