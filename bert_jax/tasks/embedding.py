@@ -223,7 +223,8 @@ def loss_sums(settings: EmbeddingConfig, logits: jax.Array, batch: Batch) -> Sum
     sizes = dict.fromkeys((vectors_BxPxD.shape[-1], *settings.dimensions))
     found = [_sums(settings, vectors_BxPxD[:, :, :size], batch) for size in sizes]
     weight = batch["weights"].sum()
-    return found[0] | {"loss": (sum(sums["loss"][0] for sums in found) / len(found), weight)}
+    losses = jnp.stack([sums["loss"][0] for sums in found])
+    return found[0] | {"loss": (losses.mean(), weight)}
 
 
 def _sums(settings: EmbeddingConfig, vectors_BxPxD: jax.Array, batch: Batch) -> Sums:

@@ -33,7 +33,7 @@ def ranks(
     Args:
       positives: the text that each anchor belongs with.
     """
-    first = {}
+    first: dict[str, int] = {}
     for index, text in enumerate(texts):
         first.setdefault(text, index)
     number = {text: n for n, text in enumerate(first)}
