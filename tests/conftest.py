@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -106,6 +107,14 @@ def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Calla
         return folder
 
     return functools.cache(make)
+
+
+@pytest.fixture(scope="session")
+def SentenceTransformer() -> Any:
+    """Their class, whose import takes a while."""
+    import sentence_transformers
+
+    return functools.partial(sentence_transformers.SentenceTransformer, device="cpu", local_files_only=True)
 
 
 OPTIMIZED = {

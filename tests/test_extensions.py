@@ -309,14 +309,14 @@ def test_an_objective(contrast: Config, tmp_path: Path):
 
 
 def test_a_loss_over_the_whole_batch_is_the_same_on_any_mesh(contrast: Config):
-    """In-batch negatives: those of other devices count too, and microbatches would lose them."""
+    """In-batch negatives: those of other devices count too."""
     batches = read_batches(contrast, 3)
     _, expected = run(contrast, batches)
     for mesh in ((8, 1, 1), (2, 2, 2)):
         _, found = run(contrast, batches, mesh)
         assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in expected], abs=1e-5)
-    with pytest.raises(UserError, match=r"train\.microbatches is 2; it must be 1, because .* contrast"):
-        check_fits(spec_of(replace(contrast, train__microbatches=2)), mesh_of((1, 1, 1)))
+    with pytest.raises(UserError, match=r"train\.global_batch_size is 1; it must be at least 2, .* contrast"):
+        check_fits(spec_of(replace(contrast, train__global_batch_size=1)), mesh_of((1, 1, 1)))
 
 
 # A task

@@ -97,6 +97,39 @@ class InspectData:
 
 
 @dataclass(frozen=True)
+class MakePairs:
+    """Write neighbouring passages of documents as pairs, to train embeddings on."""
+
+    source: tyro.conf.Positional[str]
+    """As data.source: files:GLOB, tfds:NAME:SPLIT, builtin:python-docs."""
+    out: Path
+    """A new folder, of train.jsonl and validation.jsonl."""
+    words: int = 64
+    """Of a passage, at least; it ends where a line does."""
+    validation_fraction: float = 0.05
+    """Share of the documents whose pairs are held out."""
+    seed: int = 0
+    """Decides which those are."""
+    text_field: str = "text"
+    """As data.text_field."""
+
+    def __call__(self) -> int:
+        from data_pipeline.passages import write_pairs
+
+        counts = write_pairs(
+            self.source,
+            self.out,
+            words=self.words,
+            validation_fraction=self.validation_fraction,
+            seed=self.seed,
+            text_field=self.text_field,
+        )
+        for split, count in counts.items():
+            print(f"{self.out / split}.jsonl: {count:,} pairs")
+        return OK
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """Train in a workdir, or resume the run that is there."""
 
@@ -332,7 +365,7 @@ class Export:
 
     workdir: Path
     out: Path
-    """A new folder."""
+    """A new folder, of train.jsonl and validation.jsonl."""
     step: int | None = None
     """Step of the checkpoint. Not given: the latest of a pretraining, the best of a fine-tuning."""
     every_checkpoint: bool = False
@@ -346,6 +379,8 @@ class Export:
     """Export the masked-LM head alone, such as BertForMaskedLM in place of BertForPreTraining."""
     license: str | None = None
     """License for the model card, as the Hub names it: apache-2.0."""
+    dimensions: int | None = None
+    """For embeddings: numbers that Sentence Transformers keeps of a vector, one of task.dimensions."""
 
     def __call__(self) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the devices may be busy with the run
@@ -366,6 +401,7 @@ class Export:
             "masked_lm": self.masked_lm,
             "license": self.license,
             "ema": self.ema,
+            "dimensions": self.dimensions,
         }
         if self.every_checkpoint:
             for folder in export_every(self.workdir, out=self.out, **how):
@@ -403,6 +439,73 @@ class Predict:
             self.directory, file=self.input, lines=sys.stdin.buffer, batch_size=self.batch_size, top=self.top
         ):
             print(json.dumps(prediction, ensure_ascii=False), flush=True)
+        return OK
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write the vectors of texts to a file."""
+
+    directory: tyro.conf.Positional[Path]
+    """A folder of Sentence Transformers or of an encoder, or a workdir."""
+    out: Path
+    """FILE.npy: an array of float32, a row a text; or FILE.parquet: the column embedding."""
+    input: str | None = None
+    """A file of texts, a line each (.txt) or in a column (.jsonl, .tsv, .csv), or tfds:NAME:SPLIT. Not given:
+    standard input, a text a line."""
+    text: str = "text"
+    """Column of the text."""
+    prompt: str | None = None
+    """What goes in front of each text: query or document, as the model has them, or a text of your own."""
+    dimensions: int | None = None
+    """Numbers to keep of each vector, if the model was trained for it; those of length 1 have it again."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the computation. auto: bfloat16, but float32 on a CPU."""
+
+    def __call__(self) -> int:
+        from bert_jax.parallel import runtime
+
+        _check_dimensions(self.dimensions)
+        runtime.configure(cache=cache_folder() / "compiled")
+        from bert_jax.inference.embed import embed
+
+        count, size = embed(
+            self.directory,
+            file=self.input,
+            lines=sys.stdin.buffer,
+            out=self.out,
+            column=self.text,
+            prompt=self.prompt,
+            dimensions=self.dimensions,
+            dtype=self.dtype,
+        )
+        print(f"{count:,} vectors of {size} numbers: {self.out}")
+        return OK
+
+
+@dataclass(frozen=True)
+class EvaluateRetrieval:
+    """How well a model finds the documents that belong to queries: NDCG, MRR, MAP, recall."""
+
+    directory: tyro.conf.Positional[Path]
+    """A folder of Sentence Transformers or of an encoder, or a workdir."""
+    files: Path
+    """A folder as BEIR has it: corpus.jsonl, queries.jsonl, and qrels/test.tsv or qrels.tsv."""
+    dimensions: int | None = None
+    """Numbers to keep of each vector, as in embed."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the computation. auto: bfloat16, but float32 on a CPU."""
+
+    def __call__(self) -> int:
+        from bert_jax.parallel import runtime
+
+        _check_dimensions(self.dimensions)
+        runtime.configure(cache=cache_folder() / "compiled")
+        from bert_jax.inference.retrieval import evaluate
+
+        found = evaluate(self.directory, files=self.files, dimensions=self.dimensions, dtype=self.dtype)
+        for name, value in found.items():
+            print(f"{name:22s} {value:.4f}")
         return OK
 
 
@@ -470,6 +573,11 @@ def _at_least_1(flag: str, value: int) -> None:
         raise UserError(f"{flag} is {value}; it must be at least 1")
 
 
+def _check_dimensions(value: int | None) -> None:
+    if value is not None:
+        _at_least_1("--dimensions", value)
+
+
 def compiled_programs(workdir: Path) -> Path:
     """Where runs that are neighbours share compiled programs."""
     from bert_jax.workdir.bucket import is_copy
@@ -480,6 +588,7 @@ def compiled_programs(workdir: Path) -> Path:
 VERBS: dict[str, type] = {
     "prepare": Prepare,
     "inspect-data": InspectData,
+    "make-pairs": MakePairs,
     "pretrain": Pretrain,
     "benchmark": Benchmark,
     "plan": Plan,
@@ -492,6 +601,8 @@ VERBS: dict[str, type] = {
     "export": Export,
     "fill-mask": FillMask,
     "predict": Predict,
+    "embed": Embed,
+    "evaluate-retrieval": EvaluateRetrieval,
     "explain": Explain,
     "show-config": ShowConfig,
 }

@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from bert_jax.cli.commands import VERBS, Finetune, Glue, Plan, Prepare, Pretrain, Report, ShowConfig
+from bert_jax.cli.commands import VERBS, Embed, Finetune, Glue, Plan, Prepare, Pretrain, Report, ShowConfig
 from bert_jax.cli.phases import chained
 from bert_jax.config import Config
 from bert_jax.config.recipe import load_phases, load_recipe
@@ -116,7 +116,8 @@ FOLDERS = ("workdir", "directory", "one", "other", "compare", "out")
 @contextlib.contextmanager
 def _folders(command: Any) -> Iterator[Any]:
     """The command with folders of this machine in place of those in buckets."""
-    given = {name: getattr(command, name) for name in FOLDERS if getattr(command, name, None)}
+    names = [name for name in FOLDERS if (name, type(command)) != ("out", Embed)]  # which is a file
+    given = {name: getattr(command, name) for name in names if getattr(command, name, None)}
     if not any(url_of(folder) for value in given.values() for folder in _as_tuple(value)):
         yield command
         return

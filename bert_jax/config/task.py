@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from bert_jax.config.objective import ObjectiveConfig
 from data_pipeline.errors import require
@@ -140,3 +140,83 @@ class QuestionAnsweringConfig(TaskConfig):
         require(
             self.longest_answer >= 1, f"task.longest_answer is {self.longest_answer}; it must be at least 1"
         )
+
+
+Pooling = Literal["mean", "cls", "last"]
+"""mean: of all tokens, special ones too; cls: the first token; last: the last one."""
+
+
+@dataclass(frozen=True)
+class GroupTaskConfig(TaskConfig):
+    """A task on a text, one that goes with it, and any number of those that do not."""
+
+    anchor: str = "anchor"
+    """Column of the first text: a query, a question."""
+    positive: str = "positive"
+    """Column of the text that goes with it; where two texts have a score, of the second one."""
+    negative: str = "negative"
+    """Column of a text that does not, or of a list of them; and of more in negative_1, negative_2 ..."""
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig(GroupTaskConfig):
+    """A vector for a text, close to those of the texts that go with it (tasks/embedding.py)."""
+
+    kind: ClassVar[str] = "embedding"
+    noted: ClassVar[tuple[str, ...]] = (
+        *TaskConfig.noted,
+        *("pooling", "normalize", "dimensions", "query_prompt", "document_prompt"),
+    )
+
+    loss: Literal["contrastive", "cosent", "margin_mse"] = "contrastive"
+    """contrastive: the positive among all texts of the batch (InfoNCE; van den Oord et al. 2018). cosent: two
+    texts with a number for how alike they are (Su 2022). margin_mse: the differences of a teacher's scores
+    (Hofstätter et al. 2020)."""
+    score: str = "score"
+    """Column of the number for cosent; for margin_mse of the teacher's scores, the positive's first, or of
+    their differences to it."""
+    temperature: float = 0.05
+    """What cosines are divided by; Sentence Transformers' `scale` is one over it."""
+    symmetric: bool = False
+    """Whether each positive has to find its anchor too."""
+    margin: float | None = None
+    """Texts that are more like the anchor than its positive less this do not count as negatives: they are
+    taken for false ones (Moreira et al. 2024, arXiv 2407.15831). None: all count."""
+    dimensions: tuple[int, ...] = ()
+    """Sizes that a vector may be cut to, each trained as the whole one (Matryoshka; Kusupati et al. 2022)."""
+    pooling: Pooling = "mean"
+    normalize: bool = True
+    """Whether vectors have length 1."""
+    query_prompt: str = ""
+    """In front of each anchor."""
+    document_prompt: str = ""
+    """In front of each other text."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(not self.freeze, "task.freeze leaves nothing to learn: an embedding is the encoder's, pooled")
+        require(self.temperature > 0, f"task.temperature is {self.temperature}; it must be positive")
+        require(
+            self.margin is None or self.margin >= 0, f"task.margin is {self.margin}; it must be at least 0"
+        )
+        require(
+            all(size >= 1 for size in self.dimensions) and len(set(self.dimensions)) == len(self.dimensions),
+            f"task.dimensions is {self.dimensions}; all must be positive and different",
+        )
+        for name in ("symmetric", "margin"):
+            require(
+                self.loss == "contrastive" or getattr(self, name) == getattr(EmbeddingConfig, name),
+                f"task.{name} is for task.loss contrastive, not {self.loss}",
+            )
+
+
+@dataclass(frozen=True)
+class RerankingConfig(GroupTaskConfig):
+    """How well each of several texts goes with another one, read together (tasks/reranking.py)."""
+
+    kind: ClassVar[str] = "reranking"
+    noted: ClassVar[tuple[str, ...]] = (*TaskConfig.noted, "anchor", "positive")
+
+    loss: Literal["softmax", "binary"] = "softmax"
+    """softmax: the positive among the texts of its example (Nogueira and Cho 2019; Gao et al. 2021). binary:
+    each text on its own, whether it goes with the anchor."""

@@ -55,7 +55,8 @@ class TaskData:
         self._source, self._seed = source_folder(config.init.source), config.train.seed
         self._train, self._validation = train, validation
         self._batch_size = config.train.global_batch_size
-        self._known = lengths.widths(spec.rows.sequence_length, batches=spec.steps)
+        most = max(split.features.shape.sequence_length for split in (train, validation))
+        self._known = lengths.widths(most, batches=spec.steps)
         self._widths = lengths.widths_of(train.features.arrays, self._known)
         self.fingerprint = _digest(train.features.arrays, validation.features.arrays)
         assert_processes_agree(facts(config) | {"the examples": f"of fingerprint {self.fingerprint[:12]}"})
@@ -121,7 +122,7 @@ def compile_apply(network: Network, kernels: Kernels, mesh: Mesh) -> Apply:
         with precision(network.model.dtype):
             batch, both = unpack(batch), networks.modules(network, params)
             logits = task.logits(settings, both.objective, both.encoder, batch, kernels=kernels)
-            return logits, task.loss_sums(logits, batch) if "labels" in batch else {}
+            return logits, task.loss_sums(settings, logits, batch) if "labels" in batch else {}
 
     return jax.jit(apply, out_shardings=sharding.replicated(mesh))
 
@@ -178,12 +179,13 @@ def _widened(logits: np.ndarray, columns: int) -> np.ndarray:
 
 
 def make_splits(settings: TaskConfig, splits: Sequence[list[Any]], tokenizer: Tokenizer) -> list[Split]:
-    """Examples with rows of `task.sequence_length` columns, or of as many as the longest example needs."""
+    """Examples with rows as the task makes them, of as many columns as the longest example needs."""
     task = task_of(settings)
     features = [task.featurize(examples, tokenizer, settings) for examples in splits]
     used = max(int(lengths.lengths_of(f.arrays).max()) for f in features)
-    unit = lengths.unit(settings.sequence_length)
-    columns = min(settings.sequence_length, -(-used // unit) * unit)
+    most = max(f.shape.sequence_length for f in features)
+    unit = lengths.unit(most)
+    columns = min(most, -(-used // unit) * unit)
     return [Split(e, _cut(f, columns)) for e, f in zip(splits, features, strict=True)]
 
 

@@ -19,7 +19,6 @@ from bert_jax.config.sections import check_steps
 from bert_jax.finetuning.data import Split, TaskData, make_splits
 from bert_jax.interop.initialize import source_model, source_tokenizer
 from bert_jax.models import encoder_of
-from bert_jax.objectives.objective import RowShape
 from bert_jax.parallel.platform import local_platform
 from bert_jax.parallel.processes import from_process_0
 from bert_jax.run.loop import train
@@ -122,8 +121,8 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
     for_training, for_validation = make_splits(settings, list(examples.values()), tokenizer)
     _log_size("train", for_training)
     _log_size("validation", for_validation)
-    count, columns = for_training.features.arrays["token_ids"].shape
-    network, rows = Network(model, task, settings), RowShape(columns)
+    count, network = len(for_training.features.examples_N), Network(model, task, settings)
+    rows = for_training.features.shape
     epoch = count / config.train.global_batch_size
     steps = max(1, math.ceil(settings.epochs * epoch))
     warmup_steps = int(settings.warmup * steps)

@@ -10,8 +10,8 @@ from typing import Literal
 import ml_dtypes
 import safetensors.numpy
 
-from bert_jax.config import TaskConfig
-from bert_jax.interop import huggingface
+from bert_jax.config import EmbeddingConfig, ObjectiveConfig, TaskConfig
+from bert_jax.interop import huggingface, sentence_transformers
 from bert_jax.interop.load import TASK_FIELDS, load_workdir
 from bert_jax.interop.model_card import model_card
 from bert_jax.training.network import Params
@@ -35,10 +35,12 @@ def export(
     license: str | None = None,
     average: int | None = None,
     ema: bool = False,
+    dimensions: int | None = None,
 ) -> tuple[int, ...]:
     """Writes a run's weights and tokenizer to the new folder `out`, for AutoModel and AutoTokenizer.
 
-    The files of a tokenizer that a pretraining was given are those that it was given.
+    One that was trained for embeddings is for SentenceTransformer too. The files of a tokenizer that a
+    pretraining was given are those that it was given.
 
     Args:
       step: of the checkpoint; None: the latest one of a pretraining, the best one of a fine-tuning.
@@ -46,6 +48,7 @@ def export(
       license: for the model card.
       average: the mean of so many checkpoints, the last ones up to `step`, of a pretraining.
       ema: the exponential moving average that the run has kept.
+      dimensions: numbers that are kept of a vector, one of task.dimensions; None: all.
 
     Returns:
       The steps that were exported: one, or those that were averaged, oldest first.
@@ -62,9 +65,12 @@ def export(
         if not network.objective.PREDICTS_TOKENS:
             raise UserError(f"{workdir} holds a model for {network.settings.kind}, without a masked-LM head")
         network, params = huggingface.only_masked_lm(network, params)
+    if dimensions is not None:
+        _check_dimensions(dimensions, network.settings)
     words = tokenizer.load(workdir / "tokenizer")
     fields = huggingface.to_config(network, special_tokens=words.special_tokens, dtype=dtype)
-    if isinstance(network.settings, TaskConfig):
+    is_embedding = isinstance(network.settings, EmbeddingConfig)
+    if isinstance(network.settings, TaskConfig) and not is_embedding:  # which has files of its own for that
         noted = {name: getattr(network.settings, name) for name in network.settings.noted}
         fields[TASK_FIELDS] = {"bert-jax": noted}
     tensors = huggingface.to_tensors(network, params)
@@ -80,6 +86,8 @@ def export(
         weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
         (unfinished / huggingface.WEIGHTS_FILE).write_bytes(weights)  # save_file would hide it from others
         (unfinished / huggingface.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
+        if is_embedding:
+            sentence_transformers.write(unfinished, network, dimensions=dimensions)
         card = model_card(workdir, spec, steps=steps, ema=ema, network=network, license=license)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         unfinished.rename(out)
@@ -116,6 +124,17 @@ def _load(
     return spec, read_mean(workdir, spec, steps=steps), steps
 
 
+def _check_dimensions(dimensions: int, settings: ObjectiveConfig) -> None:
+    if not isinstance(settings, EmbeddingConfig):
+        raise UserError(f"--dimensions is for embeddings; the model is for {settings.kind}")
+    if dimensions not in settings.dimensions:
+        trained = ", ".join(map(str, settings.dimensions)) or "none"
+        raise UserError(
+            f"--dimensions {dimensions} is no size that vectors were trained to be cut to (task.dimensions: "
+            f"{trained})"
+        )
+
+
 def _note_length(file: Path, spec: RunSpec) -> None:
     """`model_max_length`, to which Transformers cuts where it is asked to: the rows of the fine-tuning."""
     length = spec.network.model.longest
@@ -133,6 +152,7 @@ def export_every(
     masked_lm: bool = False,
     license: str | None = None,
     ema: bool = False,
+    dimensions: int | None = None,
 ) -> list[Path]:
     """Exports each checkpoint that is there, oldest first, to `out/step-N`. Returns the new folders.
 
@@ -142,5 +162,14 @@ def export_every(
     folders = {step: out / f"step-{step}" for step in reversed(steps_of(workdir))}
     new = {step: folder for step, folder in folders.items() if not folder.exists()}
     for step, folder in new.items():
-        export(workdir, out=folder, step=step, dtype=dtype, masked_lm=masked_lm, license=license, ema=ema)
+        export(
+            workdir,
+            out=folder,
+            step=step,
+            dtype=dtype,
+            masked_lm=masked_lm,
+            license=license,
+            ema=ema,
+            dimensions=dimensions,
+        )
     return list(new.values())

@@ -30,6 +30,9 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 """Which tensor is in which file, where weights are in several."""
 
+NO_HEAD = "Model"
+"""The suffix of a class without a head, such as BertModel: names of tensors lack the encoder's prefix."""
+
 
 def to_tensors(network: Network, params: Params) -> Tensors:
     """Our parameters under Hugging Face's names, in PyTorch's layout, without the vocabulary's padding."""
@@ -44,7 +47,10 @@ def to_tensors(network: Network, params: Params) -> Tensors:
             array = array.swapaxes(-1, -2)
         layers = array if parameter.is_stacked else [array]
         tensors |= zip(tensor_names(parameter), layers, strict=True)
-    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    prefix = (
+        network.encoder.HUGGINGFACE.base_prefix if network.objective.HUGGINGFACE_SUFFIX == NO_HEAD else ""
+    )
+    return {name.removeprefix(prefix): np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
 def from_tensors(
@@ -216,6 +222,13 @@ def load(directory: Path) -> tuple[Network, Params]:
     """
     network = load_network(directory)
     return network, from_tensors(network, load_tensors(directory))
+
+
+def load_encoder(directory: Path) -> tuple[Network, Params]:
+    """The same of which only the encoder's parameters are wanted: those of a head may be missing."""
+    network = load_network(directory)
+    params = from_tensors(network, load_tensors(directory), head_may_lack=True)
+    return network, {"encoder": params["encoder"]}
 
 
 def load_network(directory: Path) -> Network:

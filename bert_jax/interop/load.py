@@ -6,8 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.config import TaskConfig
-from bert_jax.interop import huggingface
+from bert_jax.config import EmbeddingConfig, TaskConfig
+from bert_jax.interop import huggingface, sentence_transformers
+from bert_jax.interop.sentence_transformers import Use
+from bert_jax.tasks import task_of
 from bert_jax.training.network import Network, Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.checkpoint import read_params
@@ -32,6 +34,16 @@ class LoadedModel(NamedTuple):
     tokenizer: Tokenizer
 
 
+class Embedder(NamedTuple):
+    """A model that is loaded to make vectors of texts."""
+
+    network: Network
+    params: Params
+    """The encoder's are there."""
+    tokenizer: Tokenizer
+    use: Use
+
+
 def load_model(directory: Path) -> LoadedModel:
     """The model of an exported folder, or of a workdir's checkpoint: the best one of a fine-tuned model.
 
@@ -41,10 +53,46 @@ def load_model(directory: Path) -> LoadedModel:
     if steps_of(directory):
         spec, params, _ = load_workdir(directory)
         return LoadedModel(spec.network, params, tokenizer.load(directory / "tokenizer"))
-    if (directory / huggingface.CONFIG_FILE).is_file() and not (directory / "checkpoints").is_dir():
-        network, params = huggingface.load(directory)
-        return LoadedModel(_with_task_fields(directory, network), params, tokenizer.load(directory))
-    raise FileNotFoundError(f"{directory} is neither an exported directory nor a workdir with a checkpoint")
+    _check_folder(directory)
+    if sentence_transformers.is_folder(directory):
+        network, params, words, use = load_embedder(directory)
+        return LoadedModel(Network(network.model, task_of(use.settings), use.settings), params, words)
+    network, params = huggingface.load(directory)
+    return LoadedModel(_with_task_fields(directory, network), params, tokenizer.load(directory))
+
+
+def load_embedder(directory: Path) -> Embedder:
+    """The encoder of a folder or of a workdir, as `load_model` finds it, and which vectors it makes.
+
+    Unless it was trained to make them, it makes those that Sentence Transformers would make of it.
+
+    Raises:
+      FileNotFoundError, UserError: as `load_model`; or the folder asks for what cannot be run here.
+    """
+    if steps_of(directory):
+        spec, params, _ = load_workdir(directory)
+        words, settings = tokenizer.load(directory / "tokenizer"), spec.network.settings
+        if isinstance(settings, EmbeddingConfig):
+            use = Use(settings)
+        else:
+            use = sentence_transformers.without_modules(directory, length=spec.rows.sequence_length)
+        return Embedder(spec.network, params, words, use)
+    _check_folder(directory)
+    network, params = huggingface.load_encoder(directory)
+    words, model = tokenizer.load(directory), network.model
+    if sentence_transformers.is_folder(directory):
+        use = sentence_transformers.read(directory, model=model, tokenizer=words)
+    else:
+        length = sentence_transformers.longest(model, words)
+        use = sentence_transformers.without_modules(directory, length=length)
+    return Embedder(network, params, words, use)
+
+
+def _check_folder(directory: Path) -> None:
+    if not (directory / huggingface.CONFIG_FILE).is_file() or (directory / "checkpoints").is_dir():
+        raise FileNotFoundError(
+            f"{directory} is neither an exported directory nor a workdir with a checkpoint"
+        )
 
 
 def _with_task_fields(directory: Path, network: Network) -> Network:

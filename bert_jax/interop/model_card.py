@@ -6,6 +6,7 @@ import math
 from importlib.metadata import version
 from pathlib import Path
 
+from bert_jax.config import EmbeddingConfig
 from bert_jax.training.moving_average import OF_AVERAGE
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec
@@ -33,8 +34,13 @@ def model_card(
     """
     config, model, train = spec.config, network.model, spec.config.train
     suffix, task = network.objective.HUGGINGFACE_SUFFIX, spec.config.task
-    front = [f"pipeline_tag: {PIPELINES[suffix]}"] if suffix in PIPELINES else []
-    front += ["library_name: transformers", "tags:", f"- {model.kind}"]
+    settings = network.settings
+    if isinstance(settings, EmbeddingConfig):
+        front = ["pipeline_tag: sentence-similarity", "library_name: sentence-transformers"]
+        front += ["tags:", "- sentence-transformers", "- feature-extraction", f"- {model.kind}"]
+    else:
+        front = [f"pipeline_tag: {PIPELINES[suffix]}"] if suffix in PIPELINES else []
+        front += ["library_name: transformers", "tags:", f"- {model.kind}"]
     if license is not None:
         front.append(f"license: {license}")
     facts = {
@@ -54,6 +60,8 @@ def model_card(
         facts["Weights"] = f"the mean of the checkpoints of steps {', '.join(f'{step:,}' for step in steps)}"
     if ema:
         facts["Weights"] = f"an exponential moving average, decay {config.optimizer.ema_decay:g} a step"
+    if isinstance(settings, EmbeddingConfig):
+        facts |= _facts_of_vectors(settings, size=model.hidden_size)
     if labels := getattr(network.settings, "labels", ()):
         facts["Labels"] = ", ".join(labels)
     lines = ["---", *front, "---", "", f"# {workdir.name}", ""]
@@ -62,7 +70,26 @@ def model_card(
     if metrics:
         lines += ["", "| validation | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
-    return "\n".join([*lines, "", *_how_to_load("AutoModel" + suffix.removeprefix("Model"))]) + "\n"
+    if isinstance(settings, EmbeddingConfig):
+        usage = _how_to_embed(settings, has_pooler=network.encoder.HUGGINGFACE.has_pooler)
+    else:
+        usage = _how_to_load("AutoModel" + suffix.removeprefix("Model"))
+    return "\n".join([*lines, "", *usage]) + "\n"
+
+
+def _facts_of_vectors(settings: EmbeddingConfig, *, size: int) -> dict[str, str]:
+    of = {"mean": "the mean of all tokens", "cls": "the first token", "last": "the last token"}
+    length = "of length 1" if settings.normalize else "not normalized"
+    facts = {
+        "Vectors": f"{size} numbers, {of[settings.pooling]}, {length}; texts of up to "
+        f"{settings.sequence_length} tokens, longer ones are cut"
+    }
+    if settings.dimensions:
+        facts["Sizes to which a vector may be cut"] = ", ".join(map(str, settings.dimensions))
+    for name, prompt in (("query", settings.query_prompt), ("document", settings.document_prompt)):
+        if prompt:
+            facts[f"Prompt of a {name}"] = f"`{prompt}`"
+    return facts
 
 
 def _validation_metrics(workdir: Path, step: int, *, ema: bool) -> dict[str, float]:
@@ -85,3 +112,27 @@ def _how_to_load(loader: str) -> list[str]:
         'tokenizer = AutoTokenizer.from_pretrained("DIR")',
         "```",
     ]
+
+
+def _how_to_embed(settings: EmbeddingConfig, *, has_pooler: bool) -> list[str]:
+    names = [
+        f', prompt_name="{name}"' if prompt else ""
+        for name, prompt in (("query", settings.query_prompt), ("document", settings.document_prompt))
+    ]
+    lines = [
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("DIR")',
+        f'queries = model.encode(["How far away is the moon?"]{names[0]})',
+        f'documents = model.encode(["384,400 km on average.", "It has no air."]{names[1]})',
+        "print(model.similarity(queries, documents))",
+        "```",
+    ]
+    if has_pooler:
+        lines += [
+            "",
+            'Transformers alone opens it with `AutoModel.from_pretrained("DIR", add_pooling_layer=False)`; '
+            "otherwise it makes a pooler of random weights, which no vector comes from, and warns.",
+        ]
+    return lines

@@ -77,6 +77,11 @@ class HuggingFace:
     written_fields: Callable[[Any], dict[str, Any]] = lambda config: {}
     """Further fields of config.json, which follow from ours."""
 
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the class without a head, such as BertModel, has one unless it is told not to."""
+        return f"{self.base_prefix}pooler.dense.weight" in self.unused
+
 
 class Encoder(Protocol):
     """A module of this folder, or an object of one, that is named in MODELS."""

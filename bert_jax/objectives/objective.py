@@ -59,7 +59,7 @@ class Objective(Protocol):
     @property
     def REDUCTION(self) -> Literal["rows", "batch"]:
         """rows: the loss is a sum over rows, which microbatches and devices may share. batch: it needs all
-        rows of the batch at once, as in-batch negatives do."""
+        rows of the batch at once, as in-batch negatives do; it is a `WholeBatchObjective`."""
 
     @property
     def PREDICTS_TOKENS(self) -> bool:
@@ -99,6 +99,25 @@ class Objective(Protocol):
 
     def kept_bytes(self, settings: Any, model: EncoderConfig, rows: RowShape, *, tensor: int = 1) -> float:
         """Bytes that the head leaves to the backward pass for a row, on one device of `tensor`."""
+
+
+class WholeBatchObjective(Objective, Protocol):
+    """One whose `sums` are `loss_sums` of `logits`: microbatches may then share all but the loss."""
+
+    def logits(
+        self,
+        settings: Any,
+        head: Any,
+        encoder: EncoderModule,
+        batch: Batch,
+        *,
+        kernels: Kernels,
+        dropout_keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """float32, a row for each row of the batch, and of nothing but that row."""
+
+    def loss_sums(self, settings: Any, logits: jax.Array, batch: Batch) -> Sums:
+        """The loss and the accuracy of a batch with labels, as `sums` has them."""
 
 
 def mean(pair: tuple[jax.Array, jax.Array]) -> jax.Array:

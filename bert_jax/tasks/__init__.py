@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from bert_jax.config import ObjectiveConfig
-from bert_jax.tasks import classification, question_answering, regression, token_classification
+from bert_jax.tasks import (
+    classification,
+    embedding,
+    question_answering,
+    regression,
+    reranking,
+    token_classification,
+)
 from bert_jax.tasks.task import Task
 
-TASKS: tuple[Task, ...] = (classification, regression, token_classification, question_answering)
+TASKS: tuple[Task, ...] = (
+    classification,
+    reranking,
+    regression,
+    token_classification,
+    question_answering,
+    embedding,
+)
 
 
 def task_of(settings: ObjectiveConfig) -> Task:

@@ -107,10 +107,10 @@ def sums(
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(found, batch)
+    return loss_sums(settings, found, batch)
 
 
-def loss_sums(logits_BxC: jax.Array, batch: Batch) -> Sums:
+def loss_sums(settings: Any, logits_BxC: jax.Array, batch: Batch) -> Sums:
     """loss, in nats, and accuracy."""
     weights = batch["weights"]
     loss, hits = cross_entropy(logits_BxC, batch["labels"], weights)

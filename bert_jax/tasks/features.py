@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from bert_jax.objectives.objective import RowShape
 from bert_jax.tasks.pieces import Pieces
 from data_pipeline.errors import UserError, require
 
@@ -24,14 +25,19 @@ class Features(NamedTuple):
     """N rows of S columns. Usually a row is an example; a long context is several rows."""
 
     arrays: dict[str, np.ndarray]
-    """token_ids and segment_lengths as in a batch (data_pipeline/batch.py), one sequence a row; and where the
-    examples have labels, `labels` and float32 `weights`, as the task has them (0.0 is not to be learned)."""
+    """token_ids and segment_lengths as in a batch (data_pipeline/batch.py); and where the examples have
+    labels, `labels` and float32 `weights`, as the task has them (0.0 is not to be learned)."""
     examples_N: np.ndarray
     """int32: the example that a row is of."""
     places: np.ndarray
     """int32, from columns to what the example is made of, as the task has it; [N, 0] if it needs none."""
     cut: list[str]
     """`where` of each text, sentence or question that lost its end; a context loses nothing."""
+
+    @property
+    def shape(self) -> RowShape:
+        lengths = self.arrays["segment_lengths"]
+        return RowShape(self.arrays["token_ids"].shape[1], max_sequences=lengths.shape[1])
 
 
 def make_arrays(

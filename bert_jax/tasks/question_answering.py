@@ -286,10 +286,10 @@ def sums(
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(found, batch)
+    return loss_sums(settings, found, batch)
 
 
-def loss_sums(logits_BxSx2: jax.Array, batch: Batch) -> Sums:
+def loss_sums(settings: Any, logits_BxSx2: jax.Array, batch: Batch) -> Sums:
     """loss, in nats, and accuracy: means over beginning and end, each a choice among the tokens."""
     weights = jnp.repeat(batch["weights"], 2)
     is_token_BxSx1 = (batch["segment_ids"] > 0)[:, :, None]

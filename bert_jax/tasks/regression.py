@@ -5,7 +5,7 @@ Shapes in names: B rows of a batch, N rows of all examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -17,7 +17,7 @@ from bert_jax.config import EncoderConfig, RegressionConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.objectives.objective import Metric, RowShape, Sums
 from bert_jax.ops.attention.kernel import Kernels
-from bert_jax.tasks import classification, text
+from bert_jax.tasks import classification, ranking, text
 from bert_jax.tasks.columns import number
 from bert_jax.tasks.features import Features, all_labelled
 from bert_jax.tasks.records import Empty
@@ -74,10 +74,10 @@ def sums(
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(found, batch)
+    return loss_sums(settings, found, batch)
 
 
-def loss_sums(logits_Bx1: jax.Array, batch: Batch) -> Sums:
+def loss_sums(settings: Any, logits_Bx1: jax.Array, batch: Batch) -> Sums:
     """loss: the squared error."""
     weights = batch["weights"]
     return {"loss": ((jnp.square(logits_Bx1[:, 0] - batch["labels"]) * weights).sum(), weights.sum())}
@@ -112,25 +112,10 @@ def score(
     examples: Sequence[Text], predictions: Sequence[dict[str, Any]], settings: RegressionConfig
 ) -> dict[str, float]:
     """Correlations of SciPy, and the mean squared error."""
-    check_libraries()
-    from scipy import stats
-
     assert len(examples) == len(predictions) > 0
     truth = np.array([example.label for example in examples], np.float64)
     predicted = np.array([prediction["score"] for prediction in predictions], np.float64)
-
-    def correlation(statistic: Callable[..., Any]) -> float:
-        # Not defined where nothing varies. A model that predicts the same for every text has learned nothing:
-        # 0.0 ranks it below any that has, and NaN would not compare.
-        if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
-            return 0.0
-        return float(statistic(truth, predicted).statistic)
-
-    return {
-        "pearson": correlation(stats.pearsonr),
-        "spearman": correlation(stats.spearmanr),
-        "mse": float(np.mean((truth - predicted) ** 2)),
-    }
+    return ranking.correlations(predicted, truth) | {"mse": float(np.mean((truth - predicted) ** 2))}
 
 
 def explain(
@@ -142,11 +127,18 @@ def explain(
 
 
 def to_huggingface(settings: RegressionConfig) -> dict[str, Any]:
-    return {"problem_type": "regression", "num_labels": 1}
+    return {"problem_type": "regression", "num_labels": 1} | cross_encoder("linear.Identity")
+
+
+def cross_encoder(activation: str) -> dict[str, Any]:
+    """The field by which Sentence Transformers' CrossEncoder knows what to put on the only logit."""
+    return {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{activation}"}}
 
 
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> RegressionConfig | None:
     if suffix != HUGGINGFACE_SUFFIX:
         return None
+    if cross_encoder("activation.Sigmoid").items() <= fields.items():
+        return None  # see reranking.py
     is_number = fields.get("problem_type") == "regression" or len(classification.labels_of(fields)) == 1
     return RegressionConfig() if is_number else None

@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 from bert_jax.config import ObjectiveConfig
-from bert_jax.models.encoder import Batch, Encoder, EncoderModule
-from bert_jax.objectives.objective import Objective, Sums
-from bert_jax.ops.attention.kernel import Kernels
+from bert_jax.models.encoder import Encoder
+from bert_jax.objectives.objective import WholeBatchObjective
 from bert_jax.tasks.features import Features
 from data_pipeline.tokenizer import Tokenizer
 
@@ -32,7 +31,7 @@ def lacks_head(settings: ObjectiveConfig, encoder: Encoder, head: Callable[..., 
     return None if head else f"{encoder.HUGGINGFACE.model_type} has no head for {settings.kind}"
 
 
-class Task(Objective, Protocol):
+class Task(WholeBatchObjective, Protocol):
     """An objective that also reads examples, makes rows of them, predicts, scores and explains.
 
     `settings` is the task's config. An example is what the task makes of it, with `where` it is from.
@@ -64,21 +63,6 @@ class Task(Objective, Protocol):
         Raises:
           UserError: a label is unknown, only some examples have one, or the tokenizer lacks special pieces.
         """
-
-    def logits(
-        self,
-        settings: Any,
-        head: Any,
-        encoder: EncoderModule,
-        batch: Batch,
-        *,
-        kernels: Kernels,
-        dropout_keys: jax.Array | None = None,
-    ) -> jax.Array:
-        """float32, a row for each row of the batch."""
-
-    def loss_sums(self, logits: jax.Array, batch: Batch) -> Sums:
-        """The loss and the accuracy of a batch with labels, as `sums` has them."""
 
     def predict(
         self, examples: Sequence[Any], features: Features, logits: np.ndarray, settings: Any

@@ -113,7 +113,7 @@ def featurize(examples: Sequence[Text], tokenizer: Tokenizer, *, sequence_length
         if example.pair is None:
             kept, kept_second = min(len(first), S - pieces.alone.size), 0
         else:
-            kept, kept_second = _longest_first(len(first), len(second), room=S - pieces.paired.size)
+            kept, kept_second = longest_first(len(first), len(second), room=S - pieces.paired.size)
         rows.append((first[:kept], None if example.pair is None else second[:kept_second]))
         if kept + kept_second < len(first) + len(second):
             cut.append(example.where)
@@ -121,7 +121,7 @@ def featurize(examples: Sequence[Text], tokenizer: Tokenizer, *, sequence_length
     return Features(arrays, np.arange(len(rows), dtype=np.int32), np.zeros((len(rows), 0), np.int32), cut)
 
 
-def _longest_first(first: int, second: int, *, room: int) -> tuple[int, int]:
+def longest_first(first: int, second: int, *, room: int) -> tuple[int, int]:
     """Lengths that a pair keeps: the longer text is cut to the other's length, then both to half the room.
 
     The odd token goes to the longer text, of two equal ones to the second (Hugging Face's `longest_first`).

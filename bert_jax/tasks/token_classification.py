@@ -208,10 +208,10 @@ def sums(
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(found, batch)
+    return loss_sums(settings, found, batch)
 
 
-def loss_sums(logits_BxSxC: jax.Array, batch: Batch) -> Sums:
+def loss_sums(settings: Any, logits_BxSxC: jax.Array, batch: Batch) -> Sums:
     """loss, in nats, and accuracy, both of words."""
     weights = batch["weights"].ravel()
     by_word = logits_BxSxC.reshape(-1, logits_BxSxC.shape[-1])

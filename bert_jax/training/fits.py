@@ -11,6 +11,11 @@ from data_pipeline.errors import UserError
 def check_fits(spec: RunSpec, mesh: Mesh) -> None:
     """Raises UserError, naming the field, if the batch or the model does not divide over the mesh."""
     train = spec.config.train
+    if spec.network.objective.REDUCTION == "batch" and train.global_batch_size < 2:
+        raise UserError(
+            f"train.global_batch_size is {train.global_batch_size}; it must be at least 2, because the loss "
+            f"of {spec.network.settings.kind} compares the rows of a batch"
+        )
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     for stage in spec.stages:
         if stage.rows % (ways * stage.microbatches):
@@ -20,11 +25,6 @@ def check_fits(spec: RunSpec, mesh: Mesh) -> None:
                 f"{ways * stage.microbatches} (mesh data x fsdp = {ways}, times {stage.microbatches} "
                 f"microbatch(es); train.microbatches is {train.microbatches})"
             )
-    if spec.network.objective.REDUCTION == "batch" and train.microbatches > 1:
-        raise UserError(
-            f"train.microbatches is {train.microbatches}; it must be 1, because the loss of "
-            f"{spec.network.settings.kind} is over the whole batch"
-        )
     if train.reduce_dtype != "float32":
         if mesh.shape["tensor"] > 1:
             raise UserError(f"train.reduce_dtype {train.reduce_dtype} needs mesh.tensor 1")

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from flax import nnx
@@ -20,9 +20,10 @@ from bert_jax.config import EncoderConfig, ObjectiveConfig, TaskConfig
 from bert_jax.models import encoder_of
 from bert_jax.models.encoder import Batch, Encoder
 from bert_jax.models.layers import Axes, Depth
-from bert_jax.objectives.objective import Objective, RowShape, Sums
+from bert_jax.objectives.objective import Objective, RowShape, Sums, WholeBatchObjective
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.precision import precision
+from bert_jax.training.microbatches import cut, joined
 
 Params = dict[str, Any]
 
@@ -122,15 +123,36 @@ def sums(
     *,
     kernels: Kernels,
     dropout_keys: jax.Array | None = None,
+    microbatches: int = 1,
 ) -> Sums:
-    """Losses and accuracies of a batch. Dropout is on if there are keys, one for each row."""
+    """Losses and accuracies of a batch. Dropout is on if there are keys, one for each row.
+
+    Args:
+      microbatches: parts of the batch that go through the encoder one after the other, if the loss is over
+        the whole batch. Only the logits of all are kept, and the backward pass computes each part again: the
+        same gradient in the memory of a part (gradient caching; Gao et al. 2021, arXiv 2101.06983).
+    """
     if is_frozen(network):  # so that nothing is computed backward through it
         params = params | {"encoder": jax.lax.stop_gradient(params["encoder"])}
+    objective, settings = network.objective, network.settings
     with precision(network.model.dtype):
         both = modules(network, params)
-        return network.objective.sums(
-            network.settings, both.objective, both.encoder, batch, kernels=kernels, dropout_keys=dropout_keys
-        )
+        if microbatches == 1:
+            return objective.sums(
+                settings, both.objective, both.encoder, batch, kernels=kernels, dropout_keys=dropout_keys
+            )
+        assert objective.REDUCTION == "batch"
+        whole = cast(WholeBatchObjective, objective)
+
+        @jax.checkpoint
+        def logits(inputs: tuple[Batch, jax.Array | None]) -> jax.Array:
+            part, keys = inputs
+            return whole.logits(
+                settings, both.objective, both.encoder, part, kernels=kernels, dropout_keys=keys
+            )
+
+        found = joined(jax.lax.map(logits, cut((batch, dropout_keys), microbatches)))
+        return whole.loss_sums(settings, found, batch)
 
 
 def is_frozen(network: Network) -> bool:
@@ -138,10 +160,16 @@ def is_frozen(network: Network) -> bool:
     return isinstance(network.settings, TaskConfig) and network.settings.freeze
 
 
+@functools.cache
+def _encoder_definition(model: EncoderConfig) -> nnx.GraphDef:
+    return nnx.split(nnx.eval_shape(lambda: encoder_of(model).init(model, rngs=nnx.Rngs(0))))[0]
+
+
 def encode(network: Network, params: Params, batch: Batch, *, kernels: Kernels) -> jax.Array:
-    """The last hidden states, [B, S, D] in the compute dtype."""
+    """The last hidden states, [B, S, D] in the compute dtype. Parameters of the objective may be missing."""
     with precision(network.model.dtype):
-        return modules(network, params).encoder.encode(batch, kernels=kernels)
+        encoder = nnx.merge(_encoder_definition(network.model), params["encoder"])
+        return encoder.encode(batch, kernels=kernels)
 
 
 def real_size(network: Network, parameter: Parameter) -> int:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from bert_jax.models.encoder import Batch
 from bert_jax.objectives.objective import Sums, mean
 from bert_jax.parallel import sharding
-from bert_jax.training import network
+from bert_jax.training import microbatches, network
 from bert_jax.training.batch_ramp import Stage
 from bert_jax.training.network import Params
 from bert_jax.training.optimizer import make_optimizer, schedule_of
@@ -135,12 +135,15 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
 
     def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, Sums]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
-        sums = network.sums(spec.network, params, part, kernels=spec.kernels, dropout_keys=keys)
+        sums = network.sums(
+            spec.network, params, part, kernels=spec.kernels, dropout_keys=keys, microbatches=through_encoder
+        )
         total = sum(mean((sums[name][0], weight)) for name, weight in weights.items())
         return jnp.asarray(total), sums
 
     gradient = jax.grad(loss, has_aux=True)
-    parts = stage.microbatches
+    whole = objective.REDUCTION == "batch"
+    parts, through_encoder = (1, stage.microbatches) if whole else (stage.microbatches, 1)
 
     def summed(params: Params, batch: Batch, rows: jax.Array) -> tuple[Params, Sums]:
         if parts == 1:
@@ -149,13 +152,13 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
         def add(total: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, gradient(params, *inputs)), None
 
-        inputs = _microbatches((batch, rows), parts)
+        inputs = microbatches.cut((batch, rows), parts)
         first = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], inputs))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
         return jax.lax.scan(add, zeros, inputs)[0]
 
     rows = jnp.arange(stage.rows)
-    if objective.REDUCTION == "batch":  # the compiler gathers what the loss needs of other rows
+    if whole:  # the compiler gathers what the loss needs of other rows
         return summed(state.params, batch, rows)
     stacked = jax.tree.map(lambda parameter: parameter.is_stacked, network.parameters(spec.network))
     over_data = sharding.sum_over_data(
@@ -170,13 +173,3 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
 def eval_step(spec: RunSpec, params: Params, batch: Batch) -> Sums:
     """(sum, weight) pairs of a held-out batch, without dropout."""
     return network.sums(spec.network, params, unpack(batch), kernels=spec.kernels)
-
-
-def _microbatches(batch: Any, parts: int) -> Any:
-    """[B, ...] -> [parts, B / parts, ...]. Neighbouring rows part, so that each stays on its device."""
-
-    def cut(x: jax.Array) -> jax.Array:
-        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-        return sharding.constrain(x, None, "batch", *([None] * (x.ndim - 2)))
-
-    return jax.tree.map(cut, batch)

@@ -360,6 +360,39 @@ def test_export_is_loaded_by_transformers_and_fills_masks_alike(
     assert "tokens, the model takes 64" in refused("fill-mask", out, "[MASK] " * 100)
 
 
+def test_embed_writes_the_vectors_of_texts(bert_jax, refused, workdir: Path, tmp_path: Path):
+    texts, out = tmp_path / "texts.txt", tmp_path / "vectors.npy"
+    texts.write_text("the value of a name\n\na method\n")
+    assert (
+        f"1 of 3 texts are empty, and their vectors 0: {texts} line 2"
+        in bert_jax("embed", workdir, "--input", texts, "--out", out)[2]
+    )
+    whole = np.load(out)
+    texts.write_text("the value of a name\na method\n")
+    status, printed, _ = bert_jax("embed", workdir, "--input", texts, "--out", out, "--dimensions", 8)
+    assert (status, printed) == (0, f"2 vectors of 8 numbers: {out}\n")
+    np.testing.assert_allclose(np.load(out), whole[[0, 2], :8], atol=1e-5)
+    for directory, flags, message in (
+        (workdir, ["--dimensions", 0], "--dimensions is 0; it must be at least 1"),
+        (workdir, ["--dimensions", 33], "a vector of the model has 32 numbers, not 33"),
+        ("nowhere", [], "nowhere is neither an exported directory nor a workdir"),
+    ):
+        assert message in refused("embed", directory, "--input", texts, "--out", tmp_path / "a.npy", *flags)
+    assert "is no file of vectors" in refused("embed", workdir, "--input", texts, "--out", tmp_path / "a.csv")
+
+
+def test_evaluate_retrieval_prints_how_well_a_model_finds(bert_jax, refused, workdir: Path, tmp_path: Path):
+    documents = [{"_id": str(i), "text": f"{word} of a name"} for i, word in enumerate(("value", "method"))]
+    for name, objects in (("corpus", documents), ("queries", documents[:1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(found) + "\n" for found in objects))
+    assert "has no qrels/test.tsv or qrels.tsv" in refused("evaluate-retrieval", workdir, "--files", tmp_path)
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t0\t1\n")
+    status, printed, _ = bert_jax("evaluate-retrieval", workdir, "--files", tmp_path)
+    assert status == 0
+    names = ["ndcg@10", "mrr@10", "map@100", "recall@1", "recall@10", "recall@100"]
+    assert [line.split() for line in printed.splitlines()] == [[name, "1.0000"] for name in names]
+
+
 def test_an_exported_folder_that_is_damaged_is_one_line(bert_jax, refused, workdir: Path, tmp_path: Path):
     out = tmp_path / "exported"
     assert bert_jax("export", "--workdir", workdir, "--out", out)[0] == 0

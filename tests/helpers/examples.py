@@ -16,7 +16,13 @@ import numpy as np
 import transformers
 from hypothesis import strategies as st
 
-from bert_jax.config import QuestionAnsweringConfig, RegressionConfig, TaskConfig
+from bert_jax.config import (
+    EmbeddingConfig,
+    QuestionAnsweringConfig,
+    RegressionConfig,
+    RerankingConfig,
+    TaskConfig,
+)
 from bert_jax.tasks import task_of
 from bert_jax.tasks.features import Features
 from bert_jax.tasks.question_answering import Answer, Question
@@ -127,6 +133,12 @@ def perfect_logits(settings: TaskConfig, features: Features) -> np.ndarray:
     match settings:
         case RegressionConfig():
             return labels[:, None]
+        case RerankingConfig():  # the positive is the first
+            return 10 - 20 * np.indices(features.arrays["segment_lengths"].shape[:2])[1].clip(max=1.0)
+        case EmbeddingConfig():  # an anchor lies where its positive is
+            vectors_NxPxD = np.eye(labels.max() + 2, dtype=np.float32)[labels]
+            vectors_NxPxD[:, 0] = vectors_NxPxD[:, 1]
+            return vectors_NxPxD.reshape(len(labels), -1)
         case QuestionAnsweringConfig():
             columns = features.arrays["token_ids"].shape[1]
             return np.eye(columns, dtype=np.float32)[labels].swapaxes(1, 2) * 10

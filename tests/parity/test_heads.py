@@ -141,7 +141,7 @@ def test_the_loss_of_an_answer_is_the_mean_over_its_ends():
     batch = {"labels": labels, "weights": np.ones(4, np.float32), "segment_ids": segments}
     ends = torch.tensor(logits), torch.tensor(batch["labels"])
     expected = sum(torch.nn.functional.cross_entropy(ends[0][:, :, i], ends[1][:, i]) for i in (0, 1))
-    found = mean(question_answering.loss_sums(logits, batch)["loss"])
+    found = mean(question_answering.loss_sums(None, logits, batch)["loss"])
     assert float(found) == pytest.approx(float(expected) / 2, rel=1e-6)
 
 

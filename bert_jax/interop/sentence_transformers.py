@@ -1,0 +1,277 @@
+"""The files that make a folder of Hugging Face one of Sentence Transformers: which vector a text has.
+
+The encoder's own files are those of huggingface.py. What is written is read by versions 2 to 6; what is read
+is what they write, as far as it can be run here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from bert_jax.config import EmbeddingConfig, EncoderConfig
+from bert_jax.config.task import Pooling
+from bert_jax.training.network import Network
+from data_pipeline.config import read_object
+from data_pipeline.errors import UserError, require
+from data_pipeline.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+MODULES_FILE, USE_FILE = "modules.json", "config_sentence_transformers.json"
+LENGTH_FILES = tuple(
+    f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")
+)
+"""Settings of the encoder; the first is what has been written since version 2."""
+
+KNOWN = (("Transformer", "Pooling"), ("Transformer", "Pooling", "Normalize"))
+"""Classes of the modules, in order."""
+
+MODES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+"""Their poolings, and ours."""
+
+OLD_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Fields of 1_Pooling/config.json before version 5.4, each true or false, and what it says today."""
+
+FIRST_MODES = tuple(OLD_MODES)[:4]
+"""Those that every version knows; one that it does not know is an error to it."""
+
+WITHOUT_POOLER = {"add_pooling_layer": False}
+"""Arguments of from_pretrained: otherwise it makes a random pooler, which no vector comes from, and warns."""
+
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Names of the prompt of a text that is found: the first that is there."""
+
+SHORTEST = 8
+"""What task.sequence_length is at least."""
+
+BOTH_CASES = "ABCÉabcé"
+
+
+class Use(NamedTuple):
+    """What a folder says of the vectors that its encoder makes."""
+
+    settings: EmbeddingConfig
+    dimensions: int | None = None
+    """The numbers that are kept of a vector (`truncate_dim`); None: all."""
+    prompt: str = ""
+    """In front of a text where no prompt is asked for (`default_prompt_name`)."""
+    similarity: str = "cosine"
+    """How vectors are compared (`similarity_fn_name`)."""
+
+
+def is_folder(directory: Path) -> bool:
+    return (directory / MODULES_FILE).is_file()
+
+
+def without_modules(directory: Path, *, length: int) -> Use:
+    """What Sentence Transformers makes of an encoder that nobody has said more about."""
+    log.info(
+        "%s does not say what a text's vector is (no %s): the mean of its tokens, not normalized",
+        directory,
+        MODULES_FILE,
+    )
+    return Use(EmbeddingConfig(sequence_length=length, normalize=False))
+
+
+def longest(model: EncoderConfig, tokenizer: Tokenizer) -> int:
+    """Tokens of a text at most: `model_max_length`, which is a number beyond reason if it is not known."""
+    stated = tokenizer.settings.get("model_max_length")
+    return int(min(stated, model.longest)) if isinstance(stated, int | float) else model.longest
+
+
+# Read
+
+
+def read(directory: Path, *, model: EncoderConfig, tokenizer: Tokenizer) -> Use:
+    """What the files of a folder say.
+
+    Raises:
+      UserError: they are damaged, or ask for what cannot be run here; names the module.
+    """
+    folders = _module_folders(directory)
+    fields = _encoder_fields(directory, tokenizer)
+    length = fields.get("max_seq_length")
+    if length is None:
+        length = longest(model, tokenizer)
+    prompts, use = _use_fields(directory)
+    document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
+    default = use.get("default_prompt_name")
+    if default is not None and str(default) not in prompts:
+        raise UserError(
+            f"{directory / USE_FILE} has default_prompt_name {default!r}, which is no prompt of it"
+        )
+    dimensions = use.get("truncate_dim")
+    if dimensions is not None and not (isinstance(dimensions, int) and dimensions >= 1):
+        raise UserError(
+            f"{directory / USE_FILE} has truncate_dim {dimensions!r}, which is no size of a vector"
+        )
+    if not isinstance(length, int) or length < SHORTEST:
+        raise UserError(
+            f"{directory} has max_seq_length {length!r}; it must be a whole number, at least {SHORTEST}"
+        )
+    settings = EmbeddingConfig(
+        sequence_length=min(length, model.longest),
+        pooling=_pooling(folders["Pooling"]),
+        normalize="Normalize" in folders,
+        query_prompt=prompts.get("query", ""),
+        document_prompt=document,
+    )
+    return Use(
+        settings,
+        dimensions=dimensions,
+        prompt=prompts[default] if default else "",
+        similarity=str(use.get("similarity_fn_name") or "cosine"),
+    )
+
+
+def _module_folders(directory: Path) -> dict[str, Path]:
+    """Where the files of each module are, by the name of its class."""
+    file = directory / MODULES_FILE
+    try:
+        modules = json.loads(file.read_bytes())
+        classes = [str(module["type"]) for module in modules]
+        paths = [module["path"] for module in modules]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON ({error})") from error
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{file} is no list of modules, each with a type and a path") from error
+    names = tuple(name.rpartition(".")[2] for name in classes)
+    for whole, name in zip(classes, names, strict=True):
+        if not whole.startswith("sentence_transformers.") or name not in KNOWN[-1]:
+            raise UserError(f"{file} has the module {whole}; known are {', '.join(KNOWN[-1])}")
+    if names not in KNOWN:
+        raise UserError(f"{file} has {', '.join(names) or 'no modules'}; known is {', '.join(KNOWN[-1])}")
+    for path in paths:
+        if not isinstance(path, str) or _leads_out(path):
+            raise UserError(f"{file} has the path {path!r}, which is none of a folder in it")
+    if paths[0]:
+        raise UserError(
+            f"{file} has the encoder in {paths[0]!r}, as before version 2 of Sentence Transformers: load the "
+            "model with it, and save it again"
+        )
+    folders = dict(zip(names, (directory / path for path in paths), strict=True))
+    if "Normalize" in folders:
+        _check_normalize(folders["Normalize"] / "config.json")
+    return folders
+
+
+def _leads_out(path: str) -> bool:
+    return (
+        PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path or ":" in path
+    )
+
+
+def _check_normalize(file: Path) -> None:
+    fields = read_object(file) if file.is_file() else {}
+    for name in ("module_input_name", "module_output_name"):
+        _check(file, "Normalize", name, fields.get(name) or "sentence_embedding", "sentence_embedding")
+
+
+def _pooling(folder: Path) -> Pooling:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder.parent} has no {folder.name}/config.json, of the module Pooling")
+    fields = read_object(file)
+    modes = fields.get("pooling_mode")
+    if modes is None:
+        modes = [mode for name, mode in OLD_MODES.items() if fields.get(name)] or ["mean"]
+    if isinstance(modes, list) and len(modes) == 1:
+        modes = modes[0]
+    if not isinstance(modes, str) or modes not in MODES:
+        named = " and ".join(map(str, modes)) if isinstance(modes, list) else modes
+        raise UserError(f"{file}: the module Pooling takes {named}; known are {', '.join(MODES)}")
+    _check(file, "Pooling", "include_prompt", fields.get("include_prompt", True), True)
+    return MODES[modes]
+
+
+def _encoder_fields(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    file = next((directory / name for name in LENGTH_FILES if (directory / name).is_file()), None)
+    if file is None:
+        return {}
+    fields = read_object(file)
+    for name, usual in (
+        ("transformer_task", "feature-extraction"),
+        ("module_output_name", "token_embeddings"),
+    ):
+        _check(file, "Transformer", name, fields.get(name, usual), usual)
+    if fields.get("do_lower_case"):
+        lowered, whole = tokenizer.encode_batch([BOTH_CASES.lower(), BOTH_CASES])
+        require(lowered == whole, f"{file}: do_lower_case is true, but the tokenizer keeps the case")
+    return fields
+
+
+def _use_fields(directory: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The prompts, and all else that is said of how vectors are used."""
+    file = directory / USE_FILE
+    if not file.is_file():
+        return {}, {}
+    fields = read_object(file)
+    kind = fields.get("model_type") or "SentenceTransformer"
+    require(kind == "SentenceTransformer", f"{file} is of a {kind}; known is SentenceTransformer")
+    prompts = fields.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise UserError(f"{file} has prompts {prompts!r}, which are no texts by name")
+    return {name: text or "" for name, text in prompts.items()}, fields
+
+
+def _check(file: Path, module: str, name: str, value: Any, known: Any) -> None:
+    require(
+        value == known,
+        f"{file}: the module {module} has {name} {json.dumps(value)}; known is {json.dumps(known)}",
+    )
+
+
+# Write
+
+
+def write(directory: Path, network: Network, *, dimensions: int | None) -> None:
+    """Writes the files beside those of the encoder.
+
+    Args:
+      dimensions: the numbers of a vector that Sentence Transformers keeps; None: all.
+    """
+    settings = network.settings
+    assert isinstance(settings, EmbeddingConfig)
+    classes = KNOWN[settings.normalize]
+    modules = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": f"{index}_{name}" if index else "",
+            "type": f"sentence_transformers.models.{name}",  # later versions have these names too
+        }
+        for index, name in enumerate(classes)
+    ]
+    encoder: dict[str, Any] = {"max_seq_length": settings.sequence_length, "do_lower_case": False}
+    if network.encoder.HUGGINGFACE.has_pooler:
+        encoder["model_args"] = WITHOUT_POOLER
+    mode = next(theirs for theirs, ours in MODES.items() if ours == settings.pooling)
+    pooling = {
+        name: OLD_MODES[name] == mode for name in OLD_MODES if name in FIRST_MODES or OLD_MODES[name] == mode
+    }
+    use = {
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": settings.query_prompt, "document": settings.document_prompt},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    if dimensions is not None:
+        use["truncate_dim"] = dimensions
+    (directory / "1_Pooling").mkdir()
+    for file, content in {
+        MODULES_FILE: modules,
+        LENGTH_FILES[0]: encoder,
+        "1_Pooling/config.json": {"word_embedding_dimension": network.model.hidden_size} | pooling,
+        USE_FILE: use,
+    }.items():
+        (directory / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,125 @@
+"""Models that make vectors of texts: as folders, as runs, and what they make."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from bert_jax import tasks
+from bert_jax.config import BertConfig, Config, EmbeddingConfig, EncoderConfig, InitConfig, ModelConfig
+from bert_jax.inference.vectors import Vectorizer
+from bert_jax.interop import huggingface, sentence_transformers
+from bert_jax.interop.load import load_embedder
+from bert_jax.objectives.objective import Metric, RowShape
+from bert_jax.ops.attention import PLAIN
+from bert_jax.training.network import Network, Params, init_params
+from bert_jax.training.run_spec import RunSpec
+from bert_jax.training.step import init_state
+from bert_jax.workdir import run_files
+from bert_jax.workdir.checkpoint import Checkpoints
+from bert_jax.workdir.progress import Progress
+from data_pipeline.special_tokens import SpecialTokens
+from tests.helpers.data import real_documents
+
+LONGEST = 48
+"""Tokens of a text: fewer than some of TEXTS have."""
+
+_lines = [line for document in real_documents(12) for line in document if line.strip()]
+TEXTS = [*_lines[:20], "a", "東京 café", " ".join(_lines[20:24]), *_lines[24:30]]
+"""Real ones of many lengths."""
+
+STAND_IN = ModuleType("embedding")
+"""As much of the task as folders and runs need."""
+vars(STAND_IN).update(
+    Config=EmbeddingConfig,
+    INPUT_FORMATS=(),
+    REDUCTION="batch",
+    PREDICTS_TOKENS=False,
+    HUGGINGFACE_SUFFIX="Model",
+    metrics=lambda settings: (Metric("mrr", "Mean reciprocal rank"),),
+    init=lambda settings, encoder, model, *, rngs: nnx.Module(),
+    to_huggingface=lambda settings: {},
+    from_huggingface=lambda suffix, fields: None,
+)
+
+TASK = next((task for task in tasks.TASKS if task.Config is EmbeddingConfig), STAND_IN)
+
+
+@pytest.fixture
+def embedding_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task is among the others."""
+    if TASK is STAND_IN:
+        monkeypatch.setattr(tasks, "TASKS", (*tasks.TASKS, STAND_IN))
+
+
+def lively(network: Network) -> Params:
+    """Weights that make different vectors of different texts."""
+    params = init_params(network, jax.random.key(3))
+    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+
+def write_folder(
+    folder: Path,
+    config: Config,
+    settings: EmbeddingConfig,
+    *,
+    model: EncoderConfig | None = None,
+    dimensions: int | None = None,
+) -> Path:
+    """A folder for SentenceTransformer, with the tokenizer of `config`."""
+    network = Network(model or config.model, TASK, settings)
+    shutil.copytree(Path(config.data.dir) / "tokenizer", folder)
+    tensors = huggingface.to_tensors(network, lively(network))
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    fields = huggingface.to_config(network, special_tokens=SpecialTokens())
+    (folder / "config.json").write_text(json.dumps(fields))
+    sentence_transformers.write(folder, network, dimensions=dimensions)
+    return folder
+
+
+def write_run(workdir: Path, config: Config, settings: EmbeddingConfig) -> Path:
+    """A workdir of a training for embeddings, with a checkpoint."""
+    assert isinstance(config.model, BertConfig)
+    network = Network(config.model, TASK, settings)
+    spec = RunSpec(
+        config=Config(model=ModelConfig(), task=settings, init=InitConfig(source="elsewhere")),
+        network=network,
+        rows=RowShape(settings.sequence_length),
+        steps=2,
+        warmup_steps=0,
+        eval_every=1,
+        checkpoint_every=1,
+        best=TASK.metrics(settings)[0],
+        kernels=PLAIN,
+    )
+    workdir.mkdir()
+    run_files.write(spec, workdir)
+    shutil.copytree(Path(config.data.dir) / "tokenizer", workdir / "tokenizer")
+    state = init_state(spec)
+    with Checkpoints(workdir, spec) as checkpoints:
+        checkpoints.save(0, state._replace(params=lively(network)), Progress())
+    return workdir
+
+
+def vectors_of(
+    folder: Path, texts: Sequence[str] = TEXTS, *, prompt: str | None = None, dimensions: int | None = None
+) -> np.ndarray:
+    """What we make of texts."""
+    make = Vectorizer(load_embedder(folder), dimensions=dimensions)
+    return np.concatenate([vectors.array_NxD for vectors in make(texts, prompt=prompt, name="test")])
+
+
+def shapes(config: Config) -> dict[str, int]:
+    """The sizes of its encoder, for one of another kind."""
+    names = [field.name for field in dataclasses.fields(EncoderConfig)]
+    return {name: value for name in names if isinstance(value := getattr(config.model, name), int)}
