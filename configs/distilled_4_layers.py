@@ -7,7 +7,7 @@ runs/bert-base-uncased:
     bert-jax pretrain configs/distilled_4_layers.py --workdir runs/distilled
     bert-jax export   --workdir runs/distilled --out runs/distilled-exported
 
-It begins with the teacher's embeddings, head and four of its layers. Temperature and the weights 5 : 2 : 1 are
+It begins with the teacher's embeddings, head and four of its layers. Temperature and weights (5 : 2 : 1) are
 DistilBERT's, with the distance of projected hidden states (Jiao et al., 2019) in place of their cosine; there
 are no sentence pairs, as there. It has 52 million parameters where the teacher has 110. It is meant for
 one GPU or a TPU, and was not run by us: there is no time and no loss to quote.

@@ -65,11 +65,8 @@ class DistillationHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.mlm = encoder.masked_lm_head(model, rngs=rngs)
-        self.projection = self.teacher = None
-        if teacher is None:
-            return
-        if settings.hidden_weight:
-            self.projection = Dense(
+        self.projection = (
+            Dense(
                 (model.hidden_size, teacher.model.hidden_size),
                 ("embed", None),
                 stddev=model.initializer_range,
@@ -77,7 +74,10 @@ class DistillationHead(nnx.Module):
                 depth=model.num_hidden_layers + 1,
                 rngs=rngs,
             )
-        self.teacher = TeacherModules(settings, teacher.model, rngs=rngs)
+            if teacher is not None and settings.hidden_weight
+            else None
+        )
+        self.teacher = None if teacher is None else TeacherModules(settings, teacher.model, rngs=rngs)
 
 
 @dataclass(frozen=True)

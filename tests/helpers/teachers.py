@@ -29,10 +29,15 @@ def network_of(teacher: EncoderConfig) -> Network:
 
 def lively_params(network: Network, seed: int = 0, noise: float = 0.2) -> Params:
     """Initial parameters moved by noise: no bias is 0, no logit near another."""
-    params = init_params(network, jax.random.key(seed))
-    return jax.tree.map(
-        lambda x: x + noise * jax.random.normal(jax.random.key(seed + x.size), x.shape), params
-    )
+
+    def moved() -> Params:
+        params = init_params(network, jax.random.key(seed))
+        key = jax.random.key(seed)
+        return jax.tree.map(
+            lambda x: x + noise * jax.random.normal(jax.random.fold_in(key, x.size), x.shape), params
+        )
+
+    return jax.jit(moved)()
 
 
 def constants_of(params: Params, *, head: bool = True) -> Params:
