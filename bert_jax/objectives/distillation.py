@@ -22,7 +22,7 @@ from flax import nnx
 
 from bert_jax.config import DistillationConfig, EncoderConfig
 from bert_jax.models import encoder_of
-from bert_jax.models.encoder import Batch, Encoder, EncoderModule, LayerStates
+from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.models.layers import Dense
 from bert_jax.objectives import mlm
 from bert_jax.objectives.objective import Metric, RowShape, Sums
@@ -245,8 +245,8 @@ def _encode(
     layer: int,
     kernels: Kernels,
     dropout_keys: jax.Array | None,
-) -> tuple[jax.Array, LayerStates | None]:
-    """The last hidden states, and the states of a layer if something is learned of them."""
+) -> tuple[jax.Array, Any]:
+    """The last hidden states; and the `LayerStates` of a layer, None unless something is learned of them."""
     if settings.hidden_weight or settings.relations_weight:
         return encoder.encode_with_states(batch, layer=layer, kernels=kernels, dropout_keys=dropout_keys)
     return encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys), None
