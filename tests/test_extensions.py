@@ -398,8 +398,9 @@ def test_each_kind_is_named_in_its_own_file_only():
             if any(f'"{word}"' in line and "problem_type" not in line for line in text.splitlines())
         }
 
-    def own_file(module: Any) -> str:
-        return module.__name__.removeprefix("bert_jax.").replace(".", "/") + ".py"
+    def own_file(found: Any) -> str:
+        name = found.__name__ if isinstance(found, ModuleType) else type(found).__module__
+        return name.removeprefix("bert_jax.").replace(".", "/") + ".py"
 
     for objective in bert_jax.objectives.OBJECTIVES:
         assert naming(objective.Config.kind) <= {"config/objective.py", own_file(objective)}

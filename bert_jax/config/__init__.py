@@ -12,7 +12,13 @@ from bert_jax.config.model import (
     RobertaConfig,
     XlmRobertaConfig,
 )
-from bert_jax.config.objective import MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig
+from bert_jax.config.objective import (
+    DistillationConfig,
+    MlmConfig,
+    MlmNspConfig,
+    MlmSopConfig,
+    ObjectiveConfig,
+)
 from bert_jax.config.recipe import delta, load_phases, load_recipe
 from bert_jax.config.sections import (
     CheckpointConfig,
@@ -43,6 +49,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DistilBertConfig",
+    "DistillationConfig",
     "ElectraConfig",
     "EmbeddingConfig",
     "EncoderConfig",

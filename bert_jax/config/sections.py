@@ -293,8 +293,22 @@ class InitConfig(Section):
     tile: bool = False
     """Whether the source may be narrower and less deep: its weights then fill the larger ones from their
     centre on (Warner et al. 2024)."""
+    layers: tuple[int, ...] = ()
+    """Layers of a deeper source, counted from 0, that the layers of the model begin as, one for each: from 12
+    to 6 DistilBERT took 0 2 4 7 9 11. None given: all of them."""
     weights: bool = True
     """False: only shape and tokenizer are taken from the source, to see what its weights are worth."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            all(number >= 0 for number in self.layers),
+            f"init.layers is {self.layers}; layers are counted from 0",
+        )
+        require(
+            not (self.layers and self.tile),
+            "init.layers takes some layers of the source, init.tile makes more of them: give one of the two",
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from bert_jax.config import EmbeddingConfig, ObjectiveConfig, TaskConfig
 from bert_jax.interop import huggingface, sentence_transformers
-from bert_jax.interop.load import TASK_FIELDS, load_workdir
+from bert_jax.interop.load import TASK_FIELDS, load_workdir, to_use
 from bert_jax.interop.model_card import model_card
 from bert_jax.training.network import Params
 from bert_jax.training.run_spec import RunSpec
@@ -108,7 +108,7 @@ def _load(
     if average is None:
         step = step_to_use(workdir, spec.config) if step is None else step
         params, step = read_moving_average(workdir, spec, step=step)
-        return spec, params, (step,)
+        return *to_use(spec, params), (step,)
     assert not ema
     if spec.config.task is not None:
         raise UserError(f"{workdir} is a fine-tuning: --average is for a pretraining")
@@ -121,7 +121,7 @@ def _load(
             "checkpoint.keep and checkpoint.keep_every say how many a run keeps"
         )
     steps = tuple(reversed(there[:average]))
-    return spec, read_mean(workdir, spec, steps=steps), steps
+    return *to_use(spec, read_mean(workdir, spec, steps=steps)), steps
 
 
 def _check_dimensions(dimensions: int, settings: ObjectiveConfig) -> None:

@@ -249,6 +249,11 @@ def load_tensors(directory: Path) -> Tensors:
     return tensors
 
 
+def weights_files(directory: Path) -> list[str]:
+    """The names of the files that say what the weights are. Raises as `load` does."""
+    return [CONFIG_FILE, *(file.name for file in _weights_files(directory))]
+
+
 def _weights_files(directory: Path) -> list[Path]:
     """One, or those that the index of a large model names."""
     if (directory / WEIGHTS_FILE).is_file():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,19 +16,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
-from bert_jax.config import Config, EncoderConfig, ModelConfig
+from bert_jax.config import Config, DistillationConfig, EncoderConfig, ModelConfig
 from bert_jax.interop import huggingface, tensorflow_v1
+from bert_jax.interop.layers import check_layers, take_layers
 from bert_jax.interop.tiling import SIZES, check_sizes, positions, tile
+from bert_jax.models import encoder_of
+from bert_jax.objectives.distillation import Teacher
 from bert_jax.parallel.platform import Platform, local_platform
 from bert_jax.parallel.processes import from_process_0, wait_until_visible
 from bert_jax.training.network import Network, Params, parameters
 from bert_jax.training.run_spec import RunSpec, pretraining_spec
 from bert_jax.training.step import TrainState
 from bert_jax.workdir.bucket import source_folder
-from bert_jax.workdir.checkpoint import Checkpoints, read_params
-from bert_jax.workdir.inventory import step_to_use, steps_of
+from bert_jax.workdir.checkpoint import PARAMS, Checkpoints, read_params
+from bert_jax.workdir.digests import digest_of
+from bert_jax.workdir.inventory import checkpoints_of, step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
@@ -59,7 +65,7 @@ def resolve(config: Config, *, platform: Platform | None = None) -> RunSpec:
     """
     platform = platform or local_platform()
     model = config.model if isinstance(config.model, EncoderConfig) else source_model(config, platform)
-    return pretraining_spec(config, model, platform)
+    return pretraining_spec(config, model, platform, teacher=teacher_of(config, model))
 
 
 def source_model(config: Config, platform: Platform) -> EncoderConfig:
@@ -74,7 +80,42 @@ def source_model(config: Config, platform: Platform) -> EncoderConfig:
     run = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(ModelConfig)}
     if run["dtype"] == "auto":
         run["dtype"] = "float32" if platform.name == "cpu" else "bfloat16"
+    if config.init.layers:
+        run["num_hidden_layers"] = len(config.init.layers)
     return dataclasses.replace(model, **run)
+
+
+def teacher_of(config: Config, model: EncoderConfig) -> Teacher | None:
+    """The teacher of a distillation, run as the student `model` is, but without dropout; None for any other.
+
+    Raises:
+      FileNotFoundError, UserError: there is none, or it cannot be read.
+    """
+    if not isinstance(config.objective, DistillationConfig):
+        return None
+    if config.objective.teacher is None:
+        raise UserError(
+            "objective.teacher is not given: a pretrained model, as a workdir or an exported folder"
+        )
+    source = source_folder(config.objective.teacher)
+    if not source.is_dir():
+        raise UserError(f"objective.teacher {source} does not exist: give a workdir or an exported folder")
+    theirs = source_network(source, field="objective.teacher").model
+    theirs = dataclasses.replace(theirs, dtype=model.dtype, scan_unroll=model.scan_unroll, remat="none")
+    return Teacher(encoder_of(theirs).with_dropout(theirs, 0.0), digest=_digest(source))
+
+
+def _digest(source: Path) -> str:
+    """Of the files with the weights of a source."""
+    if _is_run(source):
+        step = _step(source) or steps_of(source)[0]
+        return digest_of(checkpoints_of(source) / str(step) / PARAMS)
+    return digest_of(epath.Path(source), _format(source).weights_files(source))
+
+
+def _step(source: Path) -> int | None:
+    """The checkpoint of a run whose weights are taken; None: the latest."""
+    return from_process_0(lambda: step_to_use(source, load_spec(source).config))
 
 
 def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> TrainState:
@@ -84,11 +125,14 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
       FileNotFoundError, UserError: there are no weights, or they are of another model or tokenizer.
     """
     network = spec.network
-    tiles = spec.config.init.tile
-    _check_architecture(source, source_network(source).model, network.model, tiles=tiles)
+    tiles, layers = spec.config.init.tile, spec.config.init.layers
+    theirs = source_network(source)
+    _check_architecture(source, theirs.model, network.model, tiles=tiles, layers=layers)
+    if layers:
+        check_layers(layers, theirs, network)
     if spec.config.task is None:  # a task takes the tokenizer of the source
-        _check_tokenizer(source, spec.config)
-    weights = _read(source, network, mesh)
+        check_tokenizer(source, spec.config)
+    weights = read_weights(source, network, mesh)
     first = network.model.first_position
     fresh = []
 
@@ -106,12 +150,11 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
                 period=model.period,
                 first_position=first,
             )
+        elif layers and parameter.is_stacked:
+            fitted = functools.partial(take_layers, parameter=parameter, layers=layers)
         else:
             fitted = functools.partial(_resize_positions, length=len(leaf), first=first)
-        if isinstance(array, jax.Array):
-            return jax.jit(fitted, out_shardings=leaf.sharding)(array)
-        array = np.asarray(fitted(array))
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+        return placed(array, fitted, leaf.sharding)
 
     params = jax.tree.map_with_path(chosen, parameters(network), state.params)
     lacking = f"; it lacks {', '.join(dict.fromkeys(fresh))}, which stay random" if fresh else ""
@@ -120,14 +163,20 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     return _with_optimizer_state(source, mesh, state) if spec.config.init.optimizer_state else state
 
 
+def placed(array: Any, fitted: Callable[[Any], Any], sharding: jax.sharding.Sharding) -> jax.Array:
+    """`fitted(array)` of weights that were read, on the mesh."""
+    if isinstance(array, jax.Array):
+        return jax.jit(fitted, out_shardings=sharding)(array)
+    array = np.asarray(fitted(array))
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
 def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainState:
     """`state` with the optimizer's of another run's checkpoint; raises UserError if it has none that fits."""
     if not _is_run(source):
         raise UserError(f"init.optimizer_state: {source} is no workdir, and has weights only")
-    theirs = load_spec(source)
-    step = from_process_0(lambda: step_to_use(source, theirs.config))
-    with Checkpoints(source, theirs, read_only=True) as checkpoints:
-        opt_state = checkpoints.restore(mesh, step=step)[0].opt_state
+    with Checkpoints(source, load_spec(source), read_only=True) as checkpoints:
+        opt_state = checkpoints.restore(mesh, step=_step(source))[0].opt_state
     wanted, found = (jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (state.opt_state, opt_state))
     if wanted != found:
         raise UserError(
@@ -137,16 +186,20 @@ def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainS
     return state._replace(opt_state=opt_state)
 
 
-def source_network(source: Path) -> Network:
-    """The network that the weights of a source are of. Raises as `start_from` does."""
+def source_network(source: Path, *, field: str = "init.source") -> Network:
+    """The network that the weights of a source are of. Raises as `start_from` does.
+
+    Args:
+      field: of the config, which names the source.
+    """
     if _is_run(source):
         return load_spec(source).network
     if (source / "checkpoints").is_dir():
-        raise FileNotFoundError(f"init.source {source} is a run that has no checkpoint yet")
+        raise FileNotFoundError(f"{field} {source} is a run that has no checkpoint yet")
     try:
         return _format(source).load_network(source)
     except UserError as error:
-        raise UserError(f"init.source {source}: {error}") from error
+        raise UserError(f"{field} {source}: {error}") from error
 
 
 def _is_run(source: Path) -> bool:
@@ -169,7 +222,9 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
     tokenizer.load(source_tokenizer(source)).save(directory)
 
 
-def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig, *, tiles: bool) -> None:
+def _check_architecture(
+    source: Path, theirs: EncoderConfig, ours: EncoderConfig, *, tiles: bool, layers: tuple[int, ...]
+) -> None:
     """Raises UserError, naming the flag, unless weights that were made for one encoder fit the other."""
     if type(theirs) is not type(ours):
         raise UserError(f"the weights of init.source {source} are of a {theirs.kind}, not of a {ours.kind}")
@@ -177,6 +232,8 @@ def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig
     if tiles:
         check_sizes(theirs, ours)
         free |= {*SIZES}
+    if layers:
+        free |= {"num_hidden_layers"}
     for field in dataclasses.fields(ours):
         one, other = getattr(theirs, field.name), getattr(ours, field.name)
         if one != other and field.name not in free and "dropout" not in field.name:
@@ -186,19 +243,17 @@ def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig
             )
 
 
-def _read(source: Path, network: Network, mesh: Mesh) -> dict[str, Any]:
+def read_weights(source: Path, network: Network, mesh: Mesh, *, field: str = "init.source") -> dict[str, Any]:
     """What there is for the parameters of `network`, in our layout, by name in Transformers.
 
     What depends on the labels of a task is left out unless the source is for the same task and labels.
     """
-    theirs = source_network(source)
+    theirs = source_network(source, field=field)
     declared = jax.tree.leaves(parameters(network))
     is_same_task = (type(theirs.settings), _labels(theirs)) == (type(network.settings), _labels(network))
     left_out = {p.huggingface for p in declared if "labels" in p.logical_axes and not is_same_task}
     if _is_run(source):
-        spec = load_spec(source)
-        step = from_process_0(lambda: step_to_use(source, spec.config))
-        params, _ = read_params(source, spec, step=step, mesh=mesh)
+        params, _ = read_params(source, load_spec(source), step=_step(source), mesh=mesh)
         names = [parameter.huggingface for parameter in jax.tree.leaves(parameters(theirs))]
         weights = dict(zip(names, jax.tree.leaves(params), strict=True))
     else:
@@ -209,7 +264,7 @@ def _read(source: Path, network: Network, mesh: Mesh) -> dict[str, Any]:
             tensors = {name: array for name, array in tensors.items() if name not in left_out}
             params = huggingface.from_tensors(reading, tensors, head_may_lack=True, ignored=ignored)
         except UserError as error:
-            raise UserError(f"init.source {source}: {error}") from error
+            raise UserError(f"{field} {source}: {error}") from error
         weights = _by_name(reading, params)
     return {name: array for name, array in weights.items() if name not in left_out}
 
@@ -237,12 +292,12 @@ def _resize_positions(array: Any, length: int, first: int) -> Any:
     return jnp.take(array, positions(length, given=len(array), first=first), axis=0)
 
 
-def _check_tokenizer(source: Path, config: Config) -> None:
+def check_tokenizer(source: Path, config: Config, *, field: str = "init.source") -> None:
     """Raises UserError if the dataset was prepared with another tokenizer than that of the source."""
     try:
         theirs = tokenizer.load(source_tokenizer(source))
     except FileNotFoundError:
-        log.warning("init.source %s has no tokenizer to compare with that of the dataset", source)
+        log.warning("%s %s has no tokenizer to compare with that of the dataset", field, source)
         return
     ours = tokenizer.load(dataset_folder(config.data.dir) / "tokenizer")
     a, b = ours.pieces, theirs.pieces
@@ -252,13 +307,13 @@ def _check_tokenizer(source: Path, config: Config) -> None:
         if number is not None:
             what = f"{a[number]!r} as piece {number}, not {b[number]!r}"
         raise UserError(
-            f"the tokenizer of data.dir {config.data.dir} has {what} as init.source {source} has: prepare "
+            f"the tokenizer of data.dir {config.data.dir} has {what} as {field} {source} has: prepare "
             "the data with the tokenizer of the source (data.tokenizer.vocab_file)"
         )
     x, y = (words.library.encode(CASE_PROBE).tokens for words in (ours, theirs))
     if x != y:
         raise UserError(
             f"the tokenizer of data.dir {config.data.dir} makes {x} of {CASE_PROBE!r}, where that of "
-            f"init.source {source} makes {y}: prepare the data as the source has it "
+            f"{field} {source} makes {y}: prepare the data as the source has it "
             "(data.tokenizer.lowercase)"
         )

@@ -133,4 +133,13 @@ def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[RunSpec, Pa
     spec = load_spec(workdir)
     if step is None:
         step = step_to_use(workdir, spec.config)
-    return spec, *read_params(workdir, spec, step=step)
+    params, step = read_params(workdir, spec, step=step)
+    return *to_use(spec, params), step
+
+
+def to_use(spec: RunSpec, params: Params) -> tuple[RunSpec, Params]:
+    """The same without what only the training of a student needs: its teacher, and a projection to it."""
+    if spec.network.teacher is None:
+        return spec, params
+    network, params = huggingface.only_masked_lm(spec.network, params)
+    return dataclasses.replace(spec, network=network), params

@@ -6,7 +6,7 @@ import math
 from importlib.metadata import version
 from pathlib import Path
 
-from bert_jax.config import EmbeddingConfig
+from bert_jax.config import DistillationConfig, EmbeddingConfig
 from bert_jax.training.moving_average import OF_AVERAGE
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec
@@ -62,6 +62,8 @@ def model_card(
         facts["Weights"] = f"an exponential moving average, decay {config.optimizer.ema_decay:g} a step"
     if isinstance(settings, EmbeddingConfig):
         facts |= _facts_of_vectors(settings, size=model.hidden_size)
+    if isinstance(config.objective, DistillationConfig):
+        facts["Distilled from"] = f"`{config.objective.teacher}`"
     if labels := getattr(network.settings, "labels", ()):
         facts["Labels"] = ", ".join(labels)
     lines = ["---", *front, "---", "", f"# {workdir.name}", ""]

@@ -49,6 +49,11 @@ def load_network(directory: Path) -> Network:
         raise UserError(f"{directory / CONFIG_FILE} is no config of BERT ({error!r})") from error
 
 
+def weights_files(directory: Path) -> list[str]:
+    """The names of the files that say what the weights are."""
+    return [CONFIG_FILE, *(file.name for file in directory.glob(f"{PREFIX}.*"))]
+
+
 def load_tensors(directory: Path) -> Tensors:
     """The tensors of a folder with bert_config.json and bert_model.ckpt.
 

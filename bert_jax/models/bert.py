@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import BertConfig, PostLNConfig
-from bert_jax.models.encoder import Batch, HuggingFace, max_segments
+from bert_jax.models.encoder import Batch, HuggingFace, LayerStates, max_segments
 from bert_jax.models.layers import Dense, LayerNorm, fold_in, param
-from bert_jax.models.stack import run_layers
+from bert_jax.models.stack import keep_if, run_layers
 from bert_jax.ops.activations import ACTIVATIONS
 from bert_jax.ops.attention import attention, xla
 from bert_jax.ops.attention.kernel import Kernel, Kernels
@@ -157,6 +157,10 @@ class EncoderLayers(nnx.Module):
         self.output_norm = norm(names.output_norm)
         self.config = config
 
+    @property
+    def projections(self) -> tuple[Dense, Dense, Dense]:
+        return self.query, self.key, self.value
+
     def by_head(self, x_BxSxD: jax.Array) -> jax.Array:
         """[..., D] -> [..., H, E]."""
         return x_BxSxD.reshape(*x_BxSxD.shape[:-1], self.config.num_attention_heads, self.config.head_dim)
@@ -180,9 +184,7 @@ class EncoderLayers(nnx.Module):
 
         attended_BxSxHxE = attention(
             kernel,
-            self.by_head(self.query(x_BxSxD)),
-            self.by_head(self.key(x_BxSxD)),
-            self.by_head(self.value(x_BxSxD)),
+            *(self.by_head(dense(x_BxSxD)) for dense in self.projections),
             segment_ids_BxS=segment_ids_BxS,
             max_segments=max_segments,
             dropout_rate=config.attention_probs_dropout_prob,
@@ -232,20 +234,36 @@ class Bert(nnx.Module):
 
     def encode(self, batch: Batch, *, kernels: Kernels, dropout_keys: jax.Array | None = None) -> jax.Array:
         with precision(self.config.dtype):
-            return self._run(batch, kernels.whole, dropout_keys)[0]
+            return self._run(batch, kernels.whole, dropout_keys)[0][0]
+
+    def encode_with_states(
+        self, batch: Batch, *, layer: int, kernels: Kernels, dropout_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, LayerStates]:
+        with precision(self.config.dtype):
+            (hidden_BxSxD, states), _ = self._run(batch, kernels.whole, dropout_keys, states_of=layer)
+        assert states is not None
+        return hidden_BxSxD, states
 
     def attention_maps(self, batch: Batch) -> jax.Array:
         with precision(self.config.dtype):
             return jnp.stack(self._run(batch, xla, None, maps=True)[1])
 
     def _run(
-        self, batch: Batch, kernel: Kernel, dropout_keys: jax.Array | None, *, maps: bool = False
-    ) -> tuple[jax.Array, list[Any]]:
-        """The last hidden states; and the attention maps of the first row in each layer, if asked for."""
+        self,
+        batch: Batch,
+        kernel: Kernel,
+        dropout_keys: jax.Array | None,
+        *,
+        maps: bool = False,
+        states_of: int | None = None,
+    ) -> tuple[tuple[jax.Array, LayerStates | None], list[Any]]:
+        """The last hidden states; and, if asked for, the states of a layer, and the attention maps of the
+        first row in each."""
         config = self.config
         definition, params = nnx.split(self.layers)
 
-        def layer(x_BxSxD: jax.Array, params: Any, index: Any, kind: int) -> tuple[jax.Array, Any]:
+        def layer(carried: Any, params: Any, index: Any, kind: int) -> tuple[Any, Any]:
+            x_BxSxD, states = carried
             module = nnx.merge(definition, sum_gradient(params))
             y_BxSxD = module(
                 x_BxSxD,
@@ -254,12 +272,17 @@ class Bert(nnx.Module):
                 kernel=kernel,
                 dropout_keys=fold_in(dropout_keys, index),
             )
-            return y_BxSxD, module.attention_map(x_BxSxD[0], batch["segment_ids"][0]) if maps else None
+            if states_of is not None:
+                here = LayerStates(y_BxSxD, *(dense(x_BxSxD) for dense in module.projections))
+                states = keep_if(index == states_of, here, states)
+            map_HxSxS = module.attention_map(x_BxSxD[0], batch["segment_ids"][0]) if maps else None
+            return (y_BxSxD, states), map_HxSxS
 
         x_BxSxD = self.embeddings(batch, dropout_keys=fold_in(dropout_keys, config.num_hidden_layers))
         if self.projection is not None:
             x_BxSxD = constrain(self.projection(x_BxSxD), "batch", None, None)
-        return run_layers(layer, x_BxSxD, params, unroll=config.scan_unroll, remat=config.remat)
+        states = None if states_of is None else LayerStates(*[jnp.zeros_like(x_BxSxD)] * 4)
+        return run_layers(layer, (x_BxSxD, states), params, unroll=config.scan_unroll, remat=config.remat)
 
 
 def init(config: BertConfig, *, rngs: nnx.Rngs) -> Bert:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from flax import nnx
@@ -23,6 +23,17 @@ def max_segments(batch: Batch) -> int:
     return batch["cls_positions"].shape[1] if "cls_positions" in batch else 1
 
 
+class LayerStates(NamedTuple):
+    """What one layer makes of a batch, in the compute dtype."""
+
+    hidden_BxSxD: jax.Array
+    """What leaves it; of the last layer what `encode` returns."""
+    query_BxSxD: jax.Array
+    """Before any rotation, like the keys."""
+    key_BxSxD: jax.Array
+    value_BxSxD: jax.Array
+
+
 class EncoderModule(Protocol):
     """An encoder with its parameters: a Flax NNX module. B rows, S columns, D hidden, L layers, H heads."""
 
@@ -39,6 +50,11 @@ class EncoderModule(Protocol):
         Dropout is on if there are keys, one for each row. `word_embeddings` in the batch, [B, S,
         embedding_size], stand in for those of token_ids.
         """
+
+    def encode_with_states(
+        self, batch: Batch, *, layer: int, kernels: Kernels, dropout_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, LayerStates]:
+        """What `encode` returns, and the states of the layer of that number, counted from 0."""
 
     def attention_maps(self, batch: Batch) -> jax.Array:
         """[L, H, S, S] float32 for a batch of one row: how much of each key (last axis) a query takes."""

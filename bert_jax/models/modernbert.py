@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ModernBertConfig
-from bert_jax.models.encoder import Batch, HuggingFace, max_segments
+from bert_jax.models.encoder import Batch, HuggingFace, LayerStates, max_segments
 from bert_jax.models.layers import Dense, Depth, FusedDense, LayerNorm, fold_in, param
-from bert_jax.models.stack import run_layers
+from bert_jax.models.stack import keep_if, run_layers
 from bert_jax.ops.activations import ACTIVATIONS
 from bert_jax.ops.attention import PLAIN, attention, block_local
 from bert_jax.ops.attention.kernel import Kernels
@@ -103,12 +103,15 @@ class EncoderLayer(nnx.Module):
 
     def project(self, x_BxSxD: jax.Array, positions: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Query, key and value of what enters the layer, [B, S, H, E] each."""
-        config = self.config
-        normalized = x_BxSxD if self.attention_norm is None else self.attention_norm(x_BxSxD)
-        fused_BxSx3xD = self.query_key_value(normalized)
+        config, fused_BxSx3xD = self.config, self.project_fused(x_BxSxD)
         by_head = (*fused_BxSx3xD.shape[:-1], config.num_attention_heads, config.head_dim)
         query, key, value = jnp.unstack(fused_BxSx3xD.reshape(by_head), axis=2)
         return rotate(query, positions), rotate(key, positions), value
+
+    def project_fused(self, x_BxSxD: jax.Array) -> jax.Array:
+        """The same before heads and rotation, [B, S, 3, D]."""
+        normalized = x_BxSxD if self.attention_norm is None else self.attention_norm(x_BxSxD)
+        return self.query_key_value(normalized)
 
     def __call__(
         self,
@@ -171,16 +174,34 @@ class ModernBert(nnx.Module):
 
     def encode(self, batch: Batch, *, kernels: Kernels, dropout_keys: jax.Array | None = None) -> jax.Array:
         with precision(self.config.dtype):
-            return self.norm(self._run(batch, kernels, dropout_keys)[0])
+            return self.norm(self._run(batch, kernels, dropout_keys)[0][0])
+
+    def encode_with_states(
+        self, batch: Batch, *, layer: int, kernels: Kernels, dropout_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, LayerStates]:
+        with precision(self.config.dtype):
+            (x_BxSxD, states), _ = self._run(batch, kernels, dropout_keys, states_of=layer)
+            hidden_BxSxD = self.norm(x_BxSxD)
+        assert states is not None
+        if layer == self.config.num_hidden_layers - 1:
+            states = states._replace(hidden_BxSxD=hidden_BxSxD)
+        return hidden_BxSxD, states
 
     def attention_maps(self, batch: Batch) -> jax.Array:
         with precision(self.config.dtype):
             return jnp.stack(self._run(batch, PLAIN, None, maps=True)[1])
 
     def _run(
-        self, batch: Batch, kernels: Kernels, dropout_keys: jax.Array | None, *, maps: bool = False
-    ) -> tuple[jax.Array, list[Any]]:
-        """What leaves the last layer; and the attention maps of the first row in each, if asked for."""
+        self,
+        batch: Batch,
+        kernels: Kernels,
+        dropout_keys: jax.Array | None,
+        *,
+        maps: bool = False,
+        states_of: int | None = None,
+    ) -> tuple[tuple[jax.Array, LayerStates | None], list[Any]]:
+        """What leaves the last layer; and, if asked for, the states of a layer, and the attention maps of the
+        first row in each."""
         config, types = self.config, layer_types(self.config)
         thetas = {GLOBAL: config.global_rope_theta, LOCAL: config.local_rope_theta}
         positions = {
@@ -188,7 +209,8 @@ class ModernBert(nnx.Module):
             for kind, theta in thetas.items()
         }
 
-        def call(layer: EncoderLayer, x_BxSxD: jax.Array, number: Any, kind: str) -> tuple[jax.Array, Any]:
+        def call(layer: EncoderLayer, carried: Any, number: Any, kind: str) -> tuple[Any, Any]:
+            x_BxSxD, states = carried
             seen: dict[str, Any] = {
                 "positions": positions[kind],
                 "segment_ids_BxS": batch["segment_ids"],
@@ -201,25 +223,29 @@ class ModernBert(nnx.Module):
                 kernels=kernels,
                 dropout_keys=fold_in(dropout_keys, number),
             )
-            return y_BxSxD, layer.attention_map(x_BxSxD, **seen) if maps else None
+            if states_of is not None:
+                here = LayerStates(y_BxSxD, *jnp.unstack(layer.project_fused(x_BxSxD), axis=2))
+                states = keep_if(number == states_of, here, states)
+            return (y_BxSxD, states), layer.attention_map(x_BxSxD, **seen) if maps else None
 
-        def first_layer(x_BxSxD: jax.Array, params: Any, index: Any, place: int) -> tuple[jax.Array, Any]:
-            return call(nnx.merge(first_definition, params), x_BxSxD, 0, GLOBAL)
+        def first_layer(carried: Any, params: Any, index: Any, place: int) -> tuple[Any, Any]:
+            return call(nnx.merge(first_definition, params), carried, 0, GLOBAL)
 
-        def later_layer(x_BxSxD: jax.Array, params: Any, index: Any, place: int) -> tuple[jax.Array, Any]:
+        def later_layer(carried: Any, params: Any, index: Any, place: int) -> tuple[Any, Any]:
             layer = nnx.merge(definition, sum_gradient(params))
-            return call(layer, x_BxSxD, index + 1, types[place + 1])
+            return call(layer, carried, index + 1, types[place + 1])
 
         how: dict[str, Any] = {"unroll": config.scan_unroll, "remat": config.remat}
         x_BxSxD = self.embeddings(batch, dropout_keys=fold_in(dropout_keys, config.num_hidden_layers))
         first_definition, params = nnx.split(self.first_layer)
         apart = jax.tree.map(lambda leaf: (leaf,), params)
-        x_BxSxD, kept = run_layers(first_layer, x_BxSxD, apart, **how)
+        states = None if states_of is None else LayerStates(*[jnp.zeros_like(x_BxSxD)] * 4)
+        carried, kept = run_layers(first_layer, (x_BxSxD, states), apart, **how)
         if self.layers is not None:
             definition, params = nnx.split(self.layers)
-            x_BxSxD, kept_later = run_layers(later_layer, x_BxSxD, params, period=config.period, **how)
+            carried, kept_later = run_layers(later_layer, carried, params, period=config.period, **how)
             kept += kept_later
-        return x_BxSxD, kept
+        return carried, kept
 
 
 def _norm(config: ModernBertConfig, name: str, depth: Depth) -> LayerNorm:

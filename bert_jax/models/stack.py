@@ -66,6 +66,12 @@ def run_layers(
     return x, kept + of_rest
 
 
+def keep_if(is_wanted: Any, found: Any, kept: Any) -> Any:
+    """`found` where it is of the layer that is wanted, else what was `kept` before: for what `x` of `Layer`
+    carries on beside the hidden states. A scan that returned it of each layer would hold it L times."""
+    return jax.tree.map(lambda new, old: jnp.where(is_wanted, new, old), found, kept)
+
+
 def take_apart(tree: Any, *, like: Any) -> Any:
     """Arrays with their layers apart where `like`, an abstract tree, has them apart.
 

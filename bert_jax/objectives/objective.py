@@ -1,4 +1,4 @@
-"""What an objective is to the rest of the program: each module named in OBJECTIVES is an `Objective`.
+"""What an objective is to the rest of the program: each module or object named in OBJECTIVES is one.
 
 Losses and accuracies are (sum, weight) pairs. Pairs add up over microbatches, devices and evaluation batches;
 the division happens once, at the end. So any split of a batch gives the same value and the same gradient.
@@ -46,7 +46,8 @@ class Objective(Protocol):
     """A module of this folder that is named in OBJECTIVES, or one of tasks/.
 
     It trains a head on top of an encoder. A head is a Flax NNX module with whatever else is trained beside
-    the encoder; its parameters declare their own names in Transformers (models/layers.py).
+    the encoder; its parameters declare their own names in Transformers (models/layers.py). What it has as
+    `teacher` is not trained: constants of the step (training/network.py).
     """
 
     @property
@@ -92,7 +93,8 @@ class Objective(Protocol):
         """Losses and accuracies of a batch. Dropout is on if there are keys, one for each row."""
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """What the sum of each loss is divided by, for a whole batch. The losses together are minimized."""
+        """What the sum of each loss is divided by, for a whole batch. The losses together are minimized, each
+        times its `coefficient` of the settings; where that is 0, `sums` need not have it."""
 
     def flops(self, settings: Any, model: EncoderConfig, rows: RowShape) -> float:
         """FLOPs of the head's matrix products for a row, forward. A multiply-add counts as two."""

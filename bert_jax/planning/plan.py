@@ -30,7 +30,7 @@ from bert_jax.training.chips import GIB
 from bert_jax.training.fits import check_fits
 from bert_jax.training.network import kept_bytes
 from bert_jax.training.run_spec import RunSpec
-from bert_jax.training.step import abstract_state, jit_train_step
+from bert_jax.training.step import abstract_constants, abstract_state, jit_train_step
 from data_pipeline.batch import batch_spec
 from data_pipeline.errors import UserError
 
@@ -72,6 +72,8 @@ class Plan:
     optimizer: float
     """Bytes a device."""
     compiled: Compiled
+    teacher: float = 0.0
+    """Bytes a device of its parameters; 0 without one."""
 
     @property
     def devices(self) -> int:
@@ -90,7 +92,8 @@ class Plan:
 
     @property
     def floor(self) -> float:
-        """Bytes a device: state, gradients, those of a microbatch beside their sum, what backward must keep.
+        """Bytes a device: state, a teacher, gradients, those of a microbatch beside their sum, what backward
+        must keep.
 
         For a step without rematerialization.
         """
@@ -98,7 +101,7 @@ class Plan:
         copies = 2 if spec.config.train.microbatches > 1 else 1
         a_row = kept_bytes(spec.network, spec.rows, kernels=spec.kernels, tensor=spec.config.mesh.tensor)
         kept = self.rows * a_row
-        return self.parameters * (1 + copies) + self.optimizer + kept
+        return self.parameters * (1 + copies) + self.optimizer + self.teacher + kept
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -155,6 +158,7 @@ def plan(spec: RunSpec, pod: Pod, *, cache: Path) -> Plan:
         pod=pod,
         parameters=_bytes_a_device(state.params),
         optimizer=_bytes_a_device(state.opt_state),
+        teacher=_bytes_a_device(abstract_constants(spec, mesh)),
         compiled=_compile(spec, pod, mesh, cache=cache),
     )
 
@@ -203,6 +207,8 @@ def report(plan: Plan) -> Iterator[str]:
     yield f"  for the program               {_gib(pod.memory)}  {pod.memory_rule}"
     yield f"  parameters                    {_gib(plan.parameters)}"
     yield f"  optimizer                     {_gib(plan.optimizer)}"
+    if plan.teacher:
+        yield f"  teacher                       {_gib(plan.teacher)}"
     if not compiled.refused:
         yield f"  gradients                     {_gib(gradients)}"
         yield f"  activations and other         {_gib(compiled.temporary - gradients)}"
@@ -272,7 +278,8 @@ def _compile(spec: RunSpec, pod: Pod, mesh: Mesh, *, cache: Path) -> Compiled:
     step, state = jit_train_step(spec, mesh, spec.stages[-1]), abstract_state(spec, mesh)
     with pod.compiling():
         with jax.set_mesh(mesh):
-            lowered = step.lower(state, sharding.abstract_batch(arrays, mesh))
+            batch = sharding.abstract_batch(arrays, mesh)
+            lowered = step.lower(state, batch, abstract_constants(spec, mesh))
         hosts = [pod.host_of(device) for device in mesh.devices.flat]
         question = (
             f"{pod.compiler} {os.environ.get('XLA_FLAGS')} {mesh.devices.shape} {hosts} {lowered.as_text()}"

@@ -19,12 +19,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from bert_jax.interop.teacher import teacher_constants
 from bert_jax.parallel import sharding
 from bert_jax.run.prefetch import prefetched
 from bert_jax.training.chips import chip
 from bert_jax.training.fits import check_fits
 from bert_jax.training.run_spec import RunSpec
-from bert_jax.training.step import abstract_state, jit_init_state, jit_train_step
+from bert_jax.training.step import abstract_constants, abstract_state, jit_init_state, jit_train_step
 from data_pipeline.batch import batch_spec
 from data_pipeline.errors import UserError
 from data_pipeline.storage import dataset_folder
@@ -106,7 +107,9 @@ def benchmark(spec: RunSpec, *, steps: int, profile: Path | None = None) -> Resu
     with jax.set_mesh(mesh), _batches(spec, mesh) as (batches, why_synthetic):
         start = time.perf_counter()
         lowered = jit_train_step(spec, mesh, spec.stages[-1]).lower(
-            abstract_state(spec, mesh), sharding.abstract_batch(arrays, mesh)
+            abstract_state(spec, mesh),
+            sharding.abstract_batch(arrays, mesh),
+            abstract_constants(spec, mesh),
         )
         hits.clear()
         step = lowered.compile()
@@ -187,7 +190,7 @@ class _Timer:
         self._place = functools.partial(
             sharding.global_batch, mesh=mesh, batch_size=spec.config.train.global_batch_size
         )
-        self._state = jit_init_state(spec, mesh)()
+        self._state, self._constants = jit_init_state(spec, mesh)(), teacher_constants(spec, mesh)
 
     def run(self, on_host: Iterator[Batch], steps: int, *, after: int = 0) -> Timing:
         """Times `steps` steps, `after` others, as the loop does them: a thread places the batches ahead, and
@@ -197,7 +200,7 @@ class _Timer:
             start, pending = time.perf_counter(), None
             for number, batch in enumerate(batches):
                 got = time.perf_counter()
-                self._state, metrics = self._step(self._state, batch)
+                self._state, metrics = self._step(self._state, batch, self._constants)
                 given = time.perf_counter()
                 tokens = 0 if pending is None else int(jax.device_get(pending)["tokens"])
                 end, pending = time.perf_counter(), metrics

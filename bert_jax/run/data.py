@@ -23,7 +23,8 @@ from data_pipeline.storage import dataset_folder
 Batches = AbstractContextManager[Iterator[dict[str, np.ndarray]]]
 
 Evaluator = Callable[[Params, Callable[[], bool]], dict[str, float] | None]
-"""Parameters -> held-out metrics; None once the second argument, asked before each batch, says stop."""
+"""Parameters, `with_constants` -> held-out metrics; None once the second argument, asked before each batch,
+says stop."""
 
 
 class TrainingData(Protocol):

@@ -13,11 +13,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from bert_jax.interop.teacher import teacher_constants
 from bert_jax.objectives.objective import Sums
 from bert_jax.parallel import sharding
 from bert_jax.run.prefetch import run_all
 from bert_jax.training.fits import check_fits
-from bert_jax.training.network import Params
+from bert_jax.training.network import Params, loss_weights, total_loss, with_constants
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import eval_step
 from bert_jax.workdir.checkpoint import Checkpoints
@@ -45,14 +46,14 @@ def evaluate(
 ) -> dict[str, float] | None:
     """Means over the batches of `loader`, or the first `train.eval_batches` of them.
 
-    None if `stop`, asked before each batch, says so.
+    `params` are `with_constants`. None if `stop`, asked before each batch, says so.
     """
-    train, objective = spec.config.train, spec.network.objective
+    train = spec.config.train
     losses: list[str] = []
 
     def run(batch: dict[str, jax.Array]) -> Sums:
         nonlocal losses
-        losses = losses or list(jax.eval_shape(lambda: objective.weights(unpack(batch))))
+        losses = losses or list(jax.eval_shape(lambda: loss_weights(spec.network, unpack(batch))))
         return step(params, batch)
 
     place = functools.partial(sharding.global_batch, mesh=mesh, batch_size=train.global_batch_size)
@@ -63,11 +64,11 @@ def evaluate(
     by_batch = [jax.tree.map(np.float64, sums) for sums in found]
     totals = functools.reduce(functools.partial(jax.tree.map, np.add), by_batch)
     metrics = {name: float(total / max(weight, 1)) for name, (total, weight) in totals.items()}
-    return {"loss": sum(metrics[name] for name in losses)} | metrics
+    return {"loss": total_loss(spec.network, {name: metrics[name] for name in losses})} | metrics
 
 
 class OpenCheckpoint(NamedTuple):
-    """The parameters of a checkpoint on their mesh, and held-out rows for them."""
+    """The parameters of a checkpoint on their mesh, a teacher's too, and held-out rows for them."""
 
     params: Params
     step: int
@@ -91,7 +92,8 @@ def open_checkpoint(spec: RunSpec, *, workdir: Path, step: int | None = None) ->
         Loader(config.data, split="validation", batch_size=batch_size, rows=rows) as loader,
         Checkpoints(workdir, spec, fingerprint=loader.manifest.fingerprint, read_only=True) as checkpoints,
     ):
-        yield OpenCheckpoint(*checkpoints.restore_params(mesh, step=step), mesh, loader)
+        params, found = checkpoints.restore_params(mesh, step=step)
+        yield OpenCheckpoint(with_constants(params, teacher_constants(spec, mesh)), found, mesh, loader)
 
 
 def evaluate_workdir(spec: RunSpec, *, workdir: Path) -> dict[str, float]:

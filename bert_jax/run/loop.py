@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.interop.initialize import start_from
+from bert_jax.interop.teacher import teacher_constants
 from bert_jax.models.encoder import Batch
 from bert_jax.models.stack import restack, take_apart
 from bert_jax.parallel import sharding
@@ -31,6 +32,7 @@ from bert_jax.run.watchdog import Watchdog
 from bert_jax.training.batch_ramp import Stage, stage_of
 from bert_jax.training.fits import check_fits
 from bert_jax.training.moving_average import OF_AVERAGE, average_in
+from bert_jax.training.network import with_constants
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import abstract_state, jit_init_state, jit_train_step
 from bert_jax.workdir import run_files
@@ -128,6 +130,7 @@ class _Run:
         self.ahead = CompileAhead()
         self.saved = abstract_state(spec.scanned, mesh)  # the layout of the state in a checkpoint
         self.last_step = spec.config.train.stop_at or spec.max_steps
+        self.constants = teacher_constants(spec, mesh)
         self.pending: _Pending | None = None
         self.spiked: _Spike | None = None
         self.restore()
@@ -208,7 +211,7 @@ class _Run:
         place = () if train.hours is None else (sharding.scalar(self.budget_fraction, self.mesh),)
         if compiled:
             self.ahead.wait()
-        self.state, metrics = self.train_steps[stage](self.state, batch, *place)
+        self.state, metrics = self.train_steps[stage](self.state, batch, self.constants, *place)
         self.step += 1
         clock.enter("step", step=self.step)
         if compiled:
@@ -227,8 +230,10 @@ class _Run:
         if following is None or following.start >= self.last_step:
             return
         rows = functools.partial(abstract, rows=following.rows)
-        arguments = jax.tree.map(abstract, self.state), jax.tree.map(rows, batch), *map(abstract, place)
-        self.ahead.begin(self.train_steps[following], *arguments)
+        rest = jax.tree.map(abstract, (self.constants, *place))
+        self.ahead.begin(
+            self.train_steps[following], jax.tree.map(abstract, self.state), jax.tree.map(rows, batch), *rest
+        )
 
     def read_metrics(self, *, write: bool = False) -> None:
         """Waits for the step that runs, if its metrics were not read; monitors its loss.
@@ -331,9 +336,10 @@ class _Run:
             return self.preemption.reached()
 
         self.clock.enter("evaluation", step=self.step)
-        metrics = self.evaluator(self.state.params, stop)
+        metrics = self.evaluator(with_constants(self.state.params, self.constants), stop)
         if metrics is not None and self.spec.config.optimizer.ema_decay is not None:
-            averaged = self.evaluator(average_in(self.state.opt_state), stop)
+            average = with_constants(average_in(self.state.opt_state), self.constants)
+            averaged = self.evaluator(average, stop)
             metrics = averaged and metrics | {f"{OF_AVERAGE}{name}": v for name, v in averaged.items()}
         if metrics is None:
             return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from bert_jax.interop.teacher import check_teacher_tokenizer
 from bert_jax.parallel import sharding
 from bert_jax.parallel.processes import assert_processes_agree, from_process_0, wait_until_visible
 from bert_jax.training.run_spec import RunSpec
@@ -59,8 +60,11 @@ def open_dataset(spec: RunSpec) -> Manifest:
         "the dataset": f"of fingerprint {manifest.fingerprint[:12]}",
         "what is in data.dir": f"{len(sizes)} files of {sum(sizes):,} bytes",  # a copy may be incomplete
     }
+    if spec.network.teacher is not None:
+        here["the teacher"] = f"of digest {spec.network.teacher.digest}"
     assert_processes_agree(facts(config) | here)
     manifest.check(config.data)
+    check_teacher_tokenizer(config)
     if manifest.vocab_size > spec.network.model.vocab_size:
         raise UserError(
             f"the tokenizer of data.dir {config.data.dir} has {manifest.vocab_size} pieces, more than "

@@ -29,7 +29,7 @@ def check(config: Config) -> None:
 def pretrain(config: Config, *, workdir: Path) -> bool:
     """`train` on the prepared dataset in `data.dir`; raises as `train` does."""
     init = config.init
-    for name in ("optimizer_state", "tile"):
+    for name in ("optimizer_state", "tile", "layers"):
         if getattr(init, name) and (init.source is None or not init.weights):
             raise UserError(f"init.{name} is for a run that goes on from another one: give init.source")
     dataset_folder(config.data.dir)  # a copy of gigabytes is no hang, which `train` would take it for

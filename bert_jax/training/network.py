@@ -1,8 +1,11 @@
 """Encoder and objective together: which parameters there are, and the functions of them.
 
 Parameters are a nested dict of float32 arrays, {"encoder": ..., "objective": ...}; outside of models/ and
-objectives/ a network is nothing else. Layers are stacked, but in the state of an unrolled run they are apart
-(models/stack.py); the functions here take both.
+objectives/ a network is nothing else. A teacher, from which a student learns, is a part of the head that is
+not trained: its parameters are apart from the others, as constants of the step.
+
+Layers are stacked, but in the state of an unrolled run they are apart (models/stack.py); the functions here
+take both.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -20,12 +24,16 @@ from bert_jax.config import EncoderConfig, ObjectiveConfig, TaskConfig
 from bert_jax.models import encoder_of
 from bert_jax.models.encoder import Batch, Encoder
 from bert_jax.models.layers import Axes, Depth
+from bert_jax.objectives.distillation import Distillation, Teacher
 from bert_jax.objectives.objective import Objective, RowShape, Sums, WholeBatchObjective
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.precision import precision
 from bert_jax.training.microbatches import cut, joined
 
 Params = dict[str, Any]
+
+CONSTANTS = nnx.PathContains("teacher")
+"""Parameters that are not trained."""
 
 
 class Network(NamedTuple):
@@ -39,6 +47,11 @@ class Network(NamedTuple):
     @property
     def encoder(self) -> Encoder:
         return encoder_of(self.model)
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The model that this one learns from, if there is one."""
+        return self.objective.teacher if isinstance(self.objective, Distillation) else None
 
     @property
     def huggingface_class(self) -> str:
@@ -72,20 +85,32 @@ class Modules(nnx.Module):
 
 
 @functools.cache
-def _definition(network: Network) -> tuple[nnx.GraphDef, nnx.State]:
-    return nnx.split(nnx.eval_shape(lambda: Modules(network, rngs=nnx.Rngs(0))))
+def _definition(network: Network) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: Modules(network, rngs=nnx.Rngs(0))), CONSTANTS, ...)
 
 
 def parameters(network: Network) -> Params:
     """A nested dict like the parameters, of a `Parameter` each."""
+    return _declared(_definition(network)[2])
 
+
+def constants(network: Network) -> Params:
+    """The same of what the head has that is not trained: {"teacher": ...}, or {} without a teacher."""
+    return _declared(_definition(network)[1]).get("objective", {})
+
+
+def with_constants(params: Params, constants: Params) -> Params:
+    """All that the functions here need of a network with a teacher; `params` where there is none."""
+    return params | {"objective": params["objective"] | constants} if constants else params
+
+
+def _declared(state: nnx.State) -> Params:
     def declared(variable: nnx.Variable) -> Parameter:
         known = {
             name: variable.get_metadata(name) for name in Parameter.__dataclass_fields__ if name != "shape"
         }
         return Parameter(shape=variable.shape, **known)
 
-    state = _definition(network)[1]
     is_variable = lambda node: isinstance(node, nnx.Variable)  # noqa: E731
     return nnx.to_pure_dict(jax.tree.map(declared, state, is_leaf=is_variable))
 
@@ -108,7 +133,7 @@ def parameters_in_state(network: Network) -> Params:
 
 def init_params(network: Network, key: jax.Array) -> Params:
     """Initial parameters, float32: a function of the key alone."""
-    return nnx.to_pure_dict(nnx.split(Modules(network, rngs=nnx.Rngs(key)))[1])
+    return nnx.to_pure_dict(nnx.split(Modules(network, rngs=nnx.Rngs(key)), CONSTANTS, ...)[2])
 
 
 def modules(network: Network, params: Params) -> Modules:
@@ -155,6 +180,17 @@ def sums(
         return whole.loss_sums(settings, found, batch)
 
 
+def loss_weights(network: Network, batch: Batch) -> dict[str, jax.Array]:
+    """What the sum of each loss that is minimized is divided by, for a whole batch."""
+    weights = network.objective.weights(batch)
+    return {name: weight for name, weight in weights.items() if network.settings.coefficient(name)}
+
+
+def total_loss(network: Network, losses: Mapping[str, Any]) -> Any:
+    """What is minimized: these losses together, as much as each counts."""
+    return sum(network.settings.coefficient(name) * loss for name, loss in losses.items())
+
+
 def is_frozen(network: Network) -> bool:
     """Whether the encoder keeps its weights."""
     return isinstance(network.settings, TaskConfig) and network.settings.freeze
@@ -188,12 +224,15 @@ def count_parameters(network: Network) -> int:
 def flops(network: Network, rows: RowShape) -> float:
     """FLOPs of the matrix products for a row, forward and backward, without rematerialization.
 
-    Backward counts as twice forward (Kaplan et al. 2020, section 2.1), but of a frozen encoder, which has
-    none. Every position counts, padding too, as it is computed.
+    Backward counts as twice forward (Kaplan et al. 2020, section 2.1), but of a frozen encoder and of a
+    teacher, which have none. Every position counts, padding too, as it is computed.
     """
     encoder = network.encoder.flops(network.model, sequence_length=rows.sequence_length)
     head = network.objective.flops(network.settings, network.model, rows)
-    return (1.0 if is_frozen(network) else 3.0) * encoder + 3.0 * head
+    total = (1.0 if is_frozen(network) else 3.0) * encoder + 3.0 * head
+    if isinstance(network.objective, Distillation):
+        total += network.objective.teacher_flops(network.settings, rows)
+    return total
 
 
 def kept_bytes(network: Network, rows: RowShape, *, kernels: Kernels, tensor: int = 1) -> float:

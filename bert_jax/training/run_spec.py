@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from bert_jax.config import Config, EncoderConfig
 from bert_jax.config.sections import MAX_STEPS, check_steps
-from bert_jax.objectives import objective_for
+from bert_jax.objectives import mlm, objective_for
+from bert_jax.objectives.distillation import Distillation, Teacher
 from bert_jax.objectives.objective import Metric, RowShape
 from bert_jax.ops.attention import select_kernels
 from bert_jax.ops.attention.kernel import Kernels, Request
@@ -20,6 +21,7 @@ from bert_jax.parallel.platform import Platform
 from bert_jax.training.batch_ramp import Stage, make_stages
 from bert_jax.training.budget import resolve_budget
 from bert_jax.training.network import Network, flops
+from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
 
 
@@ -50,6 +52,12 @@ class RunSpec:
         model = dataclasses.replace(self.network.model, scan_unroll=1)
         return dataclasses.replace(self, network=self.network._replace(model=model))
 
+    @property
+    def manual_axes(self) -> bool:
+        """Whether an attention kernel, the teacher's included, cuts mesh axes by hand."""
+        teacher = self.network.teacher
+        return self.kernels.manual_axes or (teacher is not None and teacher.kernels.manual_axes)
+
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         return make_stages(self.config.train, max_steps=self.max_steps)
@@ -66,11 +74,14 @@ class RunSpec:
         return f"of {self.steps:,}" if hours is None else f"in {hours:g} hours"
 
 
-def pretraining_spec(config: Config, model: EncoderConfig, platform: Platform) -> RunSpec:
+def pretraining_spec(
+    config: Config, model: EncoderConfig, platform: Platform, *, teacher: Teacher | None = None
+) -> RunSpec:
     """What follows from the config of a pretraining.
 
     Args:
       model: config.model, or what stands for it: the encoder of init.source.
+      teacher: of a distillation; its kernels follow.
 
     Raises:
       UserError: objective, budget, kernel or best metric cannot be had; names the field.
@@ -89,6 +100,8 @@ def pretraining_spec(config: Config, model: EncoderConfig, platform: Platform) -
             f"{config.init.source} has {model.longest} positions"
         )
     rows = RowShape(data.sequence_length, data.masking.max_predictions, data.max_sequences_per_row)
+    if teacher is not None:
+        network = _with_teacher(network, teacher, data, rows, platform)
     steps = resolve_budget(train, network, rows)
     warmup_steps = config.optimizer.warmup_of(steps)
     if train.steps_from_budget:
@@ -105,6 +118,19 @@ def pretraining_spec(config: Config, model: EncoderConfig, platform: Platform) -
         best=best_metric(network, config.checkpoint.best),
         kernels=kernels_for(network, rows, platform),
     )
+
+
+def _with_teacher(
+    network: Network, teacher: Teacher, data: DataConfig, rows: RowShape, platform: Platform
+) -> Network:
+    """Raises UserError if it cannot be the teacher of this network."""
+    alone = Network(teacher.model, mlm, mlm.Config())
+    kernels = kernels_for(alone, rows, platform, asked="auto")
+    objective = Distillation(teacher._replace(kernels=kernels))
+    assert isinstance(network.settings, objective.Config)
+    if reason := objective.refuses_student(network.settings, network.model, data):
+        raise UserError(reason)
+    return network._replace(objective=objective)
 
 
 def best_metric(network: Network, asked: str | None) -> Metric:

@@ -63,6 +63,14 @@ def verify(folder: epath.Path) -> str | None:
     return None
 
 
+def digest_of(folder: epath.Path, names: Iterable[str] | None = None) -> str:
+    """One digest of files of a folder, all of them if None, which are read unless a store knows it."""
+    total = hashlib.sha256()
+    for name, digest in _digests(folder, sorted(_sizes(folder) if names is None else names)):
+        total.update(f"{name} {digest}\n".encode())
+    return total.hexdigest()[:32]
+
+
 class BackgroundDigests:
     """Reads the files of checkpoints by a thread beside the training, one checkpoint after the other.
 

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "train.watchdog_seconds",
     "task.train",
     "task.validation",
+    "objective.teacher",
     "mesh",
     "init",
     "checkpoint.every",
@@ -34,7 +35,7 @@ MAY_CHANGE = (
     "checkpoint.max_save_failures",
 )
 """None of these fields changes the batches or the objective, though another mesh, unrolling or cut into
-microbatches rounds differently. The dataset itself is compared by its fingerprint."""
+microbatches rounds differently. A dataset is compared by its fingerprint, a teacher by its digest."""
 
 SCHEDULE_FIELDS = (
     "train.steps",
@@ -61,6 +62,9 @@ def incompatible_changes(saved: RunSpec, spec: RunSpec, *, step: int) -> list[st
     found += differences(saved.network.model, spec.network.model, path="model", free=free)
     one, other = saved.network.settings, spec.network.settings
     found += differences(one, other, path=one.path, free=free)
+    digests = [network.teacher and network.teacher.digest for network in (saved.network, spec.network)]
+    if digests[0] != digests[1]:
+        found.append(f"the digest of objective.teacher's weights is {digests[0]!r}, not {digests[1]!r}")
     if saved.best != spec.best:  # values of two metrics cannot be compared
         found.append(f"checkpoint.best is {saved.best.name!r}, not {spec.best.name!r}")
     if saved.config.task is not None and not same_so_far:

@@ -8,7 +8,8 @@ from typing import Any
 
 from bert_jax import models, objectives, tasks
 from bert_jax.config import Config, ModelConfig, as_json
-from bert_jax.objectives.objective import RowShape
+from bert_jax.objectives.distillation import Distillation, Teacher
+from bert_jax.objectives.objective import Objective, RowShape
 from bert_jax.ops.attention import PLAIN
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec, best_metric
@@ -67,18 +68,24 @@ def spec_to_json(spec: RunSpec) -> str:
         "best": spec.best.name,
         "kernel": spec.kernels.names,
     }
+    if network.teacher is not None:
+        model, digest, _ = network.teacher
+        fields["teacher"] = {"model": as_json.to_dict(model), "digest": digest}
     return json.dumps(fields, indent=2) + "\n"
 
 
 def spec_from_json(text: str, config: Config) -> RunSpec:
-    """The inverse, but for the kernel. Raises UserError if it is not of a run with this config."""
+    """The inverse, but for the kernels. Raises UserError if it is not of a run with this config."""
     try:
         fields = json.loads(text)
         path = "objective" if config.task is None else "task"
         settings = as_json.from_dict(path, fields[path], kinds())
-        objective = next(
+        objective: Objective = next(
             found for found in (*objectives.OBJECTIVES, *tasks.TASKS) if found.Config is type(settings)
         )
+        if "teacher" in fields:
+            model = as_json.from_dict("model", fields["teacher"]["model"], kinds())
+            objective = Distillation(Teacher(model, str(fields["teacher"]["digest"])))
         network = Network(as_json.from_dict("model", fields["model"], kinds()), objective, settings)
         counts = {
             name: int(fields[name]) for name in ("steps", "warmup_steps", "eval_every", "checkpoint_every")

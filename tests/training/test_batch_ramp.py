@@ -115,7 +115,7 @@ def test_the_time_to_begin_with_a_larger_batch_is_not_that_of_its_steps(
         metrics = {name: jnp.float32(value) for name, value in known.items()}
         compiling = iter([1000.0])
 
-        def step(state: TrainState, batch: Any) -> Any:
+        def step(state: TrainState, batch: Any, constants: Any) -> Any:
             clock[0] += next(compiling, 0.0)
             return state, metrics
 
@@ -131,7 +131,9 @@ def test_the_time_to_begin_with_a_larger_batch_is_not_that_of_its_steps(
     monkeypatch.setattr("bert_jax.run.loop.jit_train_step", slow_to_compile)
     ahead: list[tuple[int, ...]] = []
     monkeypatch.setattr(
-        CompileAhead, "begin", lambda self, step, state, batch: ahead.append(batch["token_ids"].shape)
+        CompileAhead,
+        "begin",
+        lambda self, step, state, batch, constants: ahead.append(batch["token_ids"].shape),
     )
     config = replace(config, train__batch_ramp=(8,), train__batch_ramp_steps=3, train__stop_at=6)
     pretrain(config, workdir=tmp_path)

@@ -1,0 +1,111 @@
+"""Is a student that is distilled from a teacher better than the same student alone? Several seeds, a table.
+
+    python -m tests.benchmarks.distillation --out runs/distillation [--seeds 0 1 2] [--steps 1000]
+
+The student is configs/mini.py, 4 layers of 128; the teacher has 8 layers of 256, and is trained once on the
+same rows of the shared corpus. Students have the same batches, masks and schedule, and differ in what they
+learn from the teacher. Runs that are there already are not made again. One run a core, side by side; time is
+what the processor spent on a run, so that what runs beside it does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_jax.workdir.metrics_file import read_metrics
+from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, spread
+
+CORPUS = ROOT.parent / "shared/data/corpus"
+MINI = "configs/mini.py"
+LARGER = (
+    *("--model.num-hidden-layers", "8", "--model.hidden-size", "256", "--model.num-attention-heads", "8"),
+    *("--model.intermediate-size", "1024", "--optimizer.learning-rate", "1e-3"),
+)
+RECIPE = """from bert_jax.config import Config, DistillationConfig, delta, load_recipe
+
+def get_config() -> Config:
+    return delta(load_recipe({mini!r}), objective=DistillationConfig(teacher={teacher!r}))
+"""
+"""A config file with flags for all that is learned from the teacher."""
+VARIANTS: dict[str, tuple[str, ...] | None] = {
+    "alone": None,
+    "predictions": (),
+    "predictions, hidden states": ("--objective.hidden-weight", "1"),
+    "predictions, relations": ("--objective.relations-weight", "1"),
+    "relations": (
+        *("--objective.mlm-weight", "0", "--objective.soft-weight", "0", "--objective.relations-weight", "1"),
+    ),
+}
+"""What is learned from the teacher, and the flags for it; None: there is no teacher. Relations alone train no
+masked-LM head, so that their loss of masked tokens says nothing: fine-tune them."""
+
+
+class Run(NamedTuple):
+    metrics: dict[int, dict[str, float]]
+    """Held-out metrics by step."""
+    seconds: float
+    """Of a processor, with imports and compilation."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--corpus", default=f"files:{CORPUS}/*.txt.gz", help="as data.source")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1000, help="of a student")
+    parser.add_argument("--teacher-steps", type=int, default=4000)
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    source = ("--data.source", args.corpus, "--data.dir", str(args.out / "data"))
+    if not (args.out / "data").exists():
+        bert_jax("prepare", MINI, *source)
+    teacher = args.out / f"teacher-{args.teacher_steps}-steps"
+    found = trained(teacher, MINI, source, *LARGER, steps=args.teacher_steps)
+    recipe = args.out / "student.py"
+    recipe.write_text(RECIPE.format(mini=str(ROOT / MINI), teacher=str(teacher)))
+
+    def student(key: tuple[str, int], core: int) -> Run:
+        (variant, seed), flags = key, VARIANTS[key[0]]
+        name = f"{variant.replace(', ', '-').replace(' ', '-')}-{args.steps}-steps-{seed}"
+        config = MINI if flags is None else str(recipe)
+        flags = (*(flags or ()), "--train.seed", str(seed))
+        return trained(args.out / name, config, source, *flags, steps=args.steps, core=core)
+
+    # Seed by seed, so that a table of fewer seeds is there early.
+    keys = [(variant, seed) for seed in args.seeds for variant in VARIANTS]
+    runs = each_on_a_core(keys, student)
+    print("| a student of 4 layers of 128 learns | MLM loss | accuracy | processor minutes |")
+    print("|---|---|---|---|")
+    for variant in VARIANTS:
+        of_seeds = [runs[variant, seed] for seed in args.seeds]
+        ends = [run.metrics[args.steps] for run in of_seeds]
+        loss, accuracy = (spread([end[f"mlm_{name}"] for end in ends], 3) for name in ("loss", "accuracy"))
+        minutes = statistics.median(run.seconds / 60 for run in of_seeds)
+        print(f"| {variant} | {loss} | {accuracy} | {minutes:.1f} |")
+    end = found.metrics[args.teacher_steps]
+    print(f"| the teacher | {end['mlm_loss']:.3f} | {end['mlm_accuracy']:.3f} | {found.seconds / 60:.1f} |")
+
+
+def trained(
+    workdir: Path, config: str, source: tuple[str, ...], *flags: str, steps: int, core: int | None = None
+) -> Run:
+    time_file = workdir.with_suffix(".seconds.json")
+    if not time_file.exists():
+        how = ["--train.steps", str(steps), "--train.eval-every", str(-(-steps // 4))]
+        how += ["--checkpoint.every", str(steps), "--workdir", str(workdir)]
+        seconds = bert_jax("pretrain", config, *source, *flags, *how, core=core)
+        time_file.write_text(json.dumps(seconds))
+    lines = read_metrics(workdir / "metrics.jsonl")
+    metrics = {step: found for (step, split), found in lines.items() if split == "validation"}
+    print(f"{workdir.name}: {metrics[steps]['mlm_loss']:.3f}", file=sys.stderr, flush=True)
+    return Run(metrics, json.loads(time_file.read_text()))
+
+
+if __name__ == "__main__":
+    main()
