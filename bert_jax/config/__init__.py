@@ -12,7 +12,7 @@ from bert_jax.config.model import (
     RobertaConfig,
     XlmRobertaConfig,
 )
-from bert_jax.config.objective import MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig
+from bert_jax.config.objective import MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig, RtdConfig
 from bert_jax.config.recipe import delta, load_phases, load_recipe
 from bert_jax.config.sections import (
     CheckpointConfig,
@@ -56,6 +56,7 @@ __all__ = [
     "QuestionAnsweringConfig",
     "RegressionConfig",
     "RobertaConfig",
+    "RtdConfig",
     "TaskConfig",
     "TextTaskConfig",
     "TokenClassificationConfig",

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.config import Config, EncoderConfig, ModelConfig
-from bert_jax.interop import huggingface, tensorflow_v1
+from bert_jax.interop import generator, huggingface, tensorflow_v1
 from bert_jax.interop.tiling import SIZES, check_sizes, positions, tile
 from bert_jax.parallel.platform import Platform, local_platform
 from bert_jax.parallel.processes import from_process_0, wait_until_visible
@@ -86,6 +86,8 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     network = spec.network
     tiles = spec.config.init.tile
     _check_architecture(source, source_network(source).model, network.model, tiles=tiles)
+    if network.generator is not None and (theirs := _source_generator(source)) is not None:
+        generator.check_size(source, theirs.model, network, tiles=tiles)
     if spec.config.task is None:  # a task takes the tokenizer of the source
         _check_tokenizer(source, spec.config)
     weights = _read(source, network, mesh)
@@ -149,6 +151,14 @@ def source_network(source: Path) -> Network:
         raise UserError(f"init.source {source}: {error}") from error
 
 
+def _source_generator(source: Path) -> Network | None:
+    """The generator that is trained or stored with a discriminator. Raises as `start_from` does."""
+    if _is_run(source):
+        return load_spec(source).network.generator
+    folder = generator.folder_of(source)
+    return None if folder is None else huggingface.load_network(folder)
+
+
 def _is_run(source: Path) -> bool:
     """Whether it is a workdir with a checkpoint; on all processes, of which some may see its files late.
 
@@ -199,8 +209,7 @@ def _read(source: Path, network: Network, mesh: Mesh) -> dict[str, Any]:
         spec = load_spec(source)
         step = from_process_0(lambda: step_to_use(source, spec.config))
         params, _ = read_params(source, spec, step=step, mesh=mesh)
-        names = [parameter.huggingface for parameter in jax.tree.leaves(parameters(theirs))]
-        weights = dict(zip(names, jax.tree.leaves(params), strict=True))
+        weights = _by_name(*generator.apart(theirs, params))
     else:
         reading = network._replace(model=theirs.model)  # their number of positions
         ignored = [name for p in jax.tree.leaves(parameters(theirs)) for name in huggingface.tensor_names(p)]
@@ -208,9 +217,12 @@ def _read(source: Path, network: Network, mesh: Mesh) -> dict[str, Any]:
             tensors = _format(source).load_tensors(source)
             tensors = {name: array for name, array in tensors.items() if name not in left_out}
             params = huggingface.from_tensors(reading, tensors, head_may_lack=True, ignored=ignored)
+            weights = _by_name(reading, params)
+            if network.generator is not None and (folder := generator.folder_of(source)) is not None:
+                weights |= generator.read(folder)
         except UserError as error:
             raise UserError(f"init.source {source}: {error}") from error
-        weights = _by_name(reading, params)
+    weights = generator.share(network, weights)
     return {name: array for name, array in weights.items() if name not in left_out}
 
 

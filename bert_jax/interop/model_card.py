@@ -33,7 +33,8 @@ def model_card(
     """
     config, model, train = spec.config, network.model, spec.config.train
     suffix, task = network.objective.HUGGINGFACE_SUFFIX, spec.config.task
-    front = [f"pipeline_tag: {PIPELINES[suffix]}"] if suffix in PIPELINES else []
+    # A discriminator is for none before it is fine-tuned.
+    front = [f"pipeline_tag: {PIPELINES[suffix]}"] if suffix in PIPELINES and not network.generator else []
     front += ["library_name: transformers", "tags:", f"- {model.kind}"]
     if license is not None:
         front.append(f"license: {license}")

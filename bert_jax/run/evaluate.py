@@ -63,7 +63,8 @@ def evaluate(
     by_batch = [jax.tree.map(np.float64, sums) for sums in found]
     totals = functools.reduce(functools.partial(jax.tree.map, np.add), by_batch)
     metrics = {name: float(total / max(weight, 1)) for name, (total, weight) in totals.items()}
-    return {"loss": sum(metrics[name] for name in losses)} | metrics
+    loss_weight = spec.network.settings.loss_weight
+    return {"loss": sum(loss_weight(name) * metrics[name] for name in losses)} | metrics
 
 
 class OpenCheckpoint(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
+from bert_jax.config import EncoderConfig
 from bert_jax.training.run_spec import RunSpec
 from data_pipeline.errors import UserError
 
@@ -30,7 +31,12 @@ def check_fits(spec: RunSpec, mesh: Mesh) -> None:
             raise UserError(f"train.reduce_dtype {train.reduce_dtype} needs mesh.tensor 1")
         if mesh.devices.flat[0].platform == "cpu":  # XLA crashes
             raise UserError(f"train.reduce_dtype {train.reduce_dtype} does not work on CPUs")
-    model = spec.network.model
+    _check_sizes(spec.network.model, mesh, where="model.")
+    if spec.network.generator is not None:
+        _check_sizes(spec.network.generator.model, mesh, where="the generator's (objective.generator_size) ")
+
+
+def _check_sizes(model: EncoderConfig, mesh: Mesh, *, where: str) -> None:
     for field, size, axis in (
         ("hidden_size", model.hidden_size, "fsdp"),
         ("embedding_size", model.embedding_size, "fsdp"),
@@ -39,4 +45,4 @@ def check_fits(spec: RunSpec, mesh: Mesh) -> None:
         ("vocab_size (to a multiple of 128)", model.padded_vocab_size, "tensor"),
     ):
         if size % mesh.shape[axis]:
-            raise UserError(f"model.{field} {size} is not divisible by mesh.{axis} {mesh.shape[axis]}")
+            raise UserError(f"{where}{field} {size} is not divisible by mesh.{axis} {mesh.shape[axis]}")

@@ -79,11 +79,14 @@ def train_step(
     learning-rate schedule, from 0 to 1; None: the step is.
     """
     batch = unpack(batch)
+    loss_weight = spec.network.settings.loss_weight
     position = state.step if schedule_fraction is None else schedule_fraction * spec.steps
     grads, sums = gradients(spec, stage, state, batch)
     metrics = {name: mean(pair) for name, pair in sums.items()}
     metrics |= {
-        "loss": jnp.asarray(sum(metrics[name] for name in spec.network.objective.weights(batch))),
+        "loss": jnp.asarray(
+            sum(loss_weight(name) * metrics[name] for name in spec.network.objective.weights(batch))
+        ),
         "learning_rate": jnp.asarray(schedule_of(spec)(position), jnp.float32),
         "grad_norm": optax.tree.norm(grads),
         "tokens": (batch["segment_ids"] > 0).sum(),
@@ -130,13 +133,14 @@ def gradients(spec: RunSpec, stage: Stage, state: TrainState, batch: Batch) -> t
     backward pass of the only microbatch, or after that of the last one.
     """
     train, objective = spec.config.train, spec.network.objective
+    loss_weight = spec.network.settings.loss_weight
     step_key = jax.random.fold_in(jax.random.key(train.seed, impl=train.dropout_prng), state.step)
     weights = objective.weights(batch)
 
     def loss(params: Params, part: Batch, rows: jax.Array) -> tuple[jax.Array, Sums]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
         sums = network.sums(spec.network, params, part, kernels=spec.kernels, dropout_keys=keys)
-        total = sum(mean((sums[name][0], weight)) for name, weight in weights.items())
+        total = sum(loss_weight(name) * mean((sums[name][0], weight)) for name, weight in weights.items())
         return jnp.asarray(total), sums
 
     gradient = jax.grad(loss, has_aux=True)
