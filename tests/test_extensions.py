@@ -195,6 +195,7 @@ BAG = module(
     flops=lambda config, *, sequence_length: 2.0 * sequence_length * config.hidden_size**2,
     kept_bytes=lambda config, *, sequence_length, kernels, tensor=1: 4.0 * sequence_length,
     masked_lm_head=BagLMHead,
+    replaced_token_head=None,
     pooler=None,
     next_sentence_classifier=None,
     sequence_classification_head=BagClassifier,

@@ -9,6 +9,7 @@ Shapes in names: V vocabulary, N tokens, J masked copies of rows; of `data_pipel
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from bert_jax.interop.generator import masked_lm
 from bert_jax.models.encoder import Batch as DeviceBatch
 from bert_jax.objectives import mlm
 from bert_jax.ops.precision import precision
@@ -69,9 +71,11 @@ def score_workdir(spec: RunSpec, *, workdir: Path, step: int, rows: int) -> Scor
     Raises:
       UserError: the run trains no masked-LM head; or as `open_checkpoint`.
     """
-    if not spec.network.objective.PREDICTS_TOKENS:
+    if not (spec.network.generator or spec.network).objective.PREDICTS_TOKENS:
         raise UserError(f"{workdir} trains {spec.network.settings.kind}, which predicts no words to score")
     with open_checkpoint(spec, workdir=workdir, step=step) as (params, _, mesh, loader):
+        network, params = masked_lm(spec.network, params)
+        spec = dataclasses.replace(spec, network=network)
         special_tokens = loader.manifest.special_tokens
         train, held_out = (
             token_counts(dataset_folder(spec.config.data.dir), split) for split in ("train", "validation")

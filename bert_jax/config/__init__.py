@@ -18,6 +18,7 @@ from bert_jax.config.objective import (
     MlmNspConfig,
     MlmSopConfig,
     ObjectiveConfig,
+    RtdConfig,
 )
 from bert_jax.config.recipe import delta, load_phases, load_recipe
 from bert_jax.config.sections import (
@@ -69,6 +70,7 @@ __all__ = [
     "RegressionConfig",
     "RerankingConfig",
     "RobertaConfig",
+    "RtdConfig",
     "TaskConfig",
     "TextTaskConfig",
     "TokenClassificationConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from data_pipeline.config import Section
 from data_pipeline.errors import require
@@ -88,3 +88,37 @@ class DistillationConfig(ObjectiveConfig):
             self.relation_heads is None or self.relation_heads >= 1,
             f"objective.relation_heads is {self.relation_heads}; it must be at least 1, or None",
         )
+
+
+@dataclass(frozen=True)
+class RtdConfig(ObjectiveConfig):
+    """Replaced-token detection (Clark et al. 2020): a small generator fills in masked tokens, and the encoder
+    says of each token whether it was replaced."""
+
+    kind: ClassVar[str] = "rtd"
+
+    generator_size: float = 0.25
+    """Width of the generator as a part of the encoder's: it has so many of the heads, of the same size, and
+    hidden and intermediate size in proportion; as many layers."""
+    embeddings: Literal["shared", "gradient_disentangled", "apart"] = "shared"
+    """shared: both have the same embeddings. gradient_disentangled: the encoder adds tables of its own to
+    those of the generator, and its loss changes only what it adds (He et al. 2021, section 3.3). apart: each
+    has its own."""
+    mlm_weight: float = 1.0
+    """Weight of the generator's loss."""
+    rtd_weight: float = 50.0
+    """Weight of the encoder's loss, which is small: most tokens are easy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.generator_size <= 1,
+            f"objective.generator_size is {self.generator_size}; it must be greater than 0 and at most 1: a "
+            "generator is no larger than its discriminator",
+        )
+        for name in ("mlm_weight", "rtd_weight"):
+            value = getattr(self, name)
+            require(value > 0, f"objective.{name} is {value}; it must be positive")
+
+    def coefficient(self, loss: str) -> float:
+        return {"mlm_loss": self.mlm_weight, "rtd_loss": self.rtd_weight}[loss]

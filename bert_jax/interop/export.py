@@ -11,10 +11,11 @@ import ml_dtypes
 import safetensors.numpy
 
 from bert_jax.config import EmbeddingConfig, ObjectiveConfig, TaskConfig
-from bert_jax.interop import huggingface, sentence_transformers
+from bert_jax.interop import generator, huggingface, sentence_transformers
+from bert_jax.interop.huggingface import Tensors
 from bert_jax.interop.load import TASK_FIELDS, load_workdir, to_use
 from bert_jax.interop.model_card import model_card
-from bert_jax.training.network import Params
+from bert_jax.training.network import Network, Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.checkpoint import read_mean, read_moving_average
 from bert_jax.workdir.inventory import check_has_run, step_to_use, steps_of
@@ -40,11 +41,12 @@ def export(
     """Writes a run's weights and tokenizer to the new folder `out`, for AutoModel and AutoTokenizer.
 
     One that was trained for embeddings is for SentenceTransformer too. The files of a tokenizer that a
-    pretraining was given are those that it was given.
+    pretraining was given are those that it was given. A discriminator's generator is in the folder
+    `generator` of `out`, with a tokenizer and a card too.
 
     Args:
       step: of the checkpoint; None: the latest one of a pretraining, the best one of a fine-tuning.
-      masked_lm: with a masked-LM head and no other.
+      masked_lm: with a masked-LM head and no other; of a discriminator, its generator alone.
       license: for the model card.
       average: the mean of so many checkpoints, the last ones up to `step`, of a pretraining.
       ema: the exponential moving average that the run has kept.
@@ -62,38 +64,53 @@ def export(
     spec, params, steps = _load(workdir, step=step, average=average, ema=ema)
     network = spec.network
     if masked_lm:
+        network, params = generator.masked_lm(network, params)
         if not network.objective.PREDICTS_TOKENS:
             raise UserError(f"{workdir} holds a model for {network.settings.kind}, without a masked-LM head")
         network, params = huggingface.only_masked_lm(network, params)
     if dimensions is not None:
         _check_dimensions(dimensions, network.settings)
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        for name, (model, tensors) in generator.models(network, params).items():
+            card = model_card(workdir, spec, steps=steps, ema=ema, network=model, license=license)
+            _write(unfinished / name, model, tensors, workdir=workdir, spec=spec, dtype=dtype, card=card)
+        if isinstance(network.settings, EmbeddingConfig):
+            sentence_transformers.write(unfinished, network, dimensions=dimensions)
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return steps
+
+
+def _write(
+    folder: Path,
+    network: Network,
+    tensors: Tensors,
+    *,
+    workdir: Path,
+    spec: RunSpec,
+    dtype: Dtype,
+    card: str,
+) -> None:
+    """One model with its tokenizer, in a new folder."""
     words = tokenizer.load(workdir / "tokenizer")
     fields = huggingface.to_config(network, special_tokens=words.special_tokens, dtype=dtype)
     is_embedding = isinstance(network.settings, EmbeddingConfig)
     if isinstance(network.settings, TaskConfig) and not is_embedding:  # which has files of its own for that
         noted = {name: getattr(network.settings, name) for name in network.settings.noted}
         fields[TASK_FIELDS] = {"bert-jax": noted}
-    tensors = huggingface.to_tensors(network, params)
     if dtype == "bfloat16":
         tensors = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        words.save(unfinished)
-        if words.is_ours or spec.config.task is not None:
-            _note_length(unfinished / "tokenizer_config.json", spec)
-        weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
-        (unfinished / huggingface.WEIGHTS_FILE).write_bytes(weights)  # save_file would hide it from others
-        (unfinished / huggingface.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
-        if is_embedding:
-            sentence_transformers.write(unfinished, network, dimensions=dimensions)
-        card = model_card(workdir, spec, steps=steps, ema=ema, network=network, license=license)
-        (unfinished / "README.md").write_text(card, encoding="utf-8")
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return steps
+    folder.mkdir(parents=True)
+    words.save(folder)
+    if words.is_ours or spec.config.task is not None:
+        _note_length(folder / "tokenizer_config.json", spec)
+    weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+    (folder / huggingface.WEIGHTS_FILE).write_bytes(weights)  # save_file would hide it from others
+    (folder / huggingface.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _load(

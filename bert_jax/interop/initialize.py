@@ -20,7 +20,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bert_jax.config import Config, DistillationConfig, EncoderConfig, ModelConfig
-from bert_jax.interop import huggingface, tensorflow_v1
+from bert_jax.interop import generator, huggingface, tensorflow_v1
 from bert_jax.interop.layers import check_layers, take_layers
 from bert_jax.interop.tiling import SIZES, check_sizes, positions, tile
 from bert_jax.models import encoder_of
@@ -128,6 +128,8 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     tiles, layers = spec.config.init.tile, spec.config.init.layers
     theirs = source_network(source)
     _check_architecture(source, theirs.model, network.model, tiles=tiles, layers=layers)
+    if network.generator is not None and (their_generator := _source_generator(source)) is not None:
+        generator.check_size(source, their_generator.model, network, tiles=tiles)
     if layers:
         check_layers(layers, theirs, network)
     if spec.config.task is None:  # a task takes the tokenizer of the source
@@ -202,6 +204,14 @@ def source_network(source: Path, *, field: str = "init.source") -> Network:
         raise UserError(f"{field} {source}: {error}") from error
 
 
+def _source_generator(source: Path) -> Network | None:
+    """The generator that is trained or stored with a discriminator. Raises as `start_from` does."""
+    if _is_run(source):
+        return load_spec(source).network.generator
+    folder = generator.folder_of(source)
+    return None if folder is None else huggingface.load_network(folder)
+
+
 def _is_run(source: Path) -> bool:
     """Whether it is a workdir with a checkpoint; on all processes, of which some may see its files late.
 
@@ -254,8 +264,7 @@ def read_weights(source: Path, network: Network, mesh: Mesh, *, field: str = "in
     left_out = {p.huggingface for p in declared if "labels" in p.logical_axes and not is_same_task}
     if _is_run(source):
         params, _ = read_params(source, load_spec(source), step=_step(source), mesh=mesh)
-        names = [parameter.huggingface for parameter in jax.tree.leaves(parameters(theirs))]
-        weights = dict(zip(names, jax.tree.leaves(params), strict=True))
+        weights = _by_name(*generator.apart(theirs, params))
     else:
         reading = network._replace(model=theirs.model)  # their number of positions
         ignored = [name for p in jax.tree.leaves(parameters(theirs)) for name in huggingface.tensor_names(p)]
@@ -263,9 +272,12 @@ def read_weights(source: Path, network: Network, mesh: Mesh, *, field: str = "in
             tensors = _format(source).load_tensors(source)
             tensors = {name: array for name, array in tensors.items() if name not in left_out}
             params = huggingface.from_tensors(reading, tensors, head_may_lack=True, ignored=ignored)
+            weights = _by_name(reading, params)
+            if network.generator is not None and (folder := generator.folder_of(source)) is not None:
+                weights |= generator.read(folder)
         except UserError as error:
             raise UserError(f"{field} {source}: {error}") from error
-        weights = _by_name(reading, params)
+    weights = generator.share(network, weights)
     return {name: array for name, array in weights.items() if name not in left_out}
 
 

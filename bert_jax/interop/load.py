@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.config import EmbeddingConfig, TaskConfig
-from bert_jax.interop import huggingface, sentence_transformers
+from bert_jax.interop import generator, huggingface, sentence_transformers
 from bert_jax.interop.sentence_transformers import Use
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Network, Params
@@ -47,16 +47,27 @@ class Embedder(NamedTuple):
 def load_model(directory: Path) -> LoadedModel:
     """The model of an exported folder, or of a workdir's checkpoint: the best one of a fine-tuned model.
 
+    A discriminator predicts no words and has no task: its generator is loaded in its place.
+
     Raises:
       FileNotFoundError, UserError: there is none, or it is damaged.
     """
     if steps_of(directory):
         spec, params, _ = load_workdir(directory)
-        return LoadedModel(spec.network, params, tokenizer.load(directory / "tokenizer"))
+        words = tokenizer.load(directory / "tokenizer")
+        return LoadedModel(*generator.masked_lm(spec.network, params), words)
     _check_folder(directory)
     if sentence_transformers.is_folder(directory):
         network, params, words, use = load_embedder(directory)
         return LoadedModel(Network(network.model, task_of(use.settings), use.settings), params, words)
+    if huggingface.load_network(directory).generator is not None:
+        folder = generator.folder_of(directory)
+        if folder is None:
+            raise UserError(
+                f"{directory} holds a discriminator, and no folder {generator.FOLDER} with a model that "
+                "predicts words: fine-tune it for a task"
+            )
+        directory = folder
     network, params = huggingface.load(directory)
     return LoadedModel(_with_task_fields(directory, network), params, tokenizer.load(directory))
 

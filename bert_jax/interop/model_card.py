@@ -39,7 +39,9 @@ def model_card(
         front = ["pipeline_tag: sentence-similarity", "library_name: sentence-transformers"]
         front += ["tags:", "- sentence-transformers", "- feature-extraction", f"- {model.kind}"]
     else:
-        front = [f"pipeline_tag: {PIPELINES[suffix]}"] if suffix in PIPELINES else []
+        # A discriminator is for none before it is fine-tuned.
+        is_for_one = suffix in PIPELINES and not network.generator
+        front = [f"pipeline_tag: {PIPELINES[suffix]}"] if is_for_one else []
         front += ["library_name: transformers", "tags:", f"- {model.kind}"]
     if license is not None:
         front.append(f"license: {license}")

@@ -447,6 +447,7 @@ def head_dropout(
 
 
 masked_lm_head = MaskedLMHead
+replaced_token_head = None
 pooler = Pooler
 next_sentence_classifier = NextSentenceClassifier
 sequence_classification_head = SequenceClassificationHead

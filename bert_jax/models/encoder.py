@@ -142,6 +142,10 @@ class Encoder(Protocol):
         `bias`, [V]."""
 
     @property
+    def replaced_token_head(self) -> Callable[..., Any] | None:
+        """(config, rngs=) -> [B, S, D] -> [B, S] float32 logits: whether a token is not the original one."""
+
+    @property
     def pooler(self) -> Callable[..., Any] | None:
         """(config, rngs=) -> [..., D] of [CLS] -> [..., D]."""
 

@@ -392,6 +392,7 @@ def question_answering_head(config: ModernBertConfig, *, rngs: nnx.Rngs) -> Toke
 
 
 masked_lm_head = MaskedLMHead
+replaced_token_head = None
 pooler = None
 next_sentence_classifier = None
 sequence_classification_head = SequenceClassificationHead

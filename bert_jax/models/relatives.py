@@ -31,6 +31,7 @@ class Relative:
     sequence_classification_head: Callable[..., Any]
     token_classification_head: Callable[..., Any]
     question_answering_head: Callable[..., Any]
+    replaced_token_head: Callable[..., Any] | None = None
 
     pooler: ClassVar[None] = None
     next_sentence_classifier: ClassVar[None] = None

@@ -32,6 +32,8 @@ def check_fits(spec: RunSpec, mesh: Mesh) -> None:
         if mesh.devices.flat[0].platform == "cpu":  # XLA crashes
             raise UserError(f"train.reduce_dtype {train.reduce_dtype} does not work on CPUs")
     _check_model("model.", spec.network.model, mesh)
+    if spec.network.generator is not None:
+        _check_model("the generator's (objective.generator_size) ", spec.network.generator.model, mesh)
     if spec.network.teacher is not None:
         _check_model("objective.teacher: its ", spec.network.teacher.model, mesh)
 

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import nnx
 
-from bert_jax.config import EncoderConfig, ObjectiveConfig, TaskConfig
+from bert_jax.config import EncoderConfig, ObjectiveConfig, RtdConfig, TaskConfig
 from bert_jax.models import encoder_of
 from bert_jax.models.encoder import Batch, Encoder
 from bert_jax.models.layers import Axes, Depth
+from bert_jax.objectives import mlm, rtd
 from bert_jax.objectives.distillation import Distillation, Teacher
 from bert_jax.objectives.objective import Objective, RowShape, Sums, WholeBatchObjective
 from bert_jax.ops.attention.kernel import Kernels
@@ -57,6 +58,13 @@ class Network(NamedTuple):
     def huggingface_class(self) -> str:
         """Transformers' class for it: BertForPreTraining."""
         return f"{self.encoder.HUGGINGFACE.class_prefix}{self.objective.HUGGINGFACE_SUFFIX}"
+
+    @property
+    def generator(self) -> Network | None:
+        """The masked language model that is trained beside the encoder, as a network of its own."""
+        if not isinstance(self.settings, RtdConfig):
+            return None
+        return Network(rtd.generator_config(self.settings, self.model), mlm, mlm.Config())
 
 
 @dataclass(frozen=True)
@@ -230,6 +238,8 @@ def flops(network: Network, rows: RowShape) -> float:
     encoder = network.encoder.flops(network.model, sequence_length=rows.sequence_length)
     head = network.objective.flops(network.settings, network.model, rows)
     total = (1.0 if is_frozen(network) else 3.0) * encoder + 3.0 * head
+    if network.generator is not None:
+        total += flops(network.generator, rows)
     if isinstance(network.objective, Distillation):
         total += network.objective.teacher_flops(network.settings, rows)
     return total
@@ -239,4 +249,6 @@ def kept_bytes(network: Network, rows: RowShape, *, kernels: Kernels, tensor: in
     """Bytes that the forward pass over a row leaves to the backward pass, on one device of `tensor`."""
     S, model = rows.sequence_length, network.model
     encoder = network.encoder.kept_bytes(model, sequence_length=S, kernels=kernels, tensor=tensor)
-    return encoder + network.objective.kept_bytes(network.settings, model, rows, tensor=tensor)
+    head = network.objective.kept_bytes(network.settings, model, rows, tensor=tensor)
+    generator = network.generator
+    return encoder + head + (kept_bytes(generator, rows, kernels=kernels, tensor=tensor) if generator else 0)

@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 
 from bert_jax.config import BertConfig, Config, MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig
-from bert_jax.objectives import OBJECTIVES, mlm, mlm_nsp, mlm_sop, objective_for
+from bert_jax.objectives import OBJECTIVES, mlm, mlm_nsp, mlm_sop, objective_for, rtd
 from bert_jax.objectives.distillation import Distillation
 from bert_jax.objectives.objective import Objective, mean
 from bert_jax.ops.attention import PLAIN
@@ -18,7 +18,7 @@ from bert_jax.training import network
 from bert_jax.training.network import Network, Params, init_params, modules, parameters
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
-from tests.helpers.configs import replace, spec_of
+from tests.helpers.configs import model_for, replace, spec_of
 
 INPUT_FORMATS = typing.get_args(typing.get_type_hints(DataConfig)["input_format"])
 DEFAULTS = {
@@ -40,7 +40,7 @@ def objective(request: pytest.FixtureRequest) -> Objective:
 
 def network_of(config: Config, objective: Objective) -> Network:
     assert isinstance(config.model, BertConfig)
-    return Network(config.model, objective, objective.Config())
+    return Network(model_for(objective, config.model), objective, objective.Config())
 
 
 def lively_params(found: Network) -> Params:
@@ -72,14 +72,17 @@ def test_pairs_are_not_learned_from_rows_without_pairs(config: Config, asked: Ob
 
 def test_masked_tokens_alone_train_no_head_for_pairs(config: Config):
     heads = {found: set(parameters(network_of(config, found))["objective"]) for found in OBJECTIVES}
+    pairs = {"mlm", "pooler", "nsp"}
     assert heads == {
         mlm: {"mlm"},
         Distillation(): {"mlm"},
-        mlm_nsp: {"mlm", "pooler", "nsp"},
-        mlm_sop: {"mlm", "pooler", "nsp"},
+        mlm_nsp: pairs,
+        mlm_sop: pairs,
+        rtd: {"discriminator", "generator"},
     }
 
 
+@pytest.mark.parametrize("objective", [mlm, mlm_nsp, mlm_sop], ids=lambda objective: objective.Config.kind)
 def test_losses_are_those_of_numpy(config: Config, objective: Objective, batches):
     found = network_of(config, objective)
     params, (batch,) = lively_params(found), batches(1)

@@ -19,7 +19,7 @@ from bert_jax.config import BertConfig
 from bert_jax.interop import huggingface
 from bert_jax.models.encoder import Batch
 from bert_jax.models.layers import gather
-from bert_jax.objectives import OBJECTIVES, mlm, mlm_nsp
+from bert_jax.objectives import mlm, mlm_nsp, mlm_sop
 from bert_jax.objectives.objective import Objective
 from bert_jax.ops.attention import PLAIN
 from bert_jax.tasks import TASKS
@@ -178,7 +178,9 @@ def test_in_and_out_again_gives_identical_tensors(network: Network):
     assert all((back[name] == tensors[name]).all() for name in back)
 
 
-@pytest.mark.parametrize("objective", [*OBJECTIVES, *TASKS], ids=lambda objective: objective.Config.kind)
+@pytest.mark.parametrize(
+    "objective", [mlm, mlm_nsp, mlm_sop, *TASKS], ids=lambda objective: objective.Config.kind
+)
 def test_every_parameter_is_a_tensor_of_transformers_and_every_tensor_a_parameter(objective: Objective):
     """Name and shape, of the class that the objective or task is exported as. What is tied is there twice."""
     fields = {field.name for field in dataclasses.fields(objective.Config)}

@@ -26,7 +26,7 @@ from bert_jax.training.network import (
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import init_state, train_step
 from data_pipeline.batch import batch_spec
-from tests.helpers.configs import replace, spec_of
+from tests.helpers.configs import model_for, replace, spec_of
 
 
 def named(tree: object) -> dict[str, object]:
@@ -37,7 +37,7 @@ def named(tree: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("objective", [*OBJECTIVES, *TASKS], ids=lambda objective: objective.Config.kind)
 def test_parameters_are_as_they_are_declared(config: Config, objective: Objective):
-    network = Network(config.model, objective, objective.Config())
+    network = Network(model_for(objective, config.model), objective, objective.Config())
     declared = parameters(network)
     made = jax.eval_shape(lambda: init_params(network, jax.random.key(0)))
     assert made.keys() == {"encoder", "objective"}
