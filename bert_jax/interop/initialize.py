@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.config import Config, EncoderConfig, ModelConfig
-from bert_jax.interop import huggingface, tensorflow_v1
+from bert_jax.config import Config, EncoderConfig, ModelConfig, RobertaConfig
+from bert_jax.interop import huggingface, tensorflow_v1, vocabulary
 from bert_jax.interop.tiling import SIZES, check_sizes, positions, tile
+from bert_jax.parallel import sharding
 from bert_jax.parallel.platform import Platform, local_platform
 from bert_jax.parallel.processes import from_process_0, wait_until_visible
 from bert_jax.training.network import Network, Params, parameters
@@ -31,7 +32,9 @@ from bert_jax.workdir.inventory import step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
+from data_pipeline.manifest import Manifest
 from data_pipeline.storage import dataset_folder
+from data_pipeline.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ TRAINING_FIELDS = (
 its dropout. Where there are more positions than needed, the first ones are taken; where there are fewer, they
 are repeated (Beltagy et al. 2020, section 5)."""
 
+POSITIONS = "position_embeddings.weight"
+"""Ends the name of the table of positions in Transformers."""
+
 CASE_PROBE = "The Café of PARIS"
 """Is cut otherwise by a tokenizer that keeps the case than by one that lowers it."""
 
@@ -59,7 +65,19 @@ def resolve(config: Config, *, platform: Platform | None = None) -> RunSpec:
     """
     platform = platform or local_platform()
     model = config.model if isinstance(config.model, EncoderConfig) else source_model(config, platform)
+    if config.init.vocabulary != "keep":
+        model = _with_vocabulary(model, Manifest.load(dataset_folder(config.data.dir)))
     return pretraining_spec(config, model, platform)
+
+
+def _with_vocabulary(model: EncoderConfig, manifest: Manifest) -> EncoderConfig:
+    """The encoder for the tokenizer of a dataset, with as many positions for tokens as before."""
+    changes = {"vocab_size": manifest.vocab_size}
+    if isinstance(model, RobertaConfig):  # whose positions begin behind the id of the padding
+        pad = manifest.special_tokens.pad
+        positions = model.max_position_embeddings + pad - model.pad_token_id
+        changes |= {"pad_token_id": pad, "max_position_embeddings": positions}
+    return dataclasses.replace(model, **changes)
 
 
 def source_model(config: Config, platform: Platform) -> EncoderConfig:
@@ -85,8 +103,13 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     """
     network = spec.network
     tiles = spec.config.init.tile
-    _check_architecture(source, source_network(source).model, network.model, tiles=tiles)
-    if spec.config.task is None:  # a task takes the tokenizer of the source
+    theirs = source_network(source).model
+    keeps = spec.config.init.vocabulary == "keep"
+    _check_architecture(source, theirs, network.model, tiles=tiles, keeps_vocabulary=keeps)
+    origins = None
+    if not keeps:
+        origins = _origins(source, spec.config, rows=theirs.vocab_size)
+    elif spec.config.task is None:  # a task takes the tokenizer of the source
         _check_tokenizer(source, spec.config)
     weights = _read(source, network, mesh)
     first = network.model.first_position
@@ -97,6 +120,10 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
             fresh.append(path[1].key)
             return leaf
         array = weights[parameter.huggingface]
+        if origins is not None and parameter.logical_axes[0] == "vocab":
+            array = origins.rows(_on_host(array, mesh), size=parameter.shape[0])
+        elif first != theirs.first_position and parameter.huggingface.endswith(POSITIONS):
+            array = _moved(_on_host(array, mesh), theirs.first_position, first)
         if tiles:
             model = network.model
             fitted = functools.partial(
@@ -118,6 +145,57 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     log.info("starting from the weights of %s%s", source, lacking)
     state = state._replace(params=params)
     return _with_optimizer_state(source, mesh, state) if spec.config.init.optimizer_state else state
+
+
+def _origins(source: Path, config: Config, *, rows: int) -> vocabulary.Origins:
+    """Where the rows of the dataset's vocabulary come from; raises UserError if they cannot be had.
+
+    Args:
+      rows: of the embeddings of the source.
+    """
+    what, its = f"init.vocabulary {config.init.vocabulary}", f"init.source {source}"
+    try:
+        theirs = tokenizer.load(source_tokenizer(source))
+    except FileNotFoundError as error:
+        raise UserError(f"{what}: {its} has no tokenizer that says what its rows are") from error
+    if theirs.vocab_size > rows:
+        raise UserError(f"{what}: the tokenizer of {its} has {theirs.vocab_size} pieces for {rows} rows")
+    ours = tokenizer.load(dataset_folder(config.data.dir) / "tokenizer")
+    if config.init.vocabulary == "extend" and (change := _change(theirs, ours)):
+        raise UserError(
+            f"{what}: the tokenizer of data.dir {config.data.dir} has {change[0]}, where that of {its} has "
+            f"{change[1]}: extend that one (data.tokenizer.added_tokens), or use init.vocabulary transplant"
+        )
+    found = vocabulary.origins(theirs, ours)
+    if config.init.optimizer_state and not found.are_the_same:
+        raise UserError(f"{what}: the moments of init.optimizer_state belong to other pieces; leave it out")
+    log.info("vocabulary: %s", found)
+    return found
+
+
+def _change(theirs: Tokenizer, ours: Tokenizer) -> tuple[str, str] | None:
+    """What ours has in place of something of theirs, and that; None if it only has more."""
+    moved = vocabulary.first_moved(theirs, ours)
+    if moved is not None:
+        here = repr(ours.pieces[moved]) if moved < ours.vocab_size else "nothing"
+        return f"{here} as piece {moved}", repr(theirs.pieces[moved])
+    normal, before = (
+        words.library.normalizer.normalize_str(CASE_PROBE) if words.library.normalizer else CASE_PROBE
+        for words in (ours, theirs)
+    )
+    return None if normal == before else (f"{normal!r} for {CASE_PROBE!r}", repr(before))
+
+
+def _on_host(array: Any, mesh: Mesh) -> np.ndarray:
+    """The whole of an array, on each process."""
+    if not isinstance(array, jax.Array):
+        return array
+    return jax.device_get(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(array))
+
+
+def _moved(table: np.ndarray, before: int, first: int) -> np.ndarray:
+    """A table of positions that begins at row `first` in place of row `before`."""
+    return np.concatenate([np.repeat(table[before - 1 : before], first, axis=0), table[before:]])
 
 
 def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainState:
@@ -169,7 +247,9 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
     tokenizer.load(source_tokenizer(source)).save(directory)
 
 
-def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig, *, tiles: bool) -> None:
+def _check_architecture(
+    source: Path, theirs: EncoderConfig, ours: EncoderConfig, *, tiles: bool, keeps_vocabulary: bool
+) -> None:
     """Raises UserError, naming the flag, unless weights that were made for one encoder fit the other."""
     if type(theirs) is not type(ours):
         raise UserError(f"the weights of init.source {source} are of a {theirs.kind}, not of a {ours.kind}")
@@ -177,6 +257,8 @@ def _check_architecture(source: Path, theirs: EncoderConfig, ours: EncoderConfig
     if tiles:
         check_sizes(theirs, ours)
         free |= {*SIZES}
+    if not keeps_vocabulary:
+        free |= {"vocab_size", "pad_token_id"}
     for field in dataclasses.fields(ours):
         one, other = getattr(theirs, field.name), getattr(ours, field.name)
         if one != other and field.name not in free and "dropout" not in field.name:
