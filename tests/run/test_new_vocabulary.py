@@ -35,8 +35,8 @@ from bert_jax.interop.initialize import resolve, start_from
 from bert_jax.objectives import mlm
 from bert_jax.parallel.platform import Platform
 from bert_jax.run.pretrain import pretrain
-from bert_jax.training.network import Network, Params, init_params
-from bert_jax.training.step import init_state
+from bert_jax.training.network import Network, parameters
+from bert_jax.training.step import abstract_state
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
 from data_pipeline.prepare import prepare
@@ -61,8 +61,10 @@ FAMILIES: dict[str, tuple[str, type[EncoderConfig], dict[str, Any]]] = {
 """Tokenizer, encoder and its fields."""
 
 
-def save(folder: Path, network: Network, params: Params) -> None:
-    """Beside a tokenizer, what Hugging Face would have."""
+def save(folder: Path, network: Network) -> None:
+    """Beside a tokenizer, what Hugging Face would have, with random weights."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: rng.normal(0, 0.1, p.shape).astype(np.float32), parameters(network))
     tensors = huggingface.to_tensors(network, params)
     safetensors.numpy.save_file(tensors, folder / huggingface.WEIGHTS_FILE, metadata={"format": "pt"})
     fields = huggingface.to_config(network, special_tokens=tokenizer.load(folder).special_tokens)
@@ -81,9 +83,7 @@ def source_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if name == "roberta":
             fields = fields | {"pad_token_id": known.special_tokens.pad}
         network = Network(kind(vocab_size=known.vocab_size, **fields), mlm, mlm.Config())
-        params = init_params(network, jax.random.key(0))
-        params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-        save(folder, network, params)
+        save(folder, network)
         return folder
 
     return make
@@ -118,8 +118,10 @@ def started(
     config = replace(config, init__source=str(source))
     spec = resolve(config, platform=Platform("cpu"))
     on = mesh_of(mesh)
-    with jax.set_mesh(on):
-        state = start_from(source, spec, on, init_state(spec))
+    fresh = jax.tree.map(
+        lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract_state(spec, on)
+    )
+    state = start_from(source, spec, on, fresh)
     return spec.network, huggingface.to_tensors(spec.network, jax.device_get(state.params))
 
 
@@ -188,7 +190,7 @@ def with_slots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     network = Network(BertConfig(vocab_size=len(pieces), **SIZES), mlm, mlm.Config())
-    save(folder, network, init_params(network, jax.random.key(0)))
+    save(folder, network)
     return folder
 
 
