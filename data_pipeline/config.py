@@ -88,6 +88,9 @@ class TokenizerConfig(Section):
     it, which alone then says what is done (not kind, vocab_size and lowercase); a vocab.txt (wordpiece); a
     SentencePiece model (unigram, bpe)."""
     lowercase: bool = True
+    added_tokens: tuple[str, ...] = ()
+    """Pieces that `vocab_file` gets in addition, whole words or ##continued: in its unused slots, then behind
+    its last one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +98,16 @@ class TokenizerConfig(Section):
             self.vocab_size > 5,
             f"data.tokenizer.vocab_size is {self.vocab_size}; it must be greater than 5, "
             "the number of special pieces",
+        )
+        require(
+            not self.added_tokens or self.vocab_file is not None,
+            "data.tokenizer.added_tokens are for a tokenizer that is there already: give "
+            "data.tokenizer.vocab_file too",
+        )
+        require(
+            all(piece.split() == [piece] for piece in self.added_tokens)
+            and len({*self.added_tokens}) == len(self.added_tokens),
+            f"data.tokenizer.added_tokens is {self.added_tokens}; each must be a word, and none twice",
         )
 
 

@@ -20,6 +20,7 @@ from data_pipeline.batch import unpack
 from data_pipeline.blocks import Statistics
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
+from data_pipeline.fertility import Cost, fertility
 from data_pipeline.loader import Loader
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import STATISTICS
@@ -52,6 +53,8 @@ class Inspection:
     rows: list[list[Token]]
     """A few training rows, masked."""
     rows_read: int
+    costs: list[Cost]
+    """Of a text under its tokenizer and under another one, if there is one to compare with."""
 
     def total(self, split: str) -> Statistics:
         return reduce(add, (counted for (_, of), counted in self.parts.items() if of == split))
@@ -64,8 +67,14 @@ class Inspection:
         return [(self.words.pieces[i], float(counts[i] / counts.sum())) for i in order]
 
 
-def inspect(directory: Path, *, rows: int = 3) -> Inspection:
+def inspect(
+    directory: Path, *, rows: int = 3, against: Path | None = None, text: str | None = None
+) -> Inspection:
     """Gathers what is to know of the dataset in `directory`, with `rows` rows to look at.
+
+    Args:
+      against: a folder with another tokenizer, to compare with.
+      text: what they are compared on, see `fertility`.
 
     Raises:
       FileNotFoundError, UserError: it is no dataset of this version, or its files are damaged; says where.
@@ -92,6 +101,7 @@ def inspect(directory: Path, *, rows: int = 3) -> Inspection:
         },
         rows=[_tokens(first, row, words) for row in range(rows)],
         rows_read=batches * batch_size,
+        costs=[] if against is None else fertility(config, words, against=against, text=text),
     )
 
 
@@ -117,16 +127,8 @@ def _tokens(batch: dict[str, np.ndarray], row: int, words: Tokenizer) -> list[To
         else:
             replacement = "kept" if seen == true else "random"
         is_special = true in words.special_tokens.ids
-        found.append(Token(_text(words, true), replacement, _text(words, seen).strip(), is_special))
+        found.append(Token(words.text(true), replacement, words.text(seen).strip(), is_special))
     return found
-
-
-def _text(words: Tokenizer, token: int) -> str:
-    """A piece as text, with a space in front where a word begins."""
-    piece = words.pieces[token]
-    if words.spelling is None or token in words.special_tokens.ids:
-        return f" {piece}"
-    return words.spelling.text(piece)
 
 
 def report(inspection: Inspection) -> Iterator[str]:
@@ -144,6 +146,9 @@ def report(inspection: Inspection) -> Iterator[str]:
         f"knowing the frequencies of the pieces and no context: loss {manifest.unigram_loss:.3f} nats "
         "(a model that learns gets below)"
     )
+    if inspection.costs:
+        yield "\nwhat a text costs under two tokenizers"
+        yield from table(comparison(inspection.costs))
     yield "\ntokens in a sequence"
     yield from histogram(sequence_lengths(train))
     yield "\ntokens in a document"
@@ -201,6 +206,24 @@ def facts(inspection: Inspection) -> list[list[str]]:
     ]
     counted = list(inspection.parts.values())
     return [["", *heads], *([name, *map(line, counted)] for name, line in lines.items())]
+
+
+def comparison(costs: Sequence[Cost]) -> list[list[str]]:
+    """A table: a line for each tokenizer; how many pieces more one costs than the first."""
+    first = costs[0].pieces
+    return [
+        ["", "pieces", "a word", "unknown", "more"],
+        *(
+            [
+                cost.name,
+                f"{cost.pieces:,}",
+                f"{cost.pieces / cost.words:.3f}",
+                f"{cost.unknown / cost.pieces:.4%}",
+                f"{cost.pieces / first - 1:+.1%}",
+            ]
+            for cost in costs
+        ),
+    ]
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

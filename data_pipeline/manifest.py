@@ -107,7 +107,7 @@ class Manifest:
             },
             unigram_loss=_unigram_loss(train.token_counts, held_out.token_counts, words.special_tokens.ids),
             majority_nsp_accuracy=_majority(held_out.label_counts[:2]),
-            settings=settings,
+            settings=_plain(settings),
         )
 
     def save(self, directory: epath.Path) -> None:
@@ -135,9 +135,13 @@ class Manifest:
 
     def config(self, directory: Path) -> DataConfig:
         """The configuration that reads this dataset, which is in `directory`, masked as for evaluation."""
+        tokenizer = {  # JSON has no tuples
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.settings["tokenizer"].items()
+        }
         return dataclasses.replace(
             DataConfig(),
-            **self.settings | {"tokenizer": TokenizerConfig(**self.settings["tokenizer"])},
+            **self.settings | {"tokenizer": TokenizerConfig(**tokenizer)},
             source=tuple(self.sources),
             dir=str(directory),
             masking=evaluation_masking(self.sequence_length),
@@ -153,11 +157,16 @@ class Manifest:
         for name, prepared in self.settings.items():
             wanted = getattr(config, name)
             wanted = dataclasses.asdict(wanted) if dataclasses.is_dataclass(wanted) else wanted  # type: ignore[arg-type]
-            if wanted != prepared:
+            if _plain(wanted) != prepared:
                 raise UserError(
                     f"data.dir {config.dir} was prepared with data.{name}={prepared!r}, the config says "
                     f"{wanted!r}: prepare it again under another --data.dir, or change the config"
                 )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value))
 
 
 def _unigram_loss(train: np.ndarray, held_out: np.ndarray, special_ids: list[int]) -> float:

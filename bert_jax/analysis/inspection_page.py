@@ -13,6 +13,7 @@ from data_pipeline.inspection import (
     Histogram,
     Inspection,
     Token,
+    comparison,
     document_lengths,
     facts,
     sequence_lengths,
@@ -60,6 +61,7 @@ def inspection_page(inspection: Inspection) -> str:
             f"<p>Loss to get under: <b>{manifest.unigram_loss:.3f}</b> nats a token, which is knowing the "
             "frequencies of the pieces and no context."
             + (f" Always the same answer to the pairs: {nsp:.1%} right." if nsp is not None else ""),
+            *compared(inspection),
             f"<h2>Training rows</h2><div class=plots>{''.join(plots)}</div>",
             "<h2>As the model sees them</h2><p>To predict: <mark class=masked>hidden</mark> "
             "<mark class=random>true → random</mark> <mark class=kept>kept</mark>",
@@ -67,6 +69,13 @@ def inspection_page(inspection: Inspection) -> str:
         ],
         style=STYLE,
     )
+
+
+def compared(inspection: Inspection) -> list[str]:
+    if not inspection.costs:
+        return []
+    head, *lines = comparison(inspection.costs)
+    return ["<h2>What a text costs under two tokenizers</h2>", table(head, lines)]
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -80,12 +80,19 @@ class InspectData:
     """Write a page with plots to this file."""
     rows: int = 3
     """Rows to show."""
+    against: Path | None = None
+    """Another tokenizer, a model, dataset or workdir with one: how many pieces more does a text cost?"""
+    text: str | None = None
+    """That text, as data.source has it. Not given: held-out documents of the dataset, if its source is still
+    there."""
 
     def __call__(self) -> int:
         from data_pipeline.inspection import inspect, report
 
         _at_least_1("--rows", self.rows)
-        inspection = inspect(self.directory, rows=self.rows)
+        if self.text is not None and self.against is None:
+            raise UserError("--text is what two tokenizers are compared on: give --against too")
+        inspection = inspect(self.directory, rows=self.rows, against=self.against, text=self.text)
         if self.html is None:
             print("\n".join(report(inspection)))
         else:

@@ -109,7 +109,7 @@ def _execute(command: Any) -> int:
         return here()
 
 
-FOLDERS = ("workdir", "directory", "one", "other", "compare", "out")
+FOLDERS = ("workdir", "directory", "one", "other", "compare", "against", "out")
 """Arguments of verbs that may be in a bucket."""
 
 
@@ -174,6 +174,8 @@ def check_flags(command: Any, arguments: Sequence[str], *, phases: int = 1) -> N
     decided = dict(FOLLOWS_IN_FINETUNING) if config.task is not None else {}
     if config.train.steps_from_budget:
         decided["train.steps"] = f"train.budget {config.train.budget!r}"
+    if config.init.vocabulary != "keep":
+        decided["model.vocab_size"] = f"the dataset, with init.vocabulary {config.init.vocabulary}"
     if phases > 1:
         decided["train.stop_at"] = "the phases, of which each runs to its end; name one as in CONFIG:PHASE"
     if getattr(command, "seeds", ()):

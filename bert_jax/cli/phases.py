@@ -56,7 +56,8 @@ def chained(commands: Mapping[str, Any]) -> list[Any]:
                 )
             continue
         # An encoder that comes from a source is the same in all phases, and that of the first is there.
-        checked.append(config if not runs else _from(runs[0].config.init.source, config))
+        first = runs[0].config.init if runs else config.init
+        checked.append(_from(first.source, config, vocabulary=first.vocabulary))
         if source is not None:
             if not config.init.weights:
                 raise UserError("init.weights: a phase goes on from the weights of the one before")
@@ -67,8 +68,8 @@ def chained(commands: Mapping[str, Any]) -> list[Any]:
     return [*datasets.values(), *checks, *runs]
 
 
-def _from(source: str | None, config: Config) -> Config:
-    return dataclasses.replace(config, init=dataclasses.replace(config.init, source=source))
+def _from(source: str | None, config: Config, **others: Any) -> Config:
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, source=source, **others))
 
 
 def _rows(data: DataConfig) -> tuple[object, ...]:

@@ -296,6 +296,10 @@ class InitConfig(Section):
     layers: tuple[int, ...] = ()
     """Layers of a deeper source, counted from 0, that the layers of the model begin as, one for each: from 12
     to 6 DistilBERT took 0 2 4 7 9 11. None given: all of them."""
+    vocabulary: Literal["keep", "transplant", "extend"] = "keep"
+    """keep: the dataset has the tokenizer of the source. transplant: it has another one; the embeddings of
+    pieces that both have are copied, the others made of the old pieces of their text. extend: it has that of
+    the source with more pieces (data.tokenizer.added_tokens). Then model.vocab_size is the dataset's."""
     weights: bool = True
     """False: only shape and tokenizer are taken from the source, to see what its weights are worth."""
 
@@ -341,6 +345,7 @@ class Config:
             )
             require(
                 self.data.tokenizer.vocab_file is not None
+                or self.init.vocabulary != "keep"
                 or self.data.tokenizer.vocab_size <= self.model.vocab_size,
                 f"data.tokenizer.vocab_size {self.data.tokenizer.vocab_size} is larger than model.vocab_size "
                 f"{self.model.vocab_size}",
@@ -421,6 +426,7 @@ FOLLOWS_IN_FINETUNING = {
     "checkpoint.every": "task.evaluations",
     "optimizer.warmup_steps": "task.warmup",
     "data": "the task",
+    "init.vocabulary": "init.source, whose tokenizer a task takes",
 }
 """Fields that something else decides in a fine-tuning, and what: they are refused there, by name."""
 

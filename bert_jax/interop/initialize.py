@@ -19,12 +19,13 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from bert_jax.config import Config, DistillationConfig, EncoderConfig, ModelConfig
-from bert_jax.interop import generator, huggingface, tensorflow_v1
+from bert_jax.config import Config, DistillationConfig, EncoderConfig, ModelConfig, RobertaConfig
+from bert_jax.interop import generator, huggingface, tensorflow_v1, vocabulary
 from bert_jax.interop.layers import check_layers, take_layers
 from bert_jax.interop.tiling import SIZES, check_sizes, positions, tile
 from bert_jax.models import encoder_of
 from bert_jax.objectives.distillation import Teacher
+from bert_jax.parallel import sharding
 from bert_jax.parallel.platform import Platform, local_platform
 from bert_jax.parallel.processes import from_process_0, wait_until_visible
 from bert_jax.training.network import Network, Params, parameters
@@ -37,7 +38,9 @@ from bert_jax.workdir.inventory import checkpoints_of, step_to_use, steps_of
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
+from data_pipeline.manifest import Manifest
 from data_pipeline.storage import dataset_folder
+from data_pipeline.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,9 @@ TRAINING_FIELDS = (
 its dropout. Where there are more positions than needed, the first ones are taken; where there are fewer, they
 are repeated (Beltagy et al. 2020, section 5)."""
 
+POSITIONS = "position_embeddings.weight"
+"""Ends the name of the table of positions in Transformers."""
+
 CASE_PROBE = "The Café of PARIS"
 """Is cut otherwise by a tokenizer that keeps the case than by one that lowers it."""
 
@@ -65,7 +71,19 @@ def resolve(config: Config, *, platform: Platform | None = None) -> RunSpec:
     """
     platform = platform or local_platform()
     model = config.model if isinstance(config.model, EncoderConfig) else source_model(config, platform)
+    if config.init.vocabulary != "keep":
+        model = _with_vocabulary(model, Manifest.load(dataset_folder(config.data.dir)))
     return pretraining_spec(config, model, platform, teacher=teacher_of(config, model))
+
+
+def _with_vocabulary(model: EncoderConfig, manifest: Manifest) -> EncoderConfig:
+    """The encoder for the tokenizer of a dataset, with as many positions for tokens as before."""
+    changes = {"vocab_size": manifest.vocab_size}
+    if isinstance(model, RobertaConfig):  # whose positions begin behind the id of the padding
+        pad = manifest.special_tokens.pad
+        positions = model.max_position_embeddings + pad - model.pad_token_id
+        changes |= {"pad_token_id": pad, "max_position_embeddings": positions}
+    return dataclasses.replace(model, **changes)
 
 
 def source_model(config: Config, platform: Platform) -> EncoderConfig:
@@ -126,13 +144,19 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     """
     network = spec.network
     tiles, layers = spec.config.init.tile, spec.config.init.layers
+    keeps = spec.config.init.vocabulary == "keep"
     theirs = source_network(source)
-    _check_architecture(source, theirs.model, network.model, tiles=tiles, layers=layers)
+    _check_architecture(
+        source, theirs.model, network.model, tiles=tiles, layers=layers, keeps_vocabulary=keeps
+    )
     if network.generator is not None and (their_generator := _source_generator(source)) is not None:
         generator.check_size(source, their_generator.model, network, tiles=tiles)
     if layers:
         check_layers(layers, theirs, network)
-    if spec.config.task is None:  # a task takes the tokenizer of the source
+    origins = None
+    if not keeps:
+        origins = _origins(source, spec.config, rows=theirs.model.vocab_size)
+    elif spec.config.task is None:  # a task takes the tokenizer of the source
         check_tokenizer(source, spec.config)
     weights = read_weights(source, network, mesh)
     first = network.model.first_position
@@ -143,6 +167,10 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
             fresh.append(path[1].key)
             return leaf
         array = weights[parameter.huggingface]
+        if origins is not None and parameter.logical_axes[0] == "vocab":
+            array = origins.rows(_on_host(array, mesh), size=parameter.shape[0])
+        elif first != theirs.model.first_position and parameter.huggingface.endswith(POSITIONS):
+            array = _moved(_on_host(array, mesh), theirs.model.first_position, first)
         if tiles:
             model = network.model
             fitted = functools.partial(
@@ -165,12 +193,63 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     return _with_optimizer_state(source, mesh, state) if spec.config.init.optimizer_state else state
 
 
-def placed(array: Any, fitted: Callable[[Any], Any], sharding: jax.sharding.Sharding) -> jax.Array:
+def placed(array: Any, fitted: Callable[[Any], Any], where: jax.sharding.Sharding) -> jax.Array:
     """`fitted(array)` of weights that were read, on the mesh."""
     if isinstance(array, jax.Array):
-        return jax.jit(fitted, out_shardings=sharding)(array)
+        return jax.jit(fitted, out_shardings=where)(array)
     array = np.asarray(fitted(array))
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
+def _origins(source: Path, config: Config, *, rows: int) -> vocabulary.Origins:
+    """Where the rows of the dataset's vocabulary come from; raises UserError if they cannot be had.
+
+    Args:
+      rows: of the embeddings of the source.
+    """
+    what, its = f"init.vocabulary {config.init.vocabulary}", f"init.source {source}"
+    try:
+        theirs = tokenizer.load(source_tokenizer(source))
+    except FileNotFoundError as error:
+        raise UserError(f"{what}: {its} has no tokenizer that says what its rows are") from error
+    if theirs.vocab_size > rows:
+        raise UserError(f"{what}: the tokenizer of {its} has {theirs.vocab_size} pieces for {rows} rows")
+    ours = tokenizer.load(dataset_folder(config.data.dir) / "tokenizer")
+    if config.init.vocabulary == "extend" and (change := _change(theirs, ours)):
+        raise UserError(
+            f"{what}: the tokenizer of data.dir {config.data.dir} has {change[0]}, where that of {its} has "
+            f"{change[1]}: extend that one (data.tokenizer.added_tokens), or use init.vocabulary transplant"
+        )
+    found = vocabulary.origins(theirs, ours)
+    if config.init.optimizer_state and not found.are_the_same:
+        raise UserError(f"{what}: the moments of init.optimizer_state belong to other pieces; leave it out")
+    log.info("vocabulary: %s", found)
+    return found
+
+
+def _change(theirs: Tokenizer, ours: Tokenizer) -> tuple[str, str] | None:
+    """What ours has in place of something of theirs, and that; None if it only has more."""
+    moved = vocabulary.first_moved(theirs, ours)
+    if moved is not None:
+        here = repr(ours.pieces[moved]) if moved < ours.vocab_size else "nothing"
+        return f"{here} as piece {moved}", repr(theirs.pieces[moved])
+    normal, before = (
+        words.library.normalizer.normalize_str(CASE_PROBE) if words.library.normalizer else CASE_PROBE
+        for words in (ours, theirs)
+    )
+    return None if normal == before else (f"{normal!r} for {CASE_PROBE!r}", repr(before))
+
+
+def _on_host(array: Any, mesh: Mesh) -> np.ndarray:
+    """The whole of an array, on each process."""
+    if not isinstance(array, jax.Array):
+        return array
+    return jax.device_get(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(array))
+
+
+def _moved(table: np.ndarray, before: int, first: int) -> np.ndarray:
+    """A table of positions that begins at row `first` in place of row `before`."""
+    return np.concatenate([np.repeat(table[before - 1 : before], first, axis=0), table[before:]])
 
 
 def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainState:
@@ -233,7 +312,13 @@ def copy_tokenizer(source: Path, directory: Path) -> None:
 
 
 def _check_architecture(
-    source: Path, theirs: EncoderConfig, ours: EncoderConfig, *, tiles: bool, layers: tuple[int, ...]
+    source: Path,
+    theirs: EncoderConfig,
+    ours: EncoderConfig,
+    *,
+    tiles: bool,
+    layers: tuple[int, ...],
+    keeps_vocabulary: bool,
 ) -> None:
     """Raises UserError, naming the flag, unless weights that were made for one encoder fit the other."""
     if type(theirs) is not type(ours):
@@ -244,6 +329,8 @@ def _check_architecture(
         free |= {*SIZES}
     if layers:
         free |= {"num_hidden_layers"}
+    if not keeps_vocabulary:
+        free |= {"vocab_size", "pad_token_id"}
     for field in dataclasses.fields(ours):
         one, other = getattr(theirs, field.name), getattr(ours, field.name)
         if one != other and field.name not in free and "dropout" not in field.name:

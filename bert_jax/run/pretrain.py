@@ -32,5 +32,7 @@ def pretrain(config: Config, *, workdir: Path) -> bool:
     for name in ("optimizer_state", "tile", "layers"):
         if getattr(init, name) and (init.source is None or not init.weights):
             raise UserError(f"init.{name} is for a run that goes on from another one: give init.source")
+    if init.vocabulary != "keep" and init.source is None:
+        raise UserError(f"init.vocabulary is {init.vocabulary}, which wants old weights: give init.source")
     dataset_folder(config.data.dir)  # a copy of gigabytes is no hang, which `train` would take it for
     return train(resolve(config), PretrainingData, workdir=workdir)

@@ -142,8 +142,19 @@ class Tokenizer:
             np.array(list(map(mark, self.pieces)))
             for mark in (self.spelling.continues_word, self.spelling.ends_word)
         )
-        continues[self.special_tokens.ids] = False
+        continues[sorted(self._whole)] = False
         return continues, ends
+
+    def text(self, id: int) -> str:
+        """A piece as text, with a space in front where a word begins."""
+        piece = self.pieces[id]
+        return f" {piece}" if self.spelling is None or id in self._whole else self.spelling.text(piece)
+
+    @functools.cached_property
+    def _whole(self) -> frozenset[int]:
+        """Tokens that continue no word, whatever they look like: special ones, and words that were added."""
+        added = self._description["added_tokens"]
+        return frozenset({*self.special_tokens.ids, *(t["id"] for t in added if t["single_word"])})
 
     @property
     def sha256(self) -> str:

@@ -15,6 +15,7 @@ from data_pipeline.config import TokenizerConfig
 from data_pipeline.errors import UserError
 from data_pipeline.special_tokens import USUAL
 from data_pipeline.tokenizer import conversion
+from data_pipeline.tokenizer.extension import extended
 from data_pipeline.tokenizer.tokenizer import JSON, SETTINGS, Tokenizer, files_of, settings
 
 SPECIAL_PIECES = PAD, UNK, CLS, SEP, MASK = tuple(names[0] for names in USUAL.values())
@@ -33,10 +34,12 @@ def train(config: TokenizerConfig, lines: Lines) -> Tokenizer:
     """Trains a tokenizer on what `lines` streams, or reads `config.vocab_file`. Same lines, same tokenizer.
 
     Raises:
-      UserError: `config.vocab_size` is too small for the corpus, or the vocabulary file cannot be used.
+      UserError: `config.vocab_size` is too small for the corpus, or the vocabulary file or what is to be
+        added to it cannot be used.
     """
     if config.vocab_file is not None:
-        return _given(config, Path(config.vocab_file))
+        words = _given(config, Path(config.vocab_file))
+        return extended(words, config.added_tokens) if config.added_tokens else words
     match config.kind:
         case "wordpiece":
             files = _train_wordpiece(config, lambda: _pieces(lines()))

@@ -16,9 +16,18 @@ import tensorflow_datasets as tfds
 
 from bert_jax.analysis.inspection_page import inspection_page
 from bert_jax.config import Config
-from data_pipeline.inspection import Inspection, document_lengths, facts, inspect, report, sequence_lengths
+from data_pipeline.inspection import (
+    Inspection,
+    comparison,
+    document_lengths,
+    facts,
+    inspect,
+    report,
+    sequence_lengths,
+)
 from data_pipeline.manifest import Manifest
 from data_pipeline.prepare import prepare
+from tests.helpers.examples import MINILM
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +130,39 @@ def test_sources_have_columns_of_their_own(config: Config, tmp_path: Path):
     assert facts(found)[0] == ["", "train 1", "train 2"]
     assert found.total("train").documents == found.manifest.documents["train"]
     assert f"source 2: {names[1]}" in list(report(found))
+
+
+def test_what_a_text_costs_under_two_tokenizers(inspection: Inspection, config: Config):
+    """Held-out documents, read again from the source: under its own tokenizer the pieces of the table."""
+    found = inspect(Path(config.data.dir), against=MINILM)
+    ours, theirs = found.costs
+    held_out = found.total("validation")
+    assert (ours.pieces, ours.words, ours.unknown) == (held_out.pieces, held_out.words, held_out.unknown)
+    assert (theirs.name, theirs.words) == (str(MINILM), ours.words)
+    assert 1 < theirs.pieces / theirs.words < ours.pieces / ours.words
+    head, *lines = comparison(found.costs)
+    assert head == ["", "pieces", "a word", "unknown", "more"]
+    assert lines[0][-1] == "+0.0%"
+    assert lines[1][-1] == f"{theirs.pieces / ours.pieces - 1:+.1%}"
+    assert "what a text costs under two tokenizers" in "\n".join(report(found))
+    assert "What a text costs" in inspection_page(found)
+    assert "What a text costs" not in inspection_page(inspection)
+
+
+def test_tokenizers_are_compared_on_another_text_where_the_first_is_gone(config: Config, tmp_path: Path):
+    directory = tmp_path / "data"
+    shutil.copytree(config.data.dir, directory)
+    file = directory / "manifest.json"
+    manifest = json.loads(file.read_text()) | {"sources": ["files:/nowhere/*.txt"]}
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"cannot be read \(.* matches no file\): give --text files:GLOB"):
+        inspect(directory, against=MINILM)
+    (tmp_path / "text.txt").write_text("unaffable 東京 \u2603\n")
+    found = inspect(directory, against=directory, text=f"files:{tmp_path}/text.txt")
+    assert found.costs[0][1:] == found.costs[1][1:], "a dataset has a tokenizer too"
+    assert (found.costs[0].words, found.costs[0].unknown) == (3, 2)
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json"):
+        inspect(directory, against=tmp_path)
 
 
 def test_without_matplotlib_the_page_says_what_to_install(
