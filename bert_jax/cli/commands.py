@@ -372,7 +372,7 @@ class Export:
 
     workdir: Path
     out: Path
-    """A new folder, of train.jsonl and validation.jsonl."""
+    """A new folder."""
     step: int | None = None
     """Step of the checkpoint. Not given: the latest of a pretraining, the best of a fine-tuning."""
     every_checkpoint: bool = False

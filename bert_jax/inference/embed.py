@@ -61,7 +61,8 @@ def embed(
         prompt = own.get(prompt, prompt)
     empty = [index for index, text in enumerate(texts) if isinstance(text, Empty)]
     given = ["" if isinstance(text, Empty) else text[1] for text in texts]
-    first, cut = 0, []
+    first = 0
+    cut: list[int] = []
     with WRITERS[out.suffix](out, make.dimensions) as write:
         for vectors in make(given, prompt=prompt, name="embed"):
             end = first + len(vectors.array_NxD)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from bert_jax.inference import retrieval_metrics
-from bert_jax.inference.search import Search
+from bert_jax.inference.search import Search, Similarity
 from bert_jax.inference.vectors import Dtype, Vectorizer
 from bert_jax.interop.load import load_embedder
 from bert_jax.tasks import columns, records
@@ -58,7 +58,7 @@ def evaluate(
     search = Search(
         np.concatenate([vectors.array_NxD for vectors in queries]),
         k=retrieval_metrics.LONGEST,
-        similarity=similarity,
+        similarity=cast(Similarity, similarity),
     )
     cut = 0
     for vectors in make(collection.documents, prompt=settings.document_prompt, name="documents"):

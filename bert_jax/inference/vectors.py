@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -30,6 +30,8 @@ from bert_jax.training.network import Network, Params, encode
 from bert_jax.training.run_spec import kernels_for
 from data_pipeline.batch import unpack
 from data_pipeline.errors import UserError
+
+Item = TypeVar("Item")
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -68,7 +70,7 @@ class Rows(NamedTuple):
 class Chunk(NamedTuple):
     """Stands behind the last batch of a chunk."""
 
-    count: int
+    size: int
     cut: list[int]
 
 
@@ -120,11 +122,10 @@ class Vectorizer:
             prefetched(batches(), place) as placed,
             tqdm(total=len(texts), unit="text", desc=name, dynamic_ncols=True, disable=None) as bar,
         ):
-            # One batch is computed while the one before it is read.
             running = ((rows, self._run(arrays) if arrays else None) for rows, arrays in placed)
-            for (rows, found), _ in itertools.pairwise(itertools.chain(running, [(None, None)])):
+            for rows, found in _one_behind(running):
                 if isinstance(rows, Chunk):
-                    yield Vectors(array_NxD[: rows.count].copy(), rows.cut)
+                    yield Vectors(array_NxD[: rows.size].copy(), rows.cut)
                 else:
                     array_NxD[rows.texts] = np.asarray(found)[rows.rows, rows.slots]
                     bar.update(len(rows.texts))
@@ -179,6 +180,15 @@ def _vectors(
         hidden_BxSxD, batch["segment_ids"], sequences=max_segments(batch), how=settings.pooling
     )[:, :, :dimensions]
     return normalized(vectors_BxPxD) if settings.normalize else vectors_BxPxD
+
+
+def _one_behind(running: Iterator[Item]) -> Iterator[Item]:
+    """Each item when the next one is there: a batch is read while the one behind it is computed."""
+    before = list(itertools.islice(running, 1))
+    for item in running:
+        yield before.pop()
+        before.append(item)
+    yield from before
 
 
 def widths_for(longest: int, *, most: int) -> list[int]:

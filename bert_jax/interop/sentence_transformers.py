@@ -259,7 +259,7 @@ def write(directory: Path, network: Network, *, dimensions: int | None) -> None:
     pooling = {
         name: OLD_MODES[name] == mode for name in OLD_MODES if name in FIRST_MODES or OLD_MODES[name] == mode
     }
-    use = {
+    use: dict[str, Any] = {
         "model_type": "SentenceTransformer",
         "prompts": {"query": settings.query_prompt, "document": settings.document_prompt},
         "default_prompt_name": None,

@@ -7,21 +7,18 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import numpy as np
-import pytest
 import safetensors.numpy
-from flax import nnx
 
-from bert_jax import tasks
 from bert_jax.config import BertConfig, Config, EmbeddingConfig, EncoderConfig, InitConfig, ModelConfig
 from bert_jax.inference.vectors import Vectorizer
 from bert_jax.interop import huggingface, sentence_transformers
 from bert_jax.interop.load import load_embedder
-from bert_jax.objectives.objective import Metric, RowShape
+from bert_jax.objectives.objective import RowShape
 from bert_jax.ops.attention import PLAIN
+from bert_jax.tasks import embedding
 from bert_jax.training.network import Network, Params, init_params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import init_state
@@ -37,29 +34,6 @@ LONGEST = 48
 _lines = [line for document in real_documents(12) for line in document if line.strip()]
 TEXTS = [*_lines[:20], "a", "東京 café", " ".join(_lines[20:24]), *_lines[24:30]]
 """Real ones of many lengths."""
-
-STAND_IN = ModuleType("embedding")
-"""As much of the task as folders and runs need."""
-vars(STAND_IN).update(
-    Config=EmbeddingConfig,
-    INPUT_FORMATS=(),
-    REDUCTION="batch",
-    PREDICTS_TOKENS=False,
-    HUGGINGFACE_SUFFIX="Model",
-    metrics=lambda settings: (Metric("mrr", "Mean reciprocal rank"),),
-    init=lambda settings, encoder, model, *, rngs: nnx.Module(),
-    to_huggingface=lambda settings: {},
-    from_huggingface=lambda suffix, fields: None,
-)
-
-TASK = next((task for task in tasks.TASKS if task.Config is EmbeddingConfig), STAND_IN)
-
-
-@pytest.fixture
-def embedding_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The task is among the others."""
-    if TASK is STAND_IN:
-        monkeypatch.setattr(tasks, "TASKS", (*tasks.TASKS, STAND_IN))
 
 
 def lively(network: Network) -> Params:
@@ -77,7 +51,7 @@ def write_folder(
     dimensions: int | None = None,
 ) -> Path:
     """A folder for SentenceTransformer, with the tokenizer of `config`."""
-    network = Network(model or config.model, TASK, settings)
+    network = Network(model or config.model, embedding, settings)
     shutil.copytree(Path(config.data.dir) / "tokenizer", folder)
     tensors = huggingface.to_tensors(network, lively(network))
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -90,7 +64,7 @@ def write_folder(
 def write_run(workdir: Path, config: Config, settings: EmbeddingConfig) -> Path:
     """A workdir of a training for embeddings, with a checkpoint."""
     assert isinstance(config.model, BertConfig)
-    network = Network(config.model, TASK, settings)
+    network = Network(config.model, embedding, settings)
     spec = RunSpec(
         config=Config(model=ModelConfig(), task=settings, init=InitConfig(source="elsewhere")),
         network=network,
@@ -99,7 +73,7 @@ def write_run(workdir: Path, config: Config, settings: EmbeddingConfig) -> Path:
         warmup_steps=0,
         eval_every=1,
         checkpoint_every=1,
-        best=TASK.metrics(settings)[0],
+        best=embedding.metrics(settings)[0],
         kernels=PLAIN,
     )
     workdir.mkdir()

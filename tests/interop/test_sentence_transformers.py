@@ -24,7 +24,6 @@ from tests.helpers.data import real_documents
 from tests.helpers.embeddings import (
     LONGEST,
     TEXTS,
-    embedding_task,  # noqa: F401
     shapes,
     vectors_of,
     write_folder,
@@ -153,7 +152,6 @@ def test_a_run_is_exported_for_sentence_transformers(
     config: Config,
     tmp_path: Path,
     SentenceTransformer: Any,
-    embedding_task: None,  # noqa: F811
 ):
     run = write_run(tmp_path / "run", config, USUAL)
     export(run, out=tmp_path / "out", dimensions=16, license="apache-2.0")
@@ -195,7 +193,7 @@ def test_sentence_transformers_makes_no_random_pooler(usual: Path, SentenceTrans
     assert SentenceTransformer(str(usual)).transformers_model.pooler is None
 
 
-def test_such_a_folder_is_a_model_for_embeddings(usual: Path, embedding_task: None):  # noqa: F811
+def test_such_a_folder_is_a_model_for_embeddings(usual: Path):
     network, params, _ = load_model(usual)
     assert network.settings == read(usual).settings
     assert params.keys() == {"encoder"}
