@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 import transformers
 
 from bert_jax.cli import main as cli
@@ -65,7 +64,8 @@ def test_from_text_to_transformers(runs: Runs, tmp_path: Path, capfd: pytest.Cap
         recipe, workdir = tmp_path / f"{source.name}.py", tmp_path / f"of-{source.name}"
         changes: dict[str, Any] = {"objective__teacher": str(source), "data__dir": str(tmp_path / "data")}
         recipe.write_text(recipe_of(runs.student(**changes)))
-        assert cli.run(["prepare", str(recipe)]) == 0
+        if not students:
+            assert cli.run(["prepare", str(recipe)]) == 0
         start = ["--init.source", str(source), "--init.layers", "0", "3"]
         assert cli.run(["pretrain", str(recipe), "--workdir", str(workdir), *start]) == 0
         assert cli.run(["evaluate", str(recipe), "--workdir", str(workdir), *start]) == 0
@@ -88,15 +88,12 @@ def test_from_text_to_transformers(runs: Runs, tmp_path: Path, capfd: pytest.Cap
     spec, params, _ = load_workdir(students[0])
     assert params["objective"].keys() == {"mlm"}
     assert spec.network.teacher is None
-    words = torch.tensor([[5, 6, 7, 8]])
-    theirs = theirs.eval()
     table = np.asarray(params["encoder"]["embeddings"]["word"])[:700]
     np.testing.assert_array_equal(table, theirs.get_input_embeddings().weight.detach().numpy())
-    assert torch.isfinite(theirs(words).logits).all()
 
 
-def test_a_student_learns_from_it_what_it_learns_from_the_file(runs: Runs, tmp_path: Path):
-    """What followed from the config is written down; the best checkpoint is judged by the whole loss."""
+def test_what_the_teacher_is_is_written_down(runs: Runs, tmp_path: Path):
+    """It has no dropout, and the best checkpoint is judged by the whole loss."""
     assert pretrain(runs.student(train__stop_at=2), workdir=tmp_path / "run")
     spec = load_spec(tmp_path / "run")
     teacher = spec.network.teacher
