@@ -10,10 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import sentence_transformers
 
 from bert_jax.config import Config, EmbeddingConfig, InitConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.inference.predict import predictions
+from bert_jax.interop.export import export
 from bert_jax.interop.load import load_workdir
 from data_pipeline.errors import UserError
 from tests.finetuning.test_finetune import encoder  # noqa: F401 a fixture
@@ -65,6 +67,10 @@ def test_pairs_are_learned_by_heart(pairs: Config, tmp_path: Path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     cosines = vectors[::2] @ vectors[1::2].T
     assert cosines.argmax(axis=1).tolist() == list(range(8))
+    export(tmp_path / "run", out=tmp_path / "out", dimensions=16)
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu", truncate_dim=64)
+    texts = [text for pair in PAIRS for text in pair]
+    np.testing.assert_allclose(theirs.encode(texts), vectors, atol=1e-5)
     short = vectors[:, :16] / np.linalg.norm(vectors[:, :16], axis=1, keepdims=True)
     assert (short[::2] @ short[1::2].T).argmax(axis=1).tolist() == list(range(8))
 

@@ -1,0 +1,65 @@
+"""A cross-encoder learned by heart, exported, and asked by Sentence Transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentence_transformers
+
+from bert_jax.config import Config, InitConfig, ModelConfig, OptimizerConfig, RerankingConfig, TrainConfig
+from bert_jax.finetuning.finetune import finetune
+from bert_jax.inference.predict import predictions
+from bert_jax.interop.export import export
+from data_pipeline.errors import UserError
+from tests.finetuning.test_embeddings import PAIRS
+from tests.finetuning.test_finetune import encoder  # noqa: F401 a fixture
+from tests.helpers.configs import replace
+
+
+@pytest.fixture
+def groups(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
+    others = [other for _, other in PAIRS]
+    rows = [
+        {"anchor": one, "positive": other, "negative": [others[n - 1], others[n - 2]][: 1 + n % 2]}
+        for n, (one, other) in enumerate(PAIRS)
+    ]
+    for name, times in (("train", 8), ("validation", 1)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * times))
+    return Config(
+        model=ModelConfig(),
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.0),
+        train=TrainConfig(global_batch_size=8, log_every=10),
+        init=InitConfig(source=str(encoder)),
+        task=RerankingConfig(
+            train=str(tmp_path / "train.jsonl"),
+            validation=str(tmp_path / "validation.jsonl"),
+            epochs=15.0,
+            evaluations=1,
+            sequence_length=32,
+            dropout=0.0,
+        ),
+    )
+
+
+def test_groups_are_learned_by_heart(groups: Config, tmp_path: Path):
+    """And the exported folder is one of CrossEncoder, with the same scores."""
+    (result,) = finetune(groups, workdir=tmp_path / "run")
+    assert result.scores["mrr"] == result.scores["accuracy"] == 1.0
+    export(tmp_path / "run", out=tmp_path / "out")
+    lines = [json.dumps({"anchor": one, "positive": other}).encode() for one, other in PAIRS]
+    asked = {"file": None, "lines": lines, "batch_size": 4, "top": 1}
+    ours, again = (
+        [answer["score"] for answer in predictions(tmp_path / name, **asked)] for name in ("run", "out")
+    )
+    np.testing.assert_allclose(ours, again, atol=1e-5)
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path / "out"), device="cpu").predict(PAIRS)
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+def test_a_group_without_a_negative_is_refused(groups: Config, tmp_path: Path):
+    (tmp_path / "alone.jsonl").write_text('{"anchor": "a", "positive": "b"}\n')
+    with pytest.raises(UserError, match=r"alone\.jsonl line 1 has no negative to tell the positive from"):
+        finetune(replace(groups, task__train=str(tmp_path / "alone.jsonl")), workdir=tmp_path / "run")
