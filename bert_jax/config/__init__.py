@@ -18,6 +18,7 @@ from bert_jax.config.objective import (
     MlmNspConfig,
     MlmSopConfig,
     ObjectiveConfig,
+    RetroMaeConfig,
     RtdConfig,
 )
 from bert_jax.config.recipe import delta, load_phases, load_recipe
@@ -69,6 +70,7 @@ __all__ = [
     "QuestionAnsweringConfig",
     "RegressionConfig",
     "RerankingConfig",
+    "RetroMaeConfig",
     "RobertaConfig",
     "RtdConfig",
     "TaskConfig",

@@ -122,3 +122,21 @@ class RtdConfig(ObjectiveConfig):
 
     def coefficient(self, loss: str) -> float:
         return {"mlm_loss": self.mlm_weight, "rtd_loss": self.rtd_weight}[loss]
+
+
+@dataclass(frozen=True)
+class RetroMaeConfig(ObjectiveConfig):
+    """Masked language modelling, and a first token from which a weak decoder rebuilds the text (Xiao et al.
+    2022)."""
+
+    kind: ClassVar[str] = "retromae"
+
+    decoder_rate: float = 0.5
+    """Share of the tokens that the decoder does not see, others for each token that it rebuilds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.decoder_rate <= 1,
+            f"objective.decoder_rate is {self.decoder_rate}; it must be greater than 0 and at most 1",
+        )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from bert_jax.config import EmbeddingConfig, TaskConfig
 from bert_jax.interop import generator, huggingface, sentence_transformers
 from bert_jax.interop.sentence_transformers import Use
+from bert_jax.objectives import mlm
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Network, Params
 from bert_jax.training.run_spec import RunSpec
@@ -149,8 +150,10 @@ def load_workdir(workdir: Path, *, step: int | None = None) -> tuple[RunSpec, Pa
 
 
 def to_use(spec: RunSpec, params: Params) -> tuple[RunSpec, Params]:
-    """The same without what only the training of a student needs: its teacher, and a projection to it."""
-    if spec.network.teacher is None:
+    """The same without what only the training needs beside a masked-LM head: a student's teacher and its
+    projection to it, the decoder of RetroMAE."""
+    objective = spec.network.objective
+    if objective is mlm or objective.HUGGINGFACE_SUFFIX != mlm.HUGGINGFACE_SUFFIX:
         return spec, params
     network, params = huggingface.only_masked_lm(spec.network, params)
     return dataclasses.replace(spec, network=network), params

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bert_jax.config import ObjectiveConfig
-from bert_jax.objectives import mlm, mlm_nsp, mlm_sop, rtd
+from bert_jax.objectives import mlm, mlm_nsp, mlm_sop, retromae, rtd
 from bert_jax.objectives.distillation import Distillation
 from bert_jax.objectives.objective import Objective
 
-OBJECTIVES: tuple[Objective, ...] = (mlm_nsp, mlm_sop, mlm, rtd, Distillation())
+OBJECTIVES: tuple[Objective, ...] = (mlm_nsp, mlm_sop, mlm, rtd, retromae, Distillation())
 
 
 def objective_for(asked: ObjectiveConfig | None, *, input_format: str) -> tuple[Objective, ObjectiveConfig]:

@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 
 from bert_jax.config import BertConfig, Config, MlmConfig, MlmNspConfig, MlmSopConfig, ObjectiveConfig
-from bert_jax.objectives import OBJECTIVES, mlm, mlm_nsp, mlm_sop, objective_for, rtd
+from bert_jax.objectives import OBJECTIVES, mlm, mlm_nsp, mlm_sop, objective_for, retromae, rtd
 from bert_jax.objectives.distillation import Distillation
 from bert_jax.objectives.objective import Objective, mean
 from bert_jax.ops.attention import PLAIN
@@ -79,6 +79,7 @@ def test_masked_tokens_alone_train_no_head_for_pairs(config: Config):
         mlm_nsp: pairs,
         mlm_sop: pairs,
         rtd: {"discriminator", "generator"},
+        retromae: {"mlm", "decoder"},
     }
 
 
