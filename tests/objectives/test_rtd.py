@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -135,16 +136,12 @@ def test_padding_does_not_count(electra: Config, batches):
     padding = batch["segment_ids"] == 0
     assert padding.any()
     params = lively(spec.network)
-    one = eval_step(spec, params, batch)
-    other = eval_step(spec, params, batch | {"token_ids": np.where(padding, 77, batch["token_ids"])})
+    step = jax.jit(functools.partial(eval_step, spec))
+    one = step(params, batch)
+    other = step(params, batch | {"token_ids": np.where(padding, 77, batch["token_ids"])})
     for name, pair in one.items():
         np.testing.assert_allclose(pair, other[name], rtol=1e-6, err_msg=name)
     assert float(one["rtd_loss"][1]) == (~padding).sum()
-
-
-def test_the_losses_have_their_weights(electra: Config, batches):
-    _, (metrics,) = run(replace(electra, objective__mlm_weight=2.0, objective__rtd_weight=30.0), batches(1))
-    assert metrics["loss"] == pytest.approx(2 * metrics["mlm_loss"] + 30 * metrics["rtd_loss"], rel=1e-6)
 
 
 # Gradients
@@ -159,7 +156,7 @@ def gradients(electra: Config, request: pytest.FixtureRequest) -> tuple[str, dic
     """Of each loss by the parameters, with these embeddings."""
     found = spec_of(with_embeddings(electra, request.param)).network
     (batch,) = read_batches(electra, 1)
-    rows = {name: x[:4] for name, x in batch.items()}
+    rows = {name: x[:2] for name, x in batch.items()}
 
     @jax.jit
     def both(params: Params) -> Any:
@@ -226,7 +223,6 @@ def expected(electra: Config, data: list) -> list[dict]:
     ("changes", "mesh"),
     [
         ({"train__microbatches": 4}, (1, 1, 1)),
-        ({}, (8, 1, 1)),
         ({"train__microbatches": 2}, (2, 2, 2)),
         ({"model__scan_unroll": 2, "model__remat": "dots"}, (2, 2, 1)),
     ],
@@ -242,14 +238,13 @@ def test_any_cut_of_a_batch_gives_the_same_steps(
             assert one[name] == pytest.approx(other[name], abs=2e-5, rel=1e-4), name
 
 
-def test_another_seed_has_other_samples(electra: Config, data: list, expected: list[dict]):
-    _, (found,) = run(replace(electra, train__seed=1), data[:1])
-    assert found["rtd_loss"] != expected[0]["rtd_loss"]
+def test_the_losses_have_their_weights(expected: list[dict]):
+    for metrics in expected:
+        assert metrics["loss"] == pytest.approx(metrics["mlm_loss"] + 50 * metrics["rtd_loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["muon", "lamb"])
-def test_optimizers_know_its_parameters(electra: Config, data: list, name: str):
-    asked = replace(electra, optimizer__name=name, optimizer__layer_decay=0.9)
+def test_optimizers_know_its_parameters(electra: Config, data: list):
+    asked = replace(electra, optimizer__name="muon", optimizer__layer_decay=0.9)
     _, found = run(asked, data[:2])
     assert all(np.isfinite(m["loss"]) and not m["skipped"] for m in found)
 
