@@ -24,6 +24,7 @@ from bert_jax.config.sections import (
 )
 from bert_jax.config.task import (
     ClassificationConfig,
+    MultiLabelConfig,
     QuestionAnsweringConfig,
     RegressionConfig,
     TaskConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "MlmSopConfig",
     "ModelConfig",
     "ModernBertConfig",
+    "MultiLabelConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "PostLNConfig",

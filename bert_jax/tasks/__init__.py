@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from bert_jax.config import ObjectiveConfig
-from bert_jax.tasks import classification, question_answering, regression, token_classification
+from bert_jax.tasks import (
+    classification,
+    multi_label,
+    question_answering,
+    regression,
+    token_classification,
+)
 from bert_jax.tasks.task import Task
 
-TASKS: tuple[Task, ...] = (classification, regression, token_classification, question_answering)
+TASKS: tuple[Task, ...] = (
+    classification,
+    multi_label,
+    regression,
+    token_classification,
+    question_answering,
+)
 
 
 def task_of(settings: ObjectiveConfig) -> Task:

@@ -146,7 +146,7 @@ def to_huggingface(settings: RegressionConfig) -> dict[str, Any]:
 
 
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> RegressionConfig | None:
-    if suffix != HUGGINGFACE_SUFFIX:
+    if suffix != HUGGINGFACE_SUFFIX or fields.get("problem_type") == "multi_label_classification":
         return None
     is_number = fields.get("problem_type") == "regression" or len(classification.labels_of(fields)) == 1
     return RegressionConfig() if is_number else None

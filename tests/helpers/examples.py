@@ -16,11 +16,11 @@ import numpy as np
 import transformers
 from hypothesis import strategies as st
 
-from bert_jax.config import QuestionAnsweringConfig, RegressionConfig, TaskConfig
+from bert_jax.config import MultiLabelConfig, QuestionAnsweringConfig, RegressionConfig, TaskConfig
 from bert_jax.tasks import task_of
 from bert_jax.tasks.features import Features
 from bert_jax.tasks.question_answering import Answer, Question
-from bert_jax.tasks.text import Text
+from bert_jax.tasks.text import Label, Text
 from data_pipeline import tokenizer as subwords
 from data_pipeline.batch import unpack
 from data_pipeline.compression import zstd_module
@@ -85,7 +85,7 @@ def write(folder: Path, name: str, content: str | bytes) -> str:
     return str(path)
 
 
-def text(text: str, pair: str | None = None, label: str | float | None = None) -> Text:
+def text(text: str, pair: str | None = None, label: Label | None = None) -> Text:
     return Text("train.tsv row 1", text, pair, label)
 
 
@@ -127,6 +127,8 @@ def perfect_logits(settings: TaskConfig, features: Features) -> np.ndarray:
     match settings:
         case RegressionConfig():
             return labels[:, None]
+        case MultiLabelConfig():
+            return 20 * labels[:, 0] - 10
         case QuestionAnsweringConfig():
             columns = features.arrays["token_ids"].shape[1]
             return np.eye(columns, dtype=np.float32)[labels].swapaxes(1, 2) * 10
