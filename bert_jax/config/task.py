@@ -94,6 +94,23 @@ class ClassificationConfig(TextTaskConfig):
 
 
 @dataclass(frozen=True)
+class MultiLabelConfig(TextTaskConfig):
+    """Any number of labels for a text (tasks/multi_label.py)."""
+
+    kind: ClassVar[str] = "multi_label"
+
+    label: str = "labels"
+    """Column of the labels: a list, or names with commas between them."""
+    labels: tuple[str, ...] = ()
+    """Labels in the order of the logits, and of the numbers that may stand for them in the examples; empty:
+    those of the training examples, sorted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_labels(self.labels)
+
+
+@dataclass(frozen=True)
 class RegressionConfig(TextTaskConfig):
     """A number for a text (tasks/regression.py)."""
 

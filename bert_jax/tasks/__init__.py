@@ -6,6 +6,7 @@ from bert_jax.config import ObjectiveConfig
 from bert_jax.tasks import (
     classification,
     embedding,
+    multi_label,
     question_answering,
     regression,
     reranking,
@@ -15,6 +16,7 @@ from bert_jax.tasks.task import Task
 
 TASKS: tuple[Task, ...] = (
     classification,
+    multi_label,
     reranking,
     regression,
     token_classification,

@@ -233,9 +233,8 @@ def labels_of(fields: dict[str, Any]) -> tuple[str, ...]:
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> ClassificationConfig | None:
     if suffix != HUGGINGFACE_SUFFIX:
         return None
-    if fields.get("problem_type") == "multi_label_classification":
-        raise UserError("config.json has problem_type multi_label_classification: a text has one label here")
     labels = labels_of(fields)
-    if fields.get("problem_type") == "regression" or len(labels) == 1:
+    is_other = fields.get("problem_type") in ("regression", "multi_label_classification")
+    if is_other or len(labels) == 1:
         return None
     return ClassificationConfig(labels=labels)

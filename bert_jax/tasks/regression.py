@@ -136,7 +136,7 @@ def cross_encoder(activation: str) -> dict[str, Any]:
 
 
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> RegressionConfig | None:
-    if suffix != HUGGINGFACE_SUFFIX:
+    if suffix != HUGGINGFACE_SUFFIX or fields.get("problem_type") == "multi_label_classification":
         return None
     if cross_encoder("activation.Sigmoid").items() <= fields.items():
         return None  # see reranking.py

@@ -25,6 +25,10 @@ FORMATS = {
 """How each kind of file is read."""
 
 
+Label = str | float | tuple[str, ...]
+"""One, a number for regression, or several."""
+
+
 @dataclass(frozen=True)
 class Text:
     """A text, or a pair, to classify or to give a number."""
@@ -32,8 +36,8 @@ class Text:
     where: str
     text: str
     pair: str | None = None
-    label: str | float | None = None
-    """A float for regression. None: unknown, it is to be predicted."""
+    label: Label | None = None
+    """None: unknown, it is to be predicted."""
 
 
 def read(
@@ -41,7 +45,7 @@ def read(
     settings: TextTaskConfig,
     *,
     labelled: bool,
-    as_label: Callable[[str, str, Any], str | float],
+    as_label: Callable[[str, str, Any], Label],
 ) -> list[Text | Empty]:
     """The examples of a source, in its order.
 
@@ -89,7 +93,7 @@ def _example(
     record: dict[str, Any],
     *,
     settings: TextTaskConfig,
-    as_label: Callable[[str, str, Any], str | float] | None,
+    as_label: Callable[[str, str, Any], Label] | None,
 ) -> Text:
     def advice(flag: str) -> str:
         return columns.advice(flag, labelled=as_label is not None)

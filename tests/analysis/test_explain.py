@@ -22,9 +22,10 @@ from bert_jax.config import BertConfig
 from bert_jax.inference.fill_mask import fill_mask
 from bert_jax.interop.load import load_model
 from bert_jax.objectives import mlm
+from bert_jax.tasks import TASKS
 from bert_jax.training.network import Network, init_params, modules
 
-KINDS = ["mlm_nsp", "mlm", "classification", "regression", "token_classification", "question_answering"]
+KINDS = ["mlm_nsp", "mlm", *(task.Config.kind for task in TASKS)]
 MASKED = ("mlm_nsp", "mlm")
 
 
@@ -112,6 +113,8 @@ def test_attributions_are_those_of_pytorch(folder_of):
 def test_a_label_may_be_asked_for(folder_of):
     asked = [explain(folder_of("classification"), "a name", label=label) for label in ("O", "<b>", "B-PER")]
     assert sum(np.exp(found.output) for found in asked) == pytest.approx(1, abs=1e-5)
+    several = explain(folder_of("multi_label"), "a name", label="<b>")
+    assert several.target == "log-probability of <b>"
     word = explain(folder_of("token_classification"), "Ada wrote", label="B-PER")
     assert word.target.startswith("log-probability of B-PER for ")
     mask = explain(folder_of("mlm_nsp"), "the [MASK]", label="[UNK]")

@@ -81,6 +81,11 @@ def encoder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def labels_of(label: str) -> list[str]:
+    """Two labels, or none."""
+    return ["name", "noun"] if label == "name" else []
+
+
 def write_examples(kind: str, path: Path, *, times: int = 1) -> Path:
     """In the form of the task; several times over, so that an epoch has that many steps."""
     match kind:
@@ -88,6 +93,10 @@ def write_examples(kind: str, path: Path, *, times: int = 1) -> Path:
             path = path.with_suffix(".tsv")
             lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in TEXTS * times)]
             path.write_text("\n".join(lines) + "\n")
+        case "multi_label":
+            path = path.with_suffix(".jsonl")
+            rows = [{"sentence": text, "labels": labels_of(label)} for text, label in TEXTS * times]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         case "regression":
             path = path.with_suffix(".jsonl")
             rows = [{"sentence": text, "label": len(text) / 10} for text, _ in TEXTS * times]
@@ -143,6 +152,7 @@ def logits_in_pytorch(folder: Path, texts: list[str]) -> np.ndarray:
     ("kind", "score"),
     [
         ("classification", "accuracy"),
+        ("multi_label", "subset_accuracy"),
         ("regression", "pearson"),
         ("token_classification", "f1"),
         ("question_answering", "f1"),
@@ -167,6 +177,8 @@ def test_a_few_examples_are_learned_by_heart(kind: str, score: str, encoder: Pat
     match kind:
         case "classification":
             assert [answer["label"] for answer in said] == [label for _, label in TEXTS]
+        case "multi_label":
+            assert [answer["labels"] for answer in said] == [labels_of(label) for _, label in TEXTS]
         case "token_classification":
             assert [answer["labels"] for answer in said] == [
                 [word.split(":")[1] for word in words] for words in SENTENCES

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bert_jax.config import (
     EmbeddingConfig,
+    MultiLabelConfig,
     QuestionAnsweringConfig,
     RegressionConfig,
     RerankingConfig,
@@ -26,7 +27,7 @@ from bert_jax.config import (
 from bert_jax.tasks import task_of
 from bert_jax.tasks.features import Features
 from bert_jax.tasks.question_answering import Answer, Question
-from bert_jax.tasks.text import Text
+from bert_jax.tasks.text import Label, Text
 from data_pipeline import tokenizer as subwords
 from data_pipeline.batch import unpack
 from data_pipeline.compression import zstd_module
@@ -91,7 +92,7 @@ def write(folder: Path, name: str, content: str | bytes) -> str:
     return str(path)
 
 
-def text(text: str, pair: str | None = None, label: str | float | None = None) -> Text:
+def text(text: str, pair: str | None = None, label: Label | None = None) -> Text:
     return Text("train.tsv row 1", text, pair, label)
 
 
@@ -139,6 +140,8 @@ def perfect_logits(settings: TaskConfig, features: Features) -> np.ndarray:
             vectors_NxPxD = np.eye(labels.max() + 2, dtype=np.float32)[labels]
             vectors_NxPxD[:, 0] = vectors_NxPxD[:, 1]
             return vectors_NxPxD.reshape(len(labels), -1)
+        case MultiLabelConfig():
+            return 20 * labels[:, 0] - 10
         case QuestionAnsweringConfig():
             columns = features.arrays["token_ids"].shape[1]
             return np.eye(columns, dtype=np.float32)[labels].swapaxes(1, 2) * 10

@@ -68,6 +68,7 @@ def test_a_file_without_a_column_is_told_which_one_the_model_was_trained_on(pair
     ("kind", "short", "long"),
     [
         ("classification", "a name", "name " * 100),
+        ("multi_label", "a name", "name " * 100),
         ("regression", "a name", "name " * 100),
         ("token_classification", "a name", "name " * 100),
         (

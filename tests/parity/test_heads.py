@@ -19,7 +19,14 @@ from bert_jax.finetuning.data import compile_apply
 from bert_jax.interop import huggingface, load
 from bert_jax.objectives.objective import mean
 from bert_jax.ops.attention import PLAIN
-from bert_jax.tasks import TASKS, classification, question_answering, regression, token_classification
+from bert_jax.tasks import (
+    TASKS,
+    classification,
+    multi_label,
+    question_answering,
+    regression,
+    token_classification,
+)
 from bert_jax.tasks.task import Task
 from bert_jax.training.network import Network, Params, init_params
 from tests.helpers.steps import mesh_of
@@ -29,6 +36,7 @@ TOLERANCE = 2e-5
 LABELS = ("negative", "neutral", "positive")
 SETTINGS = {
     classification: classification.Config(labels=LABELS),
+    multi_label: multi_label.Config(labels=LABELS),
     regression: regression.Config(),
     token_classification: token_classification.Config(labels=LABELS),
     question_answering: question_answering.Config(),
@@ -63,6 +71,7 @@ def inputs(network: Network, *, rows: int = 4) -> dict[str, np.ndarray]:
     inside = np.arange(S) < np.linspace(5, S, rows).astype(int)[:, None]
     labels: dict[Task, np.ndarray] = {
         classification: rng.integers(0, 3, rows).astype(np.int32),
+        multi_label: rng.integers(0, 2, (rows, 1, 3)).astype(np.float32),
         regression: rng.normal(size=rows).astype(np.float32),
         token_classification: rng.integers(0, 3, (rows, S)).astype(np.int32),
         question_answering: rng.integers(0, 5, (rows, 2)).astype(np.int32),
@@ -101,6 +110,7 @@ def run_theirs(
     elif isinstance(theirs, transformers.BertForTokenClassification):
         wanted = {"labels": torch.where(torch.tensor(batch["weights"]) > 0, labels.long(), -100)}
     else:
+        labels = labels[:, 0] if labels.ndim == 3 else labels
         wanted = {"labels": labels if labels.is_floating_point() else labels.long()}
     with torch.no_grad():
         found = theirs(

@@ -18,6 +18,7 @@ from bert_jax.config import (
     BertConfig,
     ClassificationConfig,
     EmbeddingConfig,
+    MultiLabelConfig,
     QuestionAnsweringConfig,
     RegressionConfig,
     RerankingConfig,
@@ -80,6 +81,14 @@ CASES = {
         ClassificationConfig(labels=("x", "y"), sequence_length=32),
         [text("a", label="x"), text("b", label="y"), text("c", label="x")],
         [{"label": "x"}, {"label": "x"}, {"label": "x"}],
+    ),
+    "multi_label": Case(
+        ("a.tsv", "sentence\tlabels\na\tx,y\nb\t\nc\tx\n"),
+        "a",
+        ("a", None),
+        MultiLabelConfig(labels=("x", "y"), sequence_length=32),
+        [text("a", label=("x", "y")), text("b", label=()), text("c", label=("x",))],
+        [{"labels": ["x"]}, {"labels": []}, {"labels": ["y"]}],
     ),
     "regression": Case(
         ("a.csv", "sentence,label\na,0.5\nb,3.0\nc,1\n"),
@@ -264,7 +273,12 @@ def test_the_config_of_a_task_is_its_own(task: Task):
 
 @pytest.mark.parametrize(
     ("kind", "module"),
-    [("classification", "sklearn"), ("regression", "scipy"), ("token_classification", "seqeval")],
+    [
+        ("classification", "sklearn"),
+        ("multi_label", "sklearn"),
+        ("regression", "scipy"),
+        ("token_classification", "seqeval"),
+    ],
 )
 def test_what_is_missing_is_named(kind: str, module: str, monkeypatch: pytest.MonkeyPatch):
     case = CASES[kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_jax.config import ClassificationConfig, RegressionConfig, TextTaskConfig
-from bert_jax.tasks import classification, regression, task_of
+from bert_jax.config import ClassificationConfig, MultiLabelConfig, RegressionConfig, TextTaskConfig
+from bert_jax.tasks import classification, multi_label, regression, task_of
 from bert_jax.tasks.features import Features
 from bert_jax.tasks.records import Empty
 from bert_jax.tasks.text import Text
@@ -246,6 +246,19 @@ def test_tfds_gives_the_same_examples_as_files(small_reviews: str):
     assert columns(classification.read(f"{small_reviews}:test", CLASSES, labelled=False)) == [
         ("a film", None, None)
     ]
+
+
+def test_sequences_of_tfds_are_several_labels(store_tfds: Callable[..., None]):
+    import tensorflow_datasets as tfds
+
+    labels = tfds.features.Sequence(tfds.features.ClassLabel(names=["joy", "anger"]))
+    store_tfds(
+        "emotions",
+        {"sentence": tfds.features.Text(), "labels": labels},
+        train=[{"sentence": "one", "labels": [1, 0]}, {"sentence": "two", "labels": []}],
+    )
+    found = multi_label.read("tfds:emotions:train", MultiLabelConfig())
+    assert [example.label for example in found] == [("anger", "joy"), ()]
 
 
 @pytest.mark.usefixtures("small_reviews")
