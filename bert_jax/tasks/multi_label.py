@@ -112,10 +112,10 @@ def sums(
     dropout_keys: jax.Array | None = None,
 ) -> Sums:
     found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(found, batch)
+    return loss_sums(settings, found, batch)
 
 
-def loss_sums(logits_BxC: jax.Array, batch: Batch) -> Sums:
+def loss_sums(settings: Any, logits_BxC: jax.Array, batch: Batch) -> Sums:
     """loss: binary cross-entropy in nats, the mean over labels; subset_accuracy: all of a text are right."""
     labels_BxC, weights_B = batch["labels"][:, 0], batch["weights"]
     # -log sigmoid(x) where the label is 1, -log(1 - sigmoid(x)) where it is 0.
