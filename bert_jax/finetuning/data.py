@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import TaskConfig
 from bert_jax.finetuning import lengths
-from bert_jax.interop.initialize import copy_tokenizer
+from bert_jax.interop.source import copy_tokenizer
 from bert_jax.models.encoder import Batch
 from bert_jax.objectives.objective import Sums
 from bert_jax.ops.attention.kernel import Kernels

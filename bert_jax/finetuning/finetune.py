@@ -17,7 +17,8 @@ import jax
 from bert_jax.config import Config
 from bert_jax.config.sections import check_steps
 from bert_jax.finetuning.data import Split, TaskData, make_splits
-from bert_jax.interop.initialize import source_model, source_tokenizer
+from bert_jax.interop.initialize import source_model
+from bert_jax.interop.source import source_tokenizer
 from bert_jax.models import encoder_of
 from bert_jax.parallel.platform import local_platform
 from bert_jax.parallel.processes import from_process_0

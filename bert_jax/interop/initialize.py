@@ -1,40 +1,43 @@
-"""Where weights come from: Hugging Face, google-research/bert, or another run; and what they fit.
-
-Safetensors, TensorFlow's checkpoints and Orbax's: numbers and JSON, nothing that could run code.
-"""
+"""How a run begins: what follows from its config and its sources, and the weights that it starts from."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from bert_jax.config import Config, DistillationConfig, EncoderConfig, ModelConfig, RobertaConfig
-from bert_jax.interop import generator, huggingface, tensorflow_v1, vocabulary
+from bert_jax.interop import generator, vocabulary
 from bert_jax.interop.layers import check_layers, take_layers
+from bert_jax.interop.source import (
+    CASE_PROBE,
+    check_tokenizer,
+    is_run,
+    placed,
+    read_weights,
+    source_generator,
+    source_network,
+    source_tokenizer,
+    step_of,
+    weights_digest,
+)
 from bert_jax.interop.tiling import SIZES, check_sizes, positions, tile
 from bert_jax.models import encoder_of
 from bert_jax.objectives.distillation import Teacher
 from bert_jax.parallel import sharding
 from bert_jax.parallel.platform import Platform, local_platform
-from bert_jax.parallel.processes import from_process_0, wait_until_visible
-from bert_jax.training.network import Network, Params, parameters
+from bert_jax.training.network import parameters
 from bert_jax.training.run_spec import RunSpec, pretraining_spec
 from bert_jax.training.step import TrainState
 from bert_jax.workdir.bucket import source_folder
-from bert_jax.workdir.checkpoint import PARAMS, Checkpoints, read_params
-from bert_jax.workdir.digests import digest_of
-from bert_jax.workdir.inventory import checkpoints_of, step_to_use, steps_of
+from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.run_files import load_spec
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
@@ -59,9 +62,6 @@ are repeated (Beltagy et al. 2020, section 5)."""
 POSITIONS = "position_embeddings.weight"
 """Ends the name of the table of positions in Transformers."""
 
-CASE_PROBE = "The Café of PARIS"
-"""Is cut otherwise by a tokenizer that keeps the case than by one that lowers it."""
-
 
 def resolve(config: Config, *, platform: Platform | None = None) -> RunSpec:
     """What follows from the config of a pretraining, on a platform; None: this process's.
@@ -78,7 +78,7 @@ def resolve(config: Config, *, platform: Platform | None = None) -> RunSpec:
 
 def _with_vocabulary(model: EncoderConfig, manifest: Manifest) -> EncoderConfig:
     """The encoder for the tokenizer of a dataset, with as many positions for tokens as before."""
-    changes = {"vocab_size": manifest.vocab_size}
+    changes: dict[str, Any] = {"vocab_size": manifest.vocab_size}
     if isinstance(model, RobertaConfig):  # whose positions begin behind the id of the padding
         pad = manifest.special_tokens.pad
         positions = model.max_position_embeddings + pad - model.pad_token_id
@@ -120,20 +120,7 @@ def teacher_of(config: Config, model: EncoderConfig) -> Teacher | None:
         raise UserError(f"objective.teacher {source} does not exist: give a workdir or an exported folder")
     theirs = source_network(source, field="objective.teacher").model
     theirs = dataclasses.replace(theirs, dtype=model.dtype, scan_unroll=model.scan_unroll, remat="none")
-    return Teacher(encoder_of(theirs).with_dropout(theirs, 0.0), digest=_digest(source))
-
-
-def _digest(source: Path) -> str:
-    """Of the files with the weights of a source."""
-    if _is_run(source):
-        step = _step(source) or steps_of(source)[0]
-        return digest_of(checkpoints_of(source) / str(step) / PARAMS)
-    return digest_of(epath.Path(source), _format(source).weights_files(source))
-
-
-def _step(source: Path) -> int | None:
-    """The checkpoint of a run whose weights are taken; None: the latest."""
-    return from_process_0(lambda: step_to_use(source, load_spec(source).config))
+    return Teacher(encoder_of(theirs).with_dropout(theirs, 0.0), digest=weights_digest(source))
 
 
 def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> TrainState:
@@ -149,7 +136,7 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     _check_architecture(
         source, theirs.model, network.model, tiles=tiles, layers=layers, keeps_vocabulary=keeps
     )
-    if network.generator is not None and (their_generator := _source_generator(source)) is not None:
+    if network.generator is not None and (their_generator := source_generator(source)) is not None:
         generator.check_size(source, their_generator.model, network, tiles=tiles)
     if layers:
         check_layers(layers, theirs, network)
@@ -191,14 +178,6 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     log.info("starting from the weights of %s%s", source, lacking)
     state = state._replace(params=params)
     return _with_optimizer_state(source, mesh, state) if spec.config.init.optimizer_state else state
-
-
-def placed(array: Any, fitted: Callable[[Any], Any], where: jax.sharding.Sharding) -> jax.Array:
-    """`fitted(array)` of weights that were read, on the mesh."""
-    if isinstance(array, jax.Array):
-        return jax.jit(fitted, out_shardings=where)(array)
-    array = np.asarray(fitted(array))
-    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
 def _origins(source: Path, config: Config, *, rows: int) -> vocabulary.Origins:
@@ -254,10 +233,10 @@ def _moved(table: np.ndarray, before: int, first: int) -> np.ndarray:
 
 def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainState:
     """`state` with the optimizer's of another run's checkpoint; raises UserError if it has none that fits."""
-    if not _is_run(source):
+    if not is_run(source):
         raise UserError(f"init.optimizer_state: {source} is no workdir, and has weights only")
     with Checkpoints(source, load_spec(source), read_only=True) as checkpoints:
-        opt_state = checkpoints.restore(mesh, step=_step(source))[0].opt_state
+        opt_state = checkpoints.restore(mesh, step=step_of(source))[0].opt_state
     wanted, found = (jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (state.opt_state, opt_state))
     if wanted != found:
         raise UserError(
@@ -265,50 +244,6 @@ def _with_optimizer_state(source: Path, mesh: Mesh, state: TrainState) -> TrainS
         )
     log.info("the moments of its optimizer too")
     return state._replace(opt_state=opt_state)
-
-
-def source_network(source: Path, *, field: str = "init.source") -> Network:
-    """The network that the weights of a source are of. Raises as `start_from` does.
-
-    Args:
-      field: of the config, which names the source.
-    """
-    if _is_run(source):
-        return load_spec(source).network
-    if (source / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{field} {source} is a run that has no checkpoint yet")
-    try:
-        return _format(source).load_network(source)
-    except UserError as error:
-        raise UserError(f"{field} {source}: {error}") from error
-
-
-def _source_generator(source: Path) -> Network | None:
-    """The generator that is trained or stored with a discriminator. Raises as `start_from` does."""
-    if _is_run(source):
-        return load_spec(source).network.generator
-    folder = generator.folder_of(source)
-    return None if folder is None else huggingface.load_network(folder)
-
-
-def _is_run(source: Path) -> bool:
-    """Whether it is a workdir with a checkpoint; on all processes, of which some may see its files late.
-
-    The run before, of an earlier phase, has ended a moment ago, and process 0 has written it.
-    """
-    return from_process_0(lambda: bool(steps_of(source))) and wait_until_visible(
-        lambda: bool(steps_of(source))
-    )
-
-
-def source_tokenizer(source: Path) -> Path:
-    """The folder of its tokenizer."""
-    return source / "tokenizer" if steps_of(source) else source
-
-
-def copy_tokenizer(source: Path, directory: Path) -> None:
-    """Into a folder that may be there already, for Hugging Face's AutoTokenizer."""
-    tokenizer.load(source_tokenizer(source)).save(directory)
 
 
 def _check_architecture(
@@ -340,79 +275,8 @@ def _check_architecture(
             )
 
 
-def read_weights(source: Path, network: Network, mesh: Mesh, *, field: str = "init.source") -> dict[str, Any]:
-    """What there is for the parameters of `network`, in our layout, by name in Transformers.
-
-    What depends on the labels of a task is left out unless the source is for the same task and labels.
-    """
-    theirs = source_network(source, field=field)
-    declared = jax.tree.leaves(parameters(network))
-    is_same_task = (type(theirs.settings), _labels(theirs)) == (type(network.settings), _labels(network))
-    left_out = {p.huggingface for p in declared if "labels" in p.logical_axes and not is_same_task}
-    if _is_run(source):
-        params, _ = read_params(source, load_spec(source), step=_step(source), mesh=mesh)
-        weights = _by_name(*generator.apart(theirs, params))
-    else:
-        reading = network._replace(model=theirs.model)  # their number of positions
-        ignored = [name for p in jax.tree.leaves(parameters(theirs)) for name in huggingface.tensor_names(p)]
-        try:
-            tensors = _format(source).load_tensors(source)
-            tensors = {name: array for name, array in tensors.items() if name not in left_out}
-            params = huggingface.from_tensors(reading, tensors, head_may_lack=True, ignored=ignored)
-            weights = _by_name(reading, params)
-            if network.generator is not None and (folder := generator.folder_of(source)) is not None:
-                weights |= generator.read(folder)
-        except UserError as error:
-            raise UserError(f"{field} {source}: {error}") from error
-    weights = generator.share(network, weights)
-    return {name: array for name, array in weights.items() if name not in left_out}
-
-
-def _by_name(network: Network, params: Params) -> dict[str, Any]:
-    """The parameters that are there, by name in Transformers."""
-    names = {
-        path: parameter.huggingface for path, parameter in jax.tree.leaves_with_path(parameters(network))
-    }
-    return {names[path]: array for path, array in jax.tree.leaves_with_path(params)}
-
-
-def _labels(network: Network) -> tuple[str, ...]:
-    return getattr(network.settings, "labels", ())
-
-
-def _format(source: Path) -> ModuleType:
-    return tensorflow_v1 if tensorflow_v1.is_checkpoint(source) else huggingface
-
-
 def _resize_positions(array: Any, length: int, first: int) -> Any:
     """Cut or repeated along the first axis, to `length`. Only the positions can have another one."""
     if len(array) == length:
         return array
     return jnp.take(array, positions(length, given=len(array), first=first), axis=0)
-
-
-def check_tokenizer(source: Path, config: Config, *, field: str = "init.source") -> None:
-    """Raises UserError if the dataset was prepared with another tokenizer than that of the source."""
-    try:
-        theirs = tokenizer.load(source_tokenizer(source))
-    except FileNotFoundError:
-        log.warning("%s %s has no tokenizer to compare with that of the dataset", field, source)
-        return
-    ours = tokenizer.load(dataset_folder(config.data.dir) / "tokenizer")
-    a, b = ours.pieces, theirs.pieces
-    if a != b:
-        number = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
-        what = f"{len(a)} pieces, not {len(b)}"
-        if number is not None:
-            what = f"{a[number]!r} as piece {number}, not {b[number]!r}"
-        raise UserError(
-            f"the tokenizer of data.dir {config.data.dir} has {what} as {field} {source} has: prepare "
-            "the data with the tokenizer of the source (data.tokenizer.vocab_file)"
-        )
-    x, y = (words.library.encode(CASE_PROBE).tokens for words in (ours, theirs))
-    if x != y:
-        raise UserError(
-            f"the tokenizer of data.dir {config.data.dir} makes {x} of {CASE_PROBE!r}, where that of "
-            f"{field} {source} makes {y}: prepare the data as the source has it "
-            "(data.tokenizer.lowercase)"
-        )

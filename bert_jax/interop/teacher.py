@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.config import Config, DistillationConfig
-from bert_jax.interop.initialize import check_tokenizer, placed, read_weights
+from bert_jax.interop.source import check_tokenizer, placed, read_weights
 from bert_jax.objectives import mlm
 from bert_jax.training.network import Network, Params, constants
 from bert_jax.training.run_spec import RunSpec

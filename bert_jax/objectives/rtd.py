@@ -165,6 +165,7 @@ def sums(
     )
     inputs = mlm.decoder_inputs(generator, generator.encoder, hidden_BxSxD, batch["mlm_positions"])
     keys = content_keys(batch) if dropout_keys is None else fold_in(dropout_keys, SAMPLES)
+    assert keys is not None
     corrupted, is_replaced_BxS = corrupt(batch, samples(inputs, batch["mlm_positions"], keys))
     hidden_BxSxD = encoder.encode(corrupted, kernels=kernels, dropout_keys=dropout_keys)
     return mlm.token_sums(inputs, batch) | replaced_sums(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import nnx
 
-from bert_jax.config import EncoderConfig, ObjectiveConfig, RtdConfig, TaskConfig
+from bert_jax.config import DistillationConfig, EncoderConfig, ObjectiveConfig, RtdConfig, TaskConfig
 from bert_jax.models import encoder_of
 from bert_jax.models.encoder import Batch, Encoder
 from bert_jax.models.layers import Axes, Depth
@@ -94,7 +94,14 @@ class Modules(nnx.Module):
 
 @functools.cache
 def _definition(network: Network) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    return nnx.split(nnx.eval_shape(lambda: Modules(network, rngs=nnx.Rngs(0))), CONSTANTS, ...)
+    return _split(nnx.eval_shape(lambda: Modules(network, rngs=nnx.Rngs(0))))
+
+
+def _split(modules: Modules) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Structure, constants and parameters."""
+    definition, *states = nnx.split(modules, CONSTANTS, ...)
+    constants, params = states
+    return definition, constants, params
 
 
 def parameters(network: Network) -> Params:
@@ -141,7 +148,7 @@ def parameters_in_state(network: Network) -> Params:
 
 def init_params(network: Network, key: jax.Array) -> Params:
     """Initial parameters, float32: a function of the key alone."""
-    return nnx.to_pure_dict(nnx.split(Modules(network, rngs=nnx.Rngs(key)), CONSTANTS, ...)[2])
+    return nnx.to_pure_dict(_split(Modules(network, rngs=nnx.Rngs(key)))[2])
 
 
 def modules(network: Network, params: Params) -> Modules:
@@ -241,7 +248,7 @@ def flops(network: Network, rows: RowShape) -> float:
     if network.generator is not None:
         total += flops(network.generator, rows)
     if isinstance(network.objective, Distillation):
-        total += network.objective.teacher_flops(network.settings, rows)
+        total += network.objective.teacher_flops(cast(DistillationConfig, network.settings), rows)
     return total
 
 
