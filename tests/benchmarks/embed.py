@@ -54,6 +54,8 @@ def main() -> None:
             took, vectors[name] = side.recv()
             if number:  # the first one warms up
                 seconds[name].append(took)
+    for side in sides.values():
+        side.send([])
     median = {name: statistics.median(values) for name, values in seconds.items()}
     words = sum(len(text.split()) for text in texts)
     print(f"{len(texts):,} texts of {words / len(texts):.0f} words, {len(os.sched_getaffinity(0))} cores")
@@ -86,8 +88,7 @@ def all_texts() -> Iterator[str]:
 def serve(name: str, pipe: Connection, out: Path, model: Path | None) -> None:
     """A side: gets texts, gives the seconds that it took and their vectors."""
     make = our_side(out, model) if name == "ours" else their_side(model, int(name.split()[-1]))
-    while True:
-        texts = pipe.recv()
+    while texts := pipe.recv():
         begin = time.perf_counter()
         found = make(texts)
         pipe.send((time.perf_counter() - begin, found))

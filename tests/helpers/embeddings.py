@@ -61,13 +61,12 @@ def write_folder(
     return folder
 
 
-def write_run(workdir: Path, config: Config, settings: EmbeddingConfig) -> Path:
-    """A workdir of a training for embeddings, with a checkpoint."""
+def embedding_spec(config: Config, settings: EmbeddingConfig) -> RunSpec:
+    """What follows from a fine-tuning of its encoder for embeddings."""
     assert isinstance(config.model, BertConfig)
-    network = Network(config.model, embedding, settings)
-    spec = RunSpec(
+    return RunSpec(
         config=Config(model=ModelConfig(), task=settings, init=InitConfig(source="elsewhere")),
-        network=network,
+        network=Network(config.model, embedding, settings),
         rows=RowShape(settings.sequence_length),
         steps=2,
         warmup_steps=0,
@@ -76,12 +75,15 @@ def write_run(workdir: Path, config: Config, settings: EmbeddingConfig) -> Path:
         best=embedding.metrics(settings)[0],
         kernels=PLAIN,
     )
+
+
+def write_run(workdir: Path, config: Config, spec: RunSpec) -> Path:
+    """A workdir with a checkpoint and the tokenizer of `config`, without a training."""
     workdir.mkdir()
     run_files.write(spec, workdir)
     shutil.copytree(Path(config.data.dir) / "tokenizer", workdir / "tokenizer")
-    state = init_state(spec)
     with Checkpoints(workdir, spec) as checkpoints:
-        checkpoints.save(0, state._replace(params=lively(network)), Progress())
+        checkpoints.save(0, init_state(spec)._replace(params=lively(spec.network)), Progress())
     return workdir
 
 

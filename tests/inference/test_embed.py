@@ -20,10 +20,9 @@ from bert_jax.inference import vectors as making
 from bert_jax.inference.embed import embed
 from bert_jax.inference.vectors import SHORTEST_TEXT, pack, widths_for
 from bert_jax.interop.export import export
-from bert_jax.run.pretrain import pretrain
 from data_pipeline.errors import UserError
-from tests.helpers.configs import replace
-from tests.helpers.embeddings import LONGEST, TEXTS, vectors_of, write_folder
+from tests.helpers.configs import spec_of
+from tests.helpers.embeddings import LONGEST, TEXTS, vectors_of, write_folder, write_run
 
 SETTINGS = EmbeddingConfig(sequence_length=LONGEST, query_prompt="query: ", document_prompt="passage: ")
 TOLERANCE = 1e-5
@@ -207,7 +206,6 @@ def test_rows_have_few_widths(longest: int, most: int, widths: list[int]):
 
 
 def test_a_run_has_the_vectors_of_its_export(config: Config, tmp_path: Path):
-    run = tmp_path / "run"
-    assert pretrain(replace(config, train__steps=2, optimizer__warmup_steps=1), workdir=run)
+    run = write_run(tmp_path / "run", config, spec_of(config))
     export(run, out=tmp_path / "exported")
     np.testing.assert_allclose(vectors_of(run), vectors_of(tmp_path / "exported"), atol=TOLERANCE)

@@ -24,6 +24,7 @@ from tests.helpers.data import real_documents
 from tests.helpers.embeddings import (
     LONGEST,
     TEXTS,
+    embedding_spec,
     shapes,
     vectors_of,
     write_folder,
@@ -153,7 +154,7 @@ def test_a_run_is_exported_for_sentence_transformers(
     tmp_path: Path,
     SentenceTransformer: Any,
 ):
-    run = write_run(tmp_path / "run", config, USUAL)
+    run = write_run(tmp_path / "run", config, embedding_spec(config, USUAL))
     export(run, out=tmp_path / "out", dimensions=16, license="apache-2.0")
     expected = dataclasses.replace(USUAL, dimensions=())  # which the folder does not say
     assert read(tmp_path / "out") == ours.Use(expected, dimensions=16)
