@@ -164,9 +164,8 @@ def sums(
         batch, kernels=kernels, dropout_keys=fold_in(dropout_keys, GENERATOR_DROPOUT)
     )
     inputs = mlm.decoder_inputs(generator, generator.encoder, hidden_BxSxD, batch["mlm_positions"])
-    keys = content_keys(batch) if dropout_keys is None else fold_in(dropout_keys, SAMPLES)
-    assert keys is not None
-    corrupted, is_replaced_BxS = corrupt(batch, samples(inputs, batch["mlm_positions"], keys))
+    keys_B = content_keys(batch) if dropout_keys is None else dropout_keys
+    corrupted, is_replaced_BxS = corrupt(batch, samples(inputs, batch["mlm_positions"], keys_B))
     hidden_BxSxD = encoder.encode(corrupted, kernels=kernels, dropout_keys=dropout_keys)
     return mlm.token_sums(inputs, batch) | replaced_sums(
         head.discriminator(hidden_BxSxD), is_replaced_BxS, is_token_BxS=batch["segment_ids"] > 0
@@ -180,6 +179,7 @@ def samples(inputs: DecoderInputs, positions_BxK: jax.Array, keys_B: jax.Array) 
     """
     # Bits of the generator "rbg" would depend on how rows are cut.
     keys_B = jax.random.wrap_key_data(jax.random.key_data(keys_B)[:, :2], impl="threefry2x32")
+    keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, SAMPLES)
     keys_BxK = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys_B, positions_BxK)
     return sample(jax.lax.stop_gradient(inputs).logits_BxKxV, jax.random.key_data(keys_BxK))
 

@@ -31,7 +31,6 @@ def corrupted(spec: RunSpec, state: TrainState, batch: Any) -> tuple[jax.Array, 
     train, both = spec.config.train, modules(spec.network, state.params)
     key = jax.random.fold_in(jax.random.key(train.seed, impl=train.dropout_prng), state.step)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(batch["token_ids"])))
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, rtd.SAMPLES)
     head = both.objective
     head.share_embeddings(spec.network.settings, both.encoder)
     hidden = head.generator.encoder.encode(batch, kernels=spec.kernels)
