@@ -135,7 +135,7 @@ class Manifest:
 
     def config(self, directory: Path) -> DataConfig:
         """The configuration that reads this dataset, which is in `directory`, masked as for evaluation."""
-        tokenizer = {  # JSON has no tuples
+        tokenizer: dict[str, Any] = {  # JSON has no tuples
             name: tuple(value) if isinstance(value, list) else value
             for name, value in self.settings["tokenizer"].items()
         }

@@ -72,7 +72,7 @@ def resolve(config: Config, *, platform: Platform | None = None) -> RunSpec:
 
 def _with_vocabulary(model: EncoderConfig, manifest: Manifest) -> EncoderConfig:
     """The encoder for the tokenizer of a dataset, with as many positions for tokens as before."""
-    changes = {"vocab_size": manifest.vocab_size}
+    changes: dict[str, Any] = {"vocab_size": manifest.vocab_size}
     if isinstance(model, RobertaConfig):  # whose positions begin behind the id of the padding
         pad = manifest.special_tokens.pad
         positions = model.max_position_embeddings + pad - model.pad_token_id
