@@ -4,7 +4,9 @@ r"""Embeddings: a vector for a text, close to those of texts that go with it (se
     bert-jax finetune configs/finetune_embedding.py --init.source runs/my-bert \
         --task.train runs/pairs/train.jsonl --task.validation runs/pairs/validation.jsonl \
         --workdir runs/my-embeddings
-    bert-jax export --workdir runs/my-embeddings --out my-embeddings  # SentenceTransformer("my-embeddings")
+    bert-jax export --workdir runs/my-embeddings --out my-embeddings
+
+and SentenceTransformer("my-embeddings") opens that folder.
 
 A row has `anchor`, `positive` and any number of `negative`; --task.loss cosent takes two texts and `score`,
 margin_mse the scores of a teacher. A .txt is a text a line, which is its own positive under another dropout.

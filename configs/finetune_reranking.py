@@ -3,7 +3,9 @@ r"""Reranking: a cross-encoder that reads two texts at once and says how well th
     bert-jax finetune configs/finetune_reranking.py --init.source runs/my-bert \
         --task.train train.jsonl --task.validation validation.jsonl --workdir runs/my-reranker
     bert-jax predict runs/my-reranker --input pairs.jsonl
-    bert-jax export --workdir runs/my-reranker --out my-reranker     # CrossEncoder("my-reranker")
+    bert-jax export --workdir runs/my-reranker --out my-reranker
+
+and CrossEncoder("my-reranker") opens that folder.
 
 A row has `anchor`, `positive` and one `negative` or more, best what a search brings up first. Where pairs
 have a number, configs/finetune_regression.py with --task.pair learns that.
