@@ -85,7 +85,14 @@ class Modules(nnx.Module):
 
 @functools.cache
 def _definition(network: Network) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    return nnx.split(nnx.eval_shape(lambda: Modules(network, rngs=nnx.Rngs(0))), CONSTANTS, ...)
+    return _split(nnx.eval_shape(lambda: Modules(network, rngs=nnx.Rngs(0))))
+
+
+def _split(modules: Modules) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The definition, what is not trained, and what is."""
+    definition, *states = nnx.split(modules, CONSTANTS, ...)
+    constants, trained = states
+    return definition, constants, trained
 
 
 def parameters(network: Network) -> Params:
@@ -132,7 +139,7 @@ def parameters_in_state(network: Network) -> Params:
 
 def init_params(network: Network, key: jax.Array) -> Params:
     """Initial parameters, float32: a function of the key alone."""
-    return nnx.to_pure_dict(nnx.split(Modules(network, rngs=nnx.Rngs(key)), CONSTANTS, ...)[2])
+    return nnx.to_pure_dict(_split(Modules(network, rngs=nnx.Rngs(key)))[2])
 
 
 def modules(network: Network, params: Params) -> Modules:
