@@ -211,7 +211,7 @@ class Distillation:
             total += S * 2 * model.hidden_size * self.teacher.model.hidden_size
         return total + (3 * S * S * 2 * model.hidden_size if settings.relations_weight else 0)
 
-    def teacher_flops(self, settings: DistillationConfig, rows: RowShape) -> float:
+    def teacher_flops(self, settings: Any, rows: RowShape) -> float:
         """FLOPs of the teacher's matrix products for a row; there is only a forward pass."""
         if self.teacher is None:
             return 0.0

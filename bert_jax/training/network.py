@@ -98,10 +98,10 @@ def _definition(network: Network) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
 
 
 def _split(modules: Modules) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Structure, constants and parameters."""
+    """The definition, what is not trained, and what is."""
     definition, *states = nnx.split(modules, CONSTANTS, ...)
-    constants, params = states
-    return definition, constants, params
+    constants, trained = states
+    return definition, constants, trained
 
 
 def parameters(network: Network) -> Params:
