@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import nnx
 
-from bert_jax.config import DistillationConfig, EncoderConfig, ObjectiveConfig, RtdConfig, TaskConfig
+from bert_jax.config import EncoderConfig, ObjectiveConfig, RtdConfig, TaskConfig
 from bert_jax.models import encoder_of
 from bert_jax.models.encoder import Batch, Encoder
 from bert_jax.models.layers import Axes, Depth
@@ -248,7 +248,7 @@ def flops(network: Network, rows: RowShape) -> float:
     if network.generator is not None:
         total += flops(network.generator, rows)
     if isinstance(network.objective, Distillation):
-        total += network.objective.teacher_flops(cast(DistillationConfig, network.settings), rows)
+        total += network.objective.teacher_flops(network.settings, rows)
     return total
 
 
