@@ -204,10 +204,6 @@ def test_what_cannot_be_opened_is_told_in_a_line(exported: Path, name: str):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"problem_type": "multi_label_classification"},
-            "multi_label_classification: a text has one label here",
-        ),
         ({"id2label": {"first": "no"}}, "id2label {'first': 'no'}, which does not number labels"),
         ({"task_specific_params": {"bert-jax": {"text": 3}}}, r"that do not fit: task\.text is 3"),
         ({"task_specific_params": {"bert-jax": {"colour": "red"}}}, "that do not fit: .*colour"),
@@ -219,7 +215,6 @@ def test_what_cannot_be_opened_is_told_in_a_line(exported: Path, name: str):
         ),
     ],
     ids=[
-        "several labels",
         "labels without numbers",
         "a wrong type",
         "an unknown field",
