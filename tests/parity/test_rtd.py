@@ -48,6 +48,8 @@ def pytorch_pair(spec: RunSpec, state: TrainState) -> torch.nn.ModuleDict:
         model = getattr(transformers, network.huggingface_class)(transformers.ElectraConfig(**fields)).eval()
         found = model.load_state_dict({n: torch.tensor(x) for n, x in tensors.items()}, strict=False)
         assert not found.unexpected_keys
+        # A sample may be [PAD], as in google-research/electra; PyTorch would then keep its gradient back.
+        table(model.electra, "word").padding_idx = None
         made[name or "discriminator"] = model
     return torch.nn.ModuleDict(made)
 
