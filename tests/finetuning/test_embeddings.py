@@ -75,6 +75,7 @@ def test_pairs_are_learned_by_heart(pairs: Config, tmp_path: Path):
     assert (short[::2] @ short[1::2].T).argmax(axis=1).tolist() == list(range(8))
 
 
+@pytest.mark.slow
 def test_what_is_trained_in_parts_and_resumed_is_the_same(pairs: Config, tmp_path: Path):
     """Gradient caching in microbatches rounds otherwise, and does nothing else; a stop has the same bits."""
     pairs = replace(pairs, task__epochs=1.0, train__global_batch_size=32, task__evaluations=2)

@@ -105,7 +105,7 @@ def divergence(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (np.exp(one) * (one - other)).sum(-1)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("temperature", [4.0, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.3, 1.0))])
 def test_losses_are_those_of_numpy(small: Config, wide: BertConfig, batches, temperature: float):
     """Packed rows: relations do not leave their sequence; padding is in no loss."""
     spec = student(small, wide, temperature=temperature, **EVERYTHING)
@@ -150,6 +150,7 @@ def test_a_student_like_its_teacher_has_nothing_to_learn_from_it(small: Config, 
     assert found["relations_loss"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_what_does_not_count_is_left_out(small: Config, wide: BertConfig, batches):
     (batch,) = batches(1)
     for weights, expected in (
@@ -227,8 +228,8 @@ def on_one_device(small: Config, wide: BertConfig, config: Config) -> Any:
     ("mesh", "changes"),
     [
         ((2, 2, 2), {"train__microbatches": 2}),
-        ((8, 1, 1), {"model__scan_unroll": 2}),
-        ((1, 1, 4), {"model__remat": "full"}),
+        pytest.param((8, 1, 1), {"model__scan_unroll": 2}, marks=pytest.mark.slow),
+        pytest.param((1, 1, 4), {"model__remat": "full"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

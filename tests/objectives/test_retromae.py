@@ -138,6 +138,7 @@ def test_the_decoder_is_that_of_numpy(found: Network, params: Params):
     np.testing.assert_allclose(found_BxSxD[0], norm("output_norm", x + dense("output", inner)), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_any_cut_of_a_batch_gives_the_same_loss(config: Config):
     asked = replace(config, objective=SETTINGS, train__global_batch_size=16)
     batches = read_batches(asked, 2)

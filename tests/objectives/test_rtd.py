@@ -222,9 +222,8 @@ def expected(electra: Config, data: list) -> list[dict]:
 @pytest.mark.parametrize(
     ("changes", "mesh"),
     [
-        ({"train__microbatches": 4}, (1, 1, 1)),
         ({"train__microbatches": 2}, (2, 2, 2)),
-        ({"model__scan_unroll": 2, "model__remat": "dots"}, (2, 2, 1)),
+        pytest.param({"model__scan_unroll": 2, "model__remat": "dots"}, (2, 2, 1), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -243,6 +242,7 @@ def test_the_losses_have_their_weights(expected: list[dict]):
         assert metrics["loss"] == pytest.approx(metrics["mlm_loss"] + 50 * metrics["rtd_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_optimizers_know_its_parameters(electra: Config, data: list):
     asked = replace(electra, optimizer__name="muon", optimizer__layer_decay=0.9)
     _, found = run(asked, data[:2])

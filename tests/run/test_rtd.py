@@ -199,7 +199,10 @@ def test_a_pair_is_trained_on(electra: Config, workdir: Path, out: Path, exporte
             np.testing.assert_allclose(array, expected[name], atol=1e-7, err_msg=f"{folder} {name}")
 
 
-@pytest.mark.parametrize("embeddings", ["shared", "gradient_disentangled", "apart"])
+@pytest.mark.parametrize(
+    "embeddings",
+    ["shared", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gradient_disentangled", "apart"))],
+)
 def test_a_discriminator_alone_gets_a_new_generator(
     electra: Config, out: Path, tmp_path: Path, embeddings: str, caplog: pytest.LogCaptureFixture
 ):

@@ -160,14 +160,17 @@ def gradient(
     return float(value), jax.tree.map(np.asarray, grads)
 
 
-@pytest.mark.parametrize("loss", list(EXAMPLES))
+@pytest.mark.parametrize(
+    "loss",
+    ["contrastive", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cosent", "margin_mse"))],
+)
 def test_a_batch_gives_the_same_gradient_however_it_is_cut(loss: Any):
     """Into microbatches, over devices, or both: all texts are compared, and dropout is the same."""
     settings = EmbeddingConfig(sequence_length=16, loss=loss, dimensions=(4,))
     value, expected = gradient(settings, (1, 1, 1), microbatches=1, dropout=True)
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     assert scale > 1e-3
-    cuts = [((1, 1, 1), 4), ((8, 1, 1), 1), ((2, 2, 2), 2)] if loss == "contrastive" else [((1, 1, 1), 4)]
+    cuts = [((1, 1, 1), 4), ((2, 2, 2), 2)] if loss == "contrastive" else [((1, 1, 1), 4)]
     for mesh, microbatches in cuts:
         again, found = gradient(settings, mesh, microbatches=microbatches, dropout=True)
         assert again == pytest.approx(value, rel=1e-5)
