@@ -36,7 +36,8 @@ def masked_lm(network: Network, params: Params) -> tuple[Network, Params]:
     if network.generator is None:
         return network, params
     generator = apart(network, params)[1]["objective"]["generator"]
-    return network.generator, {"encoder": generator["encoder"], "objective": {"mlm": generator["mlm"]}}
+    head = {name: generator[name] for name in parameters(network.generator)["objective"]}
+    return network.generator, {"encoder": generator["encoder"], "objective": head}
 
 
 def models(network: Network, params: Params) -> dict[str, tuple[Network, Tensors]]:
