@@ -40,7 +40,7 @@ def embed(
 
     Args:
       directory: a folder of Sentence Transformers, one of an encoder, or a workdir.
-      out: .npy, an array [N, D] of float32; or .parquet, with them in the column `embedding`.
+      out: .npy, an array [N, D] of float32; or .parquet, with them in the column `vector`.
       column: of the text, in a file that has columns.
       prompt: in front of each text; query and document stand for those of the model.
 
@@ -135,7 +135,7 @@ def _parquet(out: Path, dimensions: int) -> Iterator[Write]:
     from pyarrow.parquet import ParquetWriter
 
     kind = pyarrow.list_(pyarrow.float32(), dimensions)
-    schema = pyarrow.schema([("embedding", kind)])
+    schema = pyarrow.schema([("vector", kind)])
 
     def batch(array_NxD: np.ndarray) -> pyarrow.RecordBatch:
         numbers = pyarrow.array(array_NxD.reshape(-1))

@@ -98,7 +98,7 @@ def test_a_prompt_is_the_models_or_ones_own(made: Callable, model: Path):
 
 def test_parquet_has_the_same_vectors(model: Path, tmp_path: Path, expected: np.ndarray):
     embed(model, file=None, lines=of_texts(TEXTS).splitlines(), out=tmp_path / "a.parquet")
-    column = parquet.read_table(tmp_path / "a.parquet")["embedding"].combine_chunks()
+    column = parquet.read_table(tmp_path / "a.parquet")["vector"].combine_chunks()
     np.testing.assert_array_equal(column.values.to_numpy().reshape(len(TEXTS), -1), expected)
 
 
