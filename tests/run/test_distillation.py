@@ -21,7 +21,7 @@ from bert_jax.workdir.run_files import load_spec
 from data_pipeline.errors import UserError
 from data_pipeline.prepare import prepare
 from tests.helpers.configs import recipe_of, replace
-from tests.helpers.runs import assert_identical, metrics
+from tests.helpers.runs import assert_identical, metrics, state
 
 EVERYTHING = {"hidden_weight": 1.0, "relations_weight": 1.0}
 
@@ -58,7 +58,7 @@ def runs(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def test_from_text_to_transformers(runs: Runs, tmp_path: Path, capfd: pytest.CaptureFixture):
-    """From a workdir and from an exported folder: the same student, in every bit."""
+    """From a workdir and from an exported folder, which lacks rows that are no pieces: the same student."""
     students = []
     for source in (runs.teacher, runs.exported):
         recipe, workdir = tmp_path / f"{source.name}.py", tmp_path / f"of-{source.name}"
@@ -73,7 +73,10 @@ def test_from_text_to_transformers(runs: Runs, tmp_path: Path, capfd: pytest.Cap
     printed = capfd.readouterr().out
     names = {"loss", "mlm_loss", "soft_loss", "hidden_loss", "relations_loss", "mlm_accuracy", "unigram_loss"}
     assert names <= {line.split()[0] for line in printed.splitlines() if line}
-    assert_identical(*students)
+    assert metrics(students[0]) == metrics(students[1])
+    one, other = map(state, students)
+    pieces = {name: slice(700) if name.endswith("['word']") else ... for name in one}
+    assert all((one[name][rows] == other[name][rows]).all() for name, rows in pieces.items())
 
     out = tmp_path / "out"
     assert cli.run(["export", "--workdir", str(students[0]), "--out", str(out)]) == 0
@@ -83,8 +86,8 @@ def test_from_text_to_transformers(runs: Runs, tmp_path: Path, capfd: pytest.Cap
     assert theirs.config.num_hidden_layers == 2
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert [*json.loads((out / "config.json").read_text())["architectures"]] == ["BertForMaskedLM"]
-    one, other = (fill_mask(folder, "the [MASK] of it") for folder in (students[0], out))
-    assert [guess.word for guess in one[0]] == [guess.word for guess in other[0]]
+    guesses = [fill_mask(folder, "the [MASK] of it")[0] for folder in (students[0], out)]
+    assert [guess.word for guess in guesses[0]] == [guess.word for guess in guesses[1]]
     spec, params, _ = load_workdir(students[0])
     assert params["objective"].keys() == {"mlm"}
     assert spec.network.teacher is None
