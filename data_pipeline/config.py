@@ -24,7 +24,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def parse_object(content: bytes, where: str) -> dict[str, Any]:
     """The same of a file's content."""
     try:
-        found = json.loads(content.decode())
+        found = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error})") from error
     require(isinstance(found, dict), f"{where} is not an object of JSON")

@@ -177,30 +177,37 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         yield io.BufferedReader(file)
 
 
-class _OldMac(io.RawIOBase):
-    """A file whose lines end with a carriage return, as if they ended as today."""
+_LINE_END = re.compile(rb"\r{0,2}\n|\r")
+"""A file that was converted twice has two carriage returns before its newlines: each a line end, they
+would part documents."""
+
+
+class _Newlines(io.RawIOBase):
+    """A file whose lines all end with a newline, be they those of Unix, of Windows or of an old Mac."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file
+        self._held = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        raw = self._file.read(len(buffer))
-        buffer[: len(raw)] = raw.replace(b"\r", b"\n")
+        found = self._file.read(len(buffer) - len(self._held))
+        raw, self._held = self._held + found, b""
+        if found and raw.endswith(b"\r"):  # a newline may follow
+            end = max(len(raw.rstrip(b"\r")), len(raw) - 2)
+            raw, self._held = raw[:end], raw[end:]
+            if not raw:
+                return self.readinto(buffer)
+        if b"\r" in raw:
+            raw = _LINE_END.sub(b"\n", raw)
+        buffer[: len(raw)] = raw
         return len(raw)
 
 
 def _with_newlines(file: IO[bytes]) -> IO[bytes]:
-    """A file whose lines end with a newline. One that begins with lines, none of which does, is old Mac's.
-
-    Elsewhere a carriage return is a space like others: as a line end it would double those of a file that was
-    converted twice.
-    """
-    start = file.peek(1)  # type: ignore[attr-defined]  # as of every file that was opened to be read
-    is_old = b"\r" in start[:-1] and b"\n" not in start
-    return io.BufferedReader(_OldMac(file)) if is_old else file
+    return io.BufferedReader(_Newlines(file), buffer_size=1 << 16)
 
 
 def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
@@ -252,7 +259,7 @@ def _json_texts(path: str, file: IO[bytes], field: str) -> Iterator[str | None]:
         except (ValueError, RecursionError) as error:  # a number of thousands of digits is the former too
             raise UserError(f"{where}: not JSON ({error})") from error
         if not isinstance(record, dict) or field not in record:
-            has = ", ".join(record) if isinstance(record, dict) else "none"
+            has = ", ".join(record if isinstance(record, dict) else ()) or "none"
             raise UserError(
                 f"{where} has no field {field!r}; it has {has}: choose one with --data.text-field"
             )
@@ -281,8 +288,8 @@ def sanitize(text: str) -> str:
 
 def _lines_of_text(text: str) -> Iterator[str]:
     """The non-empty lines of one document, then the empty line that ends it."""
-    end = "\n" if "\n" in text else "\r"  # as in text files: not at form feeds and the like
-    for line in sanitize(text).split(end):
+    # As in text files: not at form feeds and the like. What is empty is left out.
+    for line in sanitize(text).replace("\r", "\n").split("\n"):
         line = line.strip()
         for start in range(0, len(line), MAX_LINE):
             yield line[start : start + MAX_LINE]

@@ -32,7 +32,9 @@ def column(path: str, file: IO[bytes], name: str) -> Iterator[Any]:
     try:
         table = parquet.ParquetFile(file, buffer_size=BUFFER)
         schema = table.schema_arrow
-        if schema.names.count(name) != 1:
+        if (times := schema.names.count(name)) > 1:
+            raise UserError(f"{path} has the column {name!r} {times} times; give all but one another name")
+        if name not in schema.names:
             raise UserError(
                 f"{path} has no column {name!r}; it has {', '.join(schema.names)}: choose one with "
                 "--data.text-field"
@@ -43,13 +45,20 @@ def column(path: str, file: IO[bytes], name: str) -> Iterator[Any]:
                 values = values.dictionary_decode()
             if values.type in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
                 values = values.cast(pyarrow.large_string()).view(pyarrow.large_binary())
-            elif values.type not in (pyarrow.null(), pyarrow.binary(), pyarrow.large_binary()):
+            elif not (pyarrow.types.is_null(values.type) or _is_binary(values.type)):
                 raise UserError(f"{path}: the column {name!r} is of the type {values.type}, not text")
             yield from values.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of what is on it
             raise
         raise UserError(f"{path}: not a whole Parquet file ({_line(error)})") from error
+
+
+def _is_binary(kind: Any) -> bool:
+    from pyarrow import types
+
+    kinds = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _line(error: BaseException) -> str:

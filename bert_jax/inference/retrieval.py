@@ -79,7 +79,7 @@ def read(folder: Path) -> Collection:
     queries = _texts(_file(folder, "queries.jsonl"), ("text",))
     number = {id: place for place, id in enumerate(sorted(documents))}
     relevant: dict[str, dict[int, float]] = {}
-    for where, record in records.tsv(str(_file(folder, *QRELS))):
+    for where, record in records.filled(records.tsv(str(_file(folder, *QRELS)))):
         query, document = (
             _known(where, record, name, among, file)
             for name, among, file in (
@@ -120,7 +120,7 @@ def _texts(file: Path, parts: tuple[str, ...]) -> dict[str, str]:
     there."""
     texts: dict[str, str] = {}
     first: dict[str, str] = {}
-    for where, record in records.json_lines(str(file)):
+    for where, record in records.filled(records.json_lines(str(file))):
         id = columns.identifier(where, "_id", columns.column(where, record, "_id"))
         if id in first:
             raise UserError(f"{where}: the _id {id!r} is that of {first[id]} too")

@@ -170,8 +170,9 @@ def from_config(fields: dict[str, Any]) -> Network:
             raise UserError(f"config.json has {name} {fields[name]!r}; known is {value!r}")
     given = names.read_fields(fields)
     try:
-        # Transformers has the same defaults for what is missing, and need not write them.
-        values = {n: given[key] for n in names.fields if (key := names.renamed.get(n, n)) in given}
+        # Transformers has the same defaults for what is missing, and need not write them; null is as much.
+        keys = {n: names.renamed.get(n, n) for n in names.fields}
+        values = {n: given[key] for n, key in keys.items() if given.get(key) is not None}
         model = encoder.Config(**{n: names.values.get(n, {}).get(v, v) for n, v in values.items()})
     except (UserError, TypeError) as error:  # a list is no key
         raise UserError(f"config.json does not fit: {error}") from error

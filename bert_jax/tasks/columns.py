@@ -25,9 +25,9 @@ def column(where: str, record: dict[str, Any], name: str, advice: str = "") -> A
 def string(where: str, record: dict[str, Any], name: str, advice: str = "") -> str:
     """A text that is not empty."""
     value = column(where, record, name, advice)
-    if not isinstance(value, str):
+    if not isinstance(value, str | None):
         raise UserError(f"{where}: {name!r} is {value!r}, not a text")
-    text = sanitize(value)
+    text = sanitize(value or "")
     if not text.strip():
         raise EmptyError(f"{where}: {name!r} is empty")
     return text

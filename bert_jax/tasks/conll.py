@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from bert_jax.config import TokenClassificationConfig
@@ -15,10 +16,15 @@ from data_pipeline.errors import UserError, require
 NAMES = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 """The columns of CoNLL-U (universaldependencies.org/format.html)."""
 
-_COMMENT = re.compile(r"#\s*(\S+\s*=|newdoc\b|newpar\b|id\b|https?:)")
-"""A line before the first word of a sentence that looks like one of CoNLL-U's. "# O" may be a word."""
+_COMMENT = re.compile(r"#\s*(\S+\s*=|newdoc\b|newpar\b|id\b|https?:|begin document|end document)")
+"""A line before a sentence that looks like one of CoNLL-U's or CoNLL-2012's. "# O" may be a word."""
 _NO_WORD = re.compile(r"[0-9]+[-.][0-9]+")
 """CoNLL-U's number of several words written as one, or of a word that is not written."""
+_LAST_NUMBER = re.compile(r"([0-9]{1,9})[^0-9]*$")
+_MOST = 0.75
+"""The share of rows that says what a file is: a few of its rows may be wrong."""
+_PROOF = 10
+"""So many times the same cell are no words."""
 
 
 class _Row(NamedTuple):
@@ -33,34 +39,45 @@ def read(path: str, settings: TokenClassificationConfig, *, labelled: bool) -> I
     task.text and task.label name columns by number, from 1 on, or as CoNLL-U does. Otherwise words are the
     first column and labels the last one; in a .conllu FORM and UPOS.
 
+    A row that begins with # is a comment where it cannot be a word: it has too few or too many columns, or no
+    label that others have.
+
     Raises:
       UserError: a row is broken, or a column is not there; or it numbers words, and words are expected.
     """
     sentences = list(_sentences(path))
     bodies = [[row for row in sentence if row.text[0] != "#"] for sentence in sentences]
-    numbered = _is_numbered([body for body in bodies if body])
-    width = max(2, len(next((row.cells for body in bodies for row in body), ())))
+    numbered = _is_numbered(bodies)
+    widths = [len(row.cells) for body in bodies for row in body]
+    width = max([2, *widths[:1]])
     is_conllu = kind_of(path) == ".conllu"
     word_at, label_at = (_place(name, settings, labelled=labelled) for name in ("text", "label"))
     if word_at is None:
         require(
-            is_conllu or not (numbered and labelled),
-            f"{path}: the first column numbers the words; say which ones hold words and labels, as in "
-            "--task.text 2 --task.label 3, or by CoNLL-U's names, FORM and UPOS",
+            is_conllu or not labelled or not (numbered or _is_one(bodies)),
+            f"{path}: the first column {'numbers the' if numbered else 'is the same for all'} words; say "
+            "which ones hold words and labels, as in --task.text 2 --task.label 3, or by CoNLL-U's names, "
+            "FORM and UPOS",
         )
         word_at = NAMES.index("FORM") if is_conllu or numbered else 0
     if label_at is None:
         label_at = NAMES.index("UPOS") if is_conllu else -1
 
-    def is_comment(row: _Row) -> bool:
-        return row.text[0] == "#" and (
-            numbered or bool(_COMMENT.match(row.text)) or (labelled and len(row.cells) != width)
-        )
+    known = {row.cells[label_at] for body in bodies for row in body if len(row.cells) == width > label_at}
+
+    def is_word(row: _Row) -> bool:
+        if row.text[0] != "#":
+            return True
+        if numbered or _COMMENT.match(row.text):
+            return False
+        if not labelled:
+            return len(row.cells) <= max(widths, default=width)
+        return len(row.cells) == width and row.cells[label_at] in known
 
     for sentence in sentences:
-        rows = list(itertools.dropwhile(is_comment, sentence))
+        rows = list(itertools.dropwhile(lambda row: not is_word(row), sentence))
         if numbered:
-            rows = [row for row in rows if not _NO_WORD.fullmatch(row.cells[0])]
+            rows = _written(rows)
         if not rows:
             continue
         for row in rows:
@@ -75,27 +92,50 @@ def read(path: str, settings: TokenClassificationConfig, *, labelled: bool) -> I
 
 
 def _sentences(path: str) -> Iterator[list[_Row]]:
-    rows = (_Row(number, line.strip(" \t\r\n"), []) for number, line in enumerate(records.lines_of(path), 1))
-    rows = (row._replace(cells=_cells(row.text)) for row in rows)
+    lines = [line.strip(" \t\r\n") for line in records.lines_of(path)]
+    tabs = Counter(line.count("\t") for line in lines if line and line[0] != "#" and line != "-DOCSTART-")
+    most, times = max(tabs.items(), key=lambda found: found[1], default=(0, 0))
+    tabbed = most > 0 and times >= _MOST * tabs.total()
+    rows = (_Row(number, line, _cells(line, tabbed=tabbed)) for number, line in enumerate(lines, 1))
     for is_gap, group in itertools.groupby(rows, lambda row: row.cells[:1] in ([], ["-DOCSTART-"])):
         if not is_gap:
             yield list(group)
 
 
-def _cells(text: str) -> list[str]:
-    if text.count("\t") == len(NAMES) - 1:  # CoNLL-U, which has words with spaces in them
-        return [cell.strip() for cell in text.split("\t")]
+def _cells(text: str, *, tabbed: bool) -> list[str]:
+    """Between tabs, if nearly all rows have as many: words may have spaces in them, and cells be empty."""
+    if tabbed and "\t" in text:
+        return [cell.strip(" ") for cell in text.split("\t")]
     return re.findall(r"[^ \t\r\n]+", text)  # not str.split(), which splits a word at its no-break space
 
 
-def _is_numbered(sentences: Sequence[Sequence[_Row]]) -> bool:
-    """Whether the first column counts the words of each sentence. One word alone proves nothing."""
+def _written(rows: list[_Row]) -> list[_Row]:
+    """Without those of several words in one, and of words that are not written."""
+    return [row for row in rows if not _NO_WORD.fullmatch(row.cells[0])] or rows
 
-    def counts(sentence: Sequence[_Row]) -> bool:
-        numbers = [row.cells[0] for row in sentence if not _NO_WORD.fullmatch(row.cells[0])]
-        return any(numbers == [str(start + i) for i in range(len(numbers))] for start in (0, 1))
 
-    return any(len(sentence) > 1 for sentence in sentences) and all(map(counts, sentences))
+def _is_numbered(sentences: list[list[_Row]]) -> bool:
+    """Whether the first column counts the words: 1, 2 or "s1-1", "s1-2". One word alone proves nothing."""
+
+    def counts_on(one: str, other: str) -> bool:
+        found = [int(match[1]) for cell in (one, other) if (match := _LAST_NUMBER.search(cell))]
+        return len(found) == 2 and found[0] + 1 == found[1]
+
+    steps = [counts_on(*pair) for pair in _first_cells(sentences)]
+    return sum(steps) >= _MOST * len(steps) > 0
+
+
+def _is_one(sentences: list[list[_Row]]) -> bool:
+    """Whether the first column is the name of a document, as in CoNLL-2012."""
+    steps = [one == other for one, other in _first_cells(sentences)]
+    return sum(steps) >= max(_PROOF, _MOST * len(steps))
+
+
+def _first_cells(sentences: list[list[_Row]]) -> Iterator[tuple[str, str]]:
+    """Those of a word and of the next one."""
+    for sentence in sentences:
+        for one, other in itertools.pairwise(_written(sentence)):
+            yield one.cells[0], other.cells[0]
 
 
 def _place(flag: str, settings: TokenClassificationConfig, *, labelled: bool) -> int | None:

@@ -17,7 +17,7 @@ from data_pipeline.compression import PACKINGS, kind_of, unpacked
 from data_pipeline.errors import EmptyError, UserError
 
 Record = tuple[str, dict[str, Any]]
-"""Where an example is, and its columns."""
+"""Where an example is, and its columns; without any, the row or line has nothing in it."""
 
 Format = Callable[[str], Iterator[Record]]
 """A path -> the records of the file."""
@@ -46,7 +46,7 @@ def read(
     columns: Sequence[str | None],
     label: str | None = None,
 ) -> list[Record]:
-    """All records of a source, in its order.
+    """All records of a source, in its order, but for those at its end that have nothing in them.
 
     Args:
       source: a file, packed or not, or tfds:NAME:SPLIT.
@@ -68,6 +68,8 @@ def read(
                 f"{', '.join(PACKINGS)}; or give tfds:NAME:SPLIT"
             )
         found = list(formats[ending](source))
+    while found and not found[-1][1]:
+        found.pop()
     if not found:
         raise UserError(f"{source} has no examples")
     return found
@@ -76,14 +78,30 @@ def read(
 def examples(
     found: Iterable[Record], make: Callable[[str, dict[str, Any]], Example], *, labelled: bool
 ) -> Iterator[Example | Empty]:
-    """What `make` makes of each record; without labels, the empty ones have a place too."""
+    """What `make` makes of each record that has something in it.
+
+    Without labels, the empty ones have a place too, and a column that was there before is empty where it is
+    missing: the others are to be predicted nevertheless.
+    """
+    seen: dict[str, None] = {}
     for where, record in found:
+        if not record:
+            if not labelled:
+                yield Empty(where, f"{where} is empty")
+            continue
+        if not labelled:
+            seen |= dict.fromkeys(record)
         try:
-            yield make(where, record)
+            yield make(where, seen | record)
         except EmptyError as error:
             if labelled:
                 raise
             yield Empty(where, str(error))
+
+
+def filled(found: Iterable[Record]) -> Iterator[Record]:
+    """Those that have something in them."""
+    return ((where, record) for where, record in found if record)
 
 
 def tsv(path: str) -> Iterator[Record]:
@@ -118,7 +136,7 @@ def texts(source: str, lines: Iterable[str], column: str) -> Iterator[Record]:
 
 
 def json_objects(source: str, lines: Iterable[str], *, wanted: Sequence[str] = ()) -> Iterator[Record]:
-    """An object a line.
+    """An object a line, and an empty one for a line without any.
 
     Args:
       wanted: columns that a message about a line that is none should name.
@@ -127,11 +145,10 @@ def json_objects(source: str, lines: Iterable[str], *, wanted: Sequence[str] = (
     advice = f"; the model wants an object a line, {{{form}}}" if wanted else ""
     for number, line in enumerate(lines, 1):
         where = f"{source} line {number}"
-        if line.strip():
-            record = parse_json(line, where, advice)
-            if not isinstance(record, dict):
-                raise UserError(f"{where}: not a JSON object{advice}")
-            yield where, record
+        record = parse_json(line, where, advice) if line.strip() else {}
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: not a JSON object{advice}")
+        yield where, record
 
 
 def parse_json(text: str, where: str, advice: str = "") -> Any:
@@ -145,23 +162,31 @@ def parse_json(text: str, where: str, advice: str = "") -> Any:
 def lines_of(path: str) -> Iterator[str]:
     """The lines of a file, packed or not, with their ends. Empty ones at its end are nobody's example.
 
-    In a file without a newline, as of an old Mac, they end with carriage returns.
-
     Raises:
       FileNotFoundError, UserError: it is not there, not whole or not UTF-8.
     """
     with open(path, "rb") as file, unpacked(path, file) as content:
         raw = content.read()
-    if b"\n" not in raw:
-        raw = raw.replace(b"\r", b"\n")
     yield from decoded(io.BytesIO(raw.rstrip(b"\r\n")), path)
 
 
 def decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    """The text, without a byte order mark. A UserError for what is not UTF-8 names `source` and the line."""
-    for number, line in enumerate(lines, 1):
+    """The text, without a byte order mark. A UserError for what is not UTF-8 names `source` and the line.
+
+    Where one line is all there is, as in a file of an old Mac, carriage returns end lines.
+    """
+    for number, line in enumerate(_without_old_mac(iter(lines)), 1):
         raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         yield _decode(raw, f"{source} line {number}")
+
+
+def _without_old_mac(lines: Iterator[bytes]) -> Iterator[bytes]:
+    for first in itertools.islice(lines, 1):
+        text = first.rstrip(b"\r\n")
+        second = list(itertools.islice(lines, 1)) if b"\r" in text else [b""]
+        yield from [first] if second else (part + b"\n" for part in text.split(b"\r"))
+        yield from filter(None, second)
+    yield from lines
 
 
 def _decode(raw: bytes, where: str) -> str:
@@ -172,13 +197,14 @@ def _decode(raw: bytes, where: str) -> str:
 
 
 def _table(path: str, rows: Any) -> Iterator[Record]:
-    """The records of rows of cells, of which the first names the columns.
+    """The records of rows of cells, of which the first one with something in it names the columns.
 
-    Rows without anything in them are left out, but for an empty text where that is the only column.
+    A row of empty cells has nothing in it. Nor has a column at the end without a name: spreadsheets write it.
     """
     where = f"{path} header"
     try:
-        columns: list[str] = next(rows, [])
+        header: list[str] = next(filter(_has_text, rows), [])
+        columns = header[: len(header) - sum(1 for _ in itertools.takewhile(_is_blank, reversed(header)))]
         if len(set(columns)) < len(columns):
             raise UserError(f"{where} names a column twice: {', '.join(columns)}")
         for number in itertools.count(1):
@@ -186,14 +212,24 @@ def _table(path: str, rows: Any) -> Iterator[Record]:
             cells = next(rows, None)
             if cells is None:
                 return
-            if not any(cell.strip() for cell in cells) and len(columns) > 1:
+            if not _has_text(cells):
+                yield where, {}
                 continue
-            cells = cells or [""]
-            if len(cells) != len(columns):
-                raise UserError(f"{where} has {len(cells)} cells; the header has {len(columns)}")
-            yield where, dict(zip(columns, cells, strict=True))
+            if len(cells) != len(header):
+                raise UserError(f"{where} has {len(cells)} cells; the header has {len(header)}")
+            if _has_text(cells[len(columns) :]):
+                raise UserError(f"{where} has more cells than there are names in the header")
+            yield where, dict(zip(columns, cells, strict=False))
     except csv.Error as error:  # by strict=True: a quote that never ends, or one in the middle of a cell
         raise UserError(f"{where} cannot be read: {error}") from error
+
+
+def _has_text(cells: list[str]) -> bool:
+    return not all(map(_is_blank, cells))
+
+
+def _is_blank(cell: str) -> bool:
+    return not cell.strip()
 
 
 def _tfds(source: str, columns: Sequence[str | None], label: str | None) -> Iterator[Record]:

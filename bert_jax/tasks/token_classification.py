@@ -100,6 +100,8 @@ def _example(
     labelled = as_label is not None
     advice = columns.advice("text", labelled=labelled)
     value = columns.column(where, record, settings.text, advice)
+    if value is None:
+        raise EmptyError(f"{where}: {settings.text!r} has no words")
     if isinstance(value, str) and not labelled:
         value = sanitize(value).split()
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
@@ -247,7 +249,7 @@ def predict(
 def metrics(settings: TokenClassificationConfig) -> tuple[Metric, ...]:
     """Those of entities, if the labels say where entities begin; else those of a class for each word."""
     accuracy = Metric("accuracy", "Accuracy on words")
-    if not has_entities(settings.labels):
+    if form_of(settings.labels) is None:
         return (accuracy, Metric("macro_f1", "Macro F1 of words"))
     return (
         Metric("f1", "F1 of entities"),
@@ -266,13 +268,19 @@ SCHEMES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
 """The prefixes of labels in IOB1, IOB2, IOE, IOBES and BILOU, and what each is in IOBES."""
 
 
-def has_entities(labels: Sequence[str]) -> bool:
-    """Whether labels are of such a scheme: B-PER, or letters alone beside O; not those of parts of speech."""
-    return _is_untyped(labels) or any(re.match(f"[{''.join(SCHEMES)}]-.", label) for label in labels)
+_LETTER = f"(?P<letter>[{''.join(SCHEMES)}])"
+FORMS = (f"{_LETTER}[-_](?P<type>.+)", f"(?P<type>.+)[-_]{_LETTER}", _LETTER)
+"""Of labels that have such a prefix, B-PER or B_PER; that have it at their end, PER-B; and that are it."""
 
 
-def _is_untyped(labels: Sequence[str]) -> bool:
-    return set(labels) <= {"O", *SCHEMES}
+def form_of(labels: Sequence[str]) -> str | None:
+    """That of FORMS which most labels beside O have. None: they are parts of speech, or of other kinds."""
+    named = [label for label in labels if label != "O"] or ["B"]
+    for form in FORMS:
+        fitting = sum(bool(re.fullmatch(form, label)) for label in named)
+        if 2 * fitting > len(named) and (form != _LETTER or fitting == len(named)):
+            return form
+    return None
 
 
 def score(
@@ -288,15 +296,15 @@ def score(
     assert len(examples) == len(predictions) > 0
     truth = [list(example.labels or ()) for example in examples]
     predicted = [list(prediction["labels"]) for prediction in predictions]
-    if not has_entities(settings.labels):
+    form = form_of(settings.labels)
+    if form is None:
         return _scores_of_words(truth, predicted)
     from seqeval import metrics
 
     predicted = [["O" if label is None else label for label in labels] for labels in predicted]
     accuracy = float(metrics.accuracy_score(truth, predicted))
-    typed = not _is_untyped(settings.labels)
-    truth = [[_iobes(label, typed) for label in sentence] for sentence in truth]
-    predicted = [[_iobes(label, typed) for label in sentence] for sentence in predicted]
+    truth = [[_iobes(label, form) for label in sentence] for sentence in truth]
+    predicted = [[_iobes(label, form) for label in sentence] for sentence in predicted]
     return {
         "precision": float(metrics.precision_score(truth, predicted, zero_division=0)),
         "recall": float(metrics.recall_score(truth, predicted, zero_division=0)),
@@ -318,13 +326,14 @@ def _scores_of_words(truth: list[list[str]], predicted: list[list[str | None]]) 
     }
 
 
-def _iobes(label: str, typed: bool) -> str:
-    letter, dash, kind = label.partition("-")
+def _iobes(label: str, form: str) -> str:
     if label == "O":
         return label
-    if letter in SCHEMES and (dash or not typed):
-        return SCHEMES[letter] + dash + kind
-    return f"S-{label}"
+    found = re.fullmatch(form, label)
+    if found is None:
+        return f"S-{label}"
+    letter, kind = SCHEMES[found["letter"]], found.groupdict().get("type")
+    return letter if kind is None else f"{letter}-{kind}"
 
 
 def explain(

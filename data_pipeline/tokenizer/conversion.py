@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,10 +35,17 @@ def of_vocabulary(vocabulary: bytes, *, lowercase: bool, stated: Mapping[str, An
     Raises:
       UserError: it is none, or a special token is missing.
     """
-    vocabulary = vocabulary.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    pieces = vocabulary.decode().rstrip("\n").split("\n")
-    require(len(set(pieces)) == len(pieces), "the vocabulary has a piece twice")
-    names = names_of({piece: i for i, piece in enumerate(pieces)}, stated)
+    vocabulary = re.sub(rb"\r{0,2}\n|\r", b"\n", vocabulary.removeprefix(codecs.BOM_UTF8))
+    try:
+        pieces = vocabulary.decode().rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        line = vocabulary.count(b"\n", 0, error.start) + 1
+        raise UserError(f"line {line} is not valid UTF-8 ({error.reason}); convert the file") from error
+    ids: dict[str, int] = {}
+    for i, piece in enumerate(pieces):
+        first = ids.setdefault(piece, i)
+        require(first == i, f"the vocabulary has a piece twice: {piece!r}, in lines {first + 1} and {i + 1}")
+    names = names_of(ids, stated)
     require("unk" in names, "the vocabulary has no unk token, such as [UNK]; WordPiece needs one")
     library = wordpiece(pieces, unk=names["unk"], lowercase=lowercase)
     files = of_library(library, names, kind="wordpiece", lowercase=lowercase)

@@ -82,11 +82,12 @@ def test_a_row_of_parquet_is_a_document_of_whatever_type_its_text_is(tmp_path: P
         *(pyarrow.array(texts, kind) for kind in (pyarrow.string(), pyarrow.large_string())),
         *(pyarrow.array(raw, kind) for kind in (pyarrow.binary(), pyarrow.large_binary())),
         pyarrow.array(texts).dictionary_encode(),
+        pyarrow.array([line.ljust(max(map(len, raw))) for line in raw], pyarrow.binary(max(map(len, raw)))),
     ]
     for number, column in enumerate(columns):
         write_parquet(tmp_path / f"{number}.parquet", column)
-    write_parquet(tmp_path / "5.PARQUET", columns[0], compression="zstd", row_group_size=1)
-    assert read(f"files:{tmp_path}/*") == 6 * LINES
+    write_parquet(tmp_path / "6.PARQUET", columns[0], compression="zstd", row_group_size=1)
+    assert read(f"files:{tmp_path}/*") == 7 * LINES
 
 
 def test_parquet_is_read_from_a_bucket_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -212,12 +213,26 @@ def test_old_mac_line_ends_are_line_ends(tmp_path: Path, packing: str):
     assert read(f"files:{tmp_path}/a.jsonl{packing}") == [["one", "two"], ["three"]]
 
 
-def test_a_stray_carriage_return_is_white_space(tmp_path: Path):
-    """Lines that were converted twice end with two: they are lines of one document nevertheless."""
+def test_line_ends_of_several_machines_are_line_ends(tmp_path: Path):
+    """Lines that were converted twice end with two carriage returns: they are lines of one document."""
     (tmp_path / "a.txt").write_bytes(b"one\r\r\ntwo\rhalves\r\n\r\nthree")
-    assert read(f"files:{tmp_path}/a.txt") == [["one", "two\rhalves"], ["three"]]
+    assert read(f"files:{tmp_path}/a.txt") == [["one", "two", "halves"], ["three"]]
     (tmp_path / "a.txt").write_bytes(b"a single line\r")
     assert read(f"files:{tmp_path}/a.txt") == [["a single line"]]
+    (tmp_path / "a.txt").write_bytes(b"\r" * 100_000 + b"\r\none\rtwo\r\rthree\n")
+    assert read(f"files:{tmp_path}/a.txt") == [["one", "two"], ["three"]]
+    write_records(tmp_path / "a.jsonl", ["one\r\r\ntwo\rhalves\nthree"], name="text")
+    assert read(f"files:{tmp_path}/a.jsonl") == [["one", "two", "halves", "three"]]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\r\r\n"])
+def test_line_ends_are_found_wherever_a_read_begins(tmp_path: Path, end: bytes):
+    """In paragraphs longer than any buffer, with and without a newline at the end of the file."""
+    paragraphs = [b"x" * length for length in (4095, 4096, 65_534, 65_535, 65_536, 99_999, 1)]
+    for last in b"", b"\n", end:
+        (tmp_path / "a.txt").write_bytes((end * 2).join(paragraphs) + last)
+        found = read(f"files:{tmp_path}/a.txt")
+        assert [list(map(len, lines)) for lines in found] == [[len(text)] for text in paragraphs]
 
 
 def test_an_old_mac_file_of_many_parts_is_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -369,6 +384,7 @@ def test_equal_documents_have_equal_keys(tmp_path: Path):
         ("a.jsonl", b'{"text": "fine"}\n{"text": 5}', r"a\.jsonl, line 2: the field 'text' is 5, not a text"),
         ("a.jsonl", b'{"text": ["a"]}', r"a\.jsonl, line 1: the field 'text' is \['a'\], not a text"),
         ("a.jsonl", b"null\n", r"a\.jsonl, line 1 has no field 'text'"),
+        ("a.jsonl", b"{}\n", r"a\.jsonl, line 1 has no field 'text'; it has none: choose"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1: not JSON"),
         ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", r"a\.jsonl, line 1: not JSON"),
         ("a.txt.bz2", bz2.compress(b"text " * 10_000)[:-20], r"a\.txt\.bz2: not a whole compressed file"),

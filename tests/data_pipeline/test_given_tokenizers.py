@@ -223,7 +223,7 @@ def test_what_cannot_be_used_is_one_line_with_file_and_remedy(
 
 def test_a_vocabulary_is_the_same_whoever_wrote_its_lines(tmp_path: Path):
     found = []
-    for start, end in ("", "\n"), ("", "\r\n"), ("", "\r"), ("\ufeff", "\r\n"):
+    for start, end in ("", "\n"), ("", "\r\n"), ("", "\r"), ("\ufeff", "\r\n"), ("", "\r\r\n"):
         text = start + end.join(["[MASK]", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the"])
         (tmp_path / "vocab.txt").write_bytes(text.encode())
         found.append(

@@ -292,7 +292,10 @@ def test_a_vocabulary_without_special_pieces_is_refused(tmp_path: Path):
     ):
         tokenizer.train(config, list)
     (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in (*SPECIAL_PIECES, "the", "the")))
-    with pytest.raises(ValueError, match=r"vocab\.txt is no wordpiece vocabulary: .* has a piece twice"):
+    with pytest.raises(ValueError, match=r"vocab\.txt is no wordpiece .* a piece twice: 'the', in lines 6"):
+        tokenizer.train(config, list)
+    (tmp_path / "vocab.txt").write_bytes("\n".join([*SPECIAL_PIECES, "café"]).encode("latin-1"))
+    with pytest.raises(ValueError, match=r"vocab\.txt is no wordpiece vocabulary: line 6 is not valid UTF-8"):
         tokenizer.train(config, list)
     with pytest.raises(ValueError, match=r"vocab\.txt is no unigram vocabulary"):
         tokenizer.train(TokenizerConfig(kind="unigram", vocab_file=str(tmp_path / "vocab.txt")), list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_a_record_says_where_it_is_by_its_row_in_a_table_and_by_its_line_elsewhe
     table = write(tmp_path, "a.tsv", "sentence\tlabel\none\t1\ntwo\t0\n")
     assert [where for where, _ in read(table)] == [f"{table} row 1", f"{table} row 2"]
     lines = write(tmp_path, "a.jsonl", '{"sentence": "one"}\n\n{"sentence": "two"}\n')
-    assert [where for where, _ in read(lines)] == [f"{lines} line 1", f"{lines} line 3"]
+    assert [where for where, record in read(lines) if record] == [f"{lines} line 1", f"{lines} line 3"]
 
 
 def test_a_quote_is_a_character_of_a_tsv_and_encloses_a_cell_of_a_csv(tmp_path: Path):
@@ -131,17 +132,37 @@ def test_a_cell_is_as_long_as_its_text(tmp_path: Path, name: str):
 )
 def test_rows_with_nothing_in_them_are_left_out(tmp_path: Path, name: str, content: str):
     path = write(tmp_path, name, content.encode())
-    assert cells(path) == [{"sentence": "one", "label": "1"}, {"sentence": "two", "label": "0"}]
-    first, last = (int(where.rpartition(" ")[2]) for where, _ in read(path))
+    found = [*records.filled(read(path))]
+    assert [record for _, record in found] == [
+        {"sentence": "one", "label": "1"},
+        {"sentence": "two", "label": "0"},
+    ]
+    first, last = (int(where.rpartition(" ")[2]) for where, _ in found)
     assert last > first + 1, "rows are counted as an editor counts lines"
 
 
-def test_an_empty_line_is_an_empty_text_where_there_is_no_other_column(tmp_path: Path):
-    """Predictions come in the order of the lines."""
-    for name in ("a.tsv", "a.csv"):
-        assert cells(write(tmp_path, name, "sentence\none\n\ntwo\n")) == [
-            {"sentence": text} for text in ("one", "", "two")
-        ]
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_the_header_is_the_first_row_with_something_in_it(tmp_path: Path, name: str):
+    content = "\n \nsentence,label,, \none,1,,\ntwo,0, ,\n,,,\n"
+    path = write(tmp_path, name, content.replace(",", "," if name == "a.csv" else "\t"))
+    assert cells(path) == [{"sentence": "one", "label": "1"}, {"sentence": "two", "label": "0"}]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"one\rtwo\r", ["one", "two"]),
+        (b"one\r\rtwo\r\n", ["one", "", "two"]),
+        (b"one\rword\ntwo", ["one word", "two"]),
+        (b"one\n\rtwo\n", ["one", " two"]),
+        (b"\xef\xbb\xbfone\r", ["one"]),
+        (b"\n", [""]),
+        (b"", []),
+    ],
+)
+def test_standard_input_has_the_lines_of_a_file(raw: bytes, expected: list[str]):
+    found = records.texts(records.STDIN, records.decoded(io.BytesIO(raw), records.STDIN), "text")
+    assert [record["text"] for _, record in found] == expected
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path):
@@ -180,7 +201,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path):
         ("a.tsv.bz2", b"not bzip2", r"a\.tsv\.bz2: not a whole compressed file"),
         ("a.tsv.xz", b"not xz", r"a\.tsv\.xz: not a whole compressed file"),
         ("a.tsv.zst", b"not zstandard", r"a\.tsv\.zst: not a whole compressed file"),
+        ("a.csv", "sentence,label,\none,1,two\n", r"a\.csv row 1 has more cells than there are names"),
         ("a.tsv", "", r"a\.tsv has no examples"),
+        ("a.jsonl", "\n{}\n", r"a\.jsonl has no examples"),
         ("b.tsv", "sentence\tlabel\n\n\t\n", r"b\.tsv has no examples"),
         ("a.csv", "sentence,label\n", r"a\.csv has no examples"),
         ("a.jsonl", "\n\n", r"a\.jsonl has no examples"),
@@ -214,7 +237,10 @@ def test_lines_are_decoded_one_after_the_other():
 
 def test_a_line_that_is_no_object_is_told_what_the_model_wants():
     found = records.json_objects(records.STDIN, ['{"a": 1}\n', "\n", "why?\n"], wanted=("a", "b"))
-    assert next(found) == ("standard input line 1", {"a": 1})
+    assert [next(found) for _ in range(2)] == [
+        ("standard input line 1", {"a": 1}),
+        ("standard input line 2", {}),
+    ]
     with pytest.raises(
         ValueError, match=r'line 3: not JSON .*; the model wants an object a line, \{"a": "...", "b": "..."\}'
     ):

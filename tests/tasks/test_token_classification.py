@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,22 +116,73 @@ def test_columns_are_named_by_number_or_as_in_conll_u(
     assert sentences(write(tmp_path, name, content), **columns) == [expected[:2], expected[2:]]
 
 
-@pytest.mark.parametrize("content", [GERMEVAL, CONLL_U, "0 Paris B-LOC\n1 is O\n\n0 So O\n"])
+NUMBERED = [
+    GERMEVAL,
+    CONLL_U,
+    "0 Paris B-LOC\n1 is O\n\n0 So O\n",
+    "1 Paris B-LOC\n2 is O\n\n3 So O\n4 far O\n",
+    "1. Paris B-LOC\n2. is O\n\n1. So O\n",
+    "1-1 Paris B-LOC\n1-2 is O\n\n2-1 So O\n",
+    "s1-9 Paris B-LOC\ns1-10 is O\n\ns2-1 So O\n",
+    "1 Paris B-LOC\n2 is O\n\n" + "1 So O\n2 a O\n3 b O\n4 c O\n5 d O\n6 e O\n7 f O\n7 g O\n9 h O\n\n" * 2,
+]
+
+
+@pytest.mark.parametrize("content", NUMBERED)
 def test_a_column_of_numbers_is_not_taken_for_words(tmp_path: Path, content: str):
     path = write(tmp_path, "a.conll", content)
     with pytest.raises(ValueError, match=r"a\.conll: the first column numbers the words; .*--task\.text 2"):
         read(path, SETTINGS)
-    assert sentences(path, labelled=False)[1] == ("So", ""), "to predict, they are in the second one"
+    words = sentences(path, labelled=False)[1][0].split("|")
+    assert words[0] == "So", "to predict, they are in the second one"
+    assert sentences(path, text="2", label="3")[1][0].split("|") == words
 
 
-def test_numbers_may_be_words(tmp_path: Path):
+def test_a_column_that_is_the_same_for_all_is_not_taken_for_words(tmp_path: Path):
+    """As in CoNLL-2012."""
+    rows = "".join(f"bc/0 0 {number} word{number} NN\n" for number in range(12))
+    path = write(tmp_path, "a.conll", f"#begin document (bc/0); part 000\n{rows}\n#end document\n")
+    with pytest.raises(ValueError, match=r"the first column is the same for all words; .*--task\.text 2"):
+        read(path, SETTINGS)
+    assert sentences(path, text="4", label="5")[0][0].startswith("word0|word1|")
+
+
+@pytest.mark.parametrize(
+    "content", ["1 B-X\n3 I-X\n\n7 O\n2 O\n", "1 B-X\n\n2 O\n", "2024 O\nor O\n2025 O\n"]
+)
+def test_numbers_may_be_words(tmp_path: Path, content: str):
+    path = write(tmp_path, "a.conll", content)
+    assert "|".join(words for words, _ in sentences(path)) == "|".join(re.findall(r"(\S+) ", content))
+
+
+def test_numbers_that_count_on_are_words_where_that_is_said(tmp_path: Path):
     path = write(tmp_path, "a.conll", "1 B-X\n2 I-X\n\n7 O\n8 O\n")
-    assert sentences(path) == [("1|2", "B-X I-X"), ("7|8", "O O")]
+    assert sentences(path, text="1") == [("1|2", "B-X I-X"), ("7|8", "O O")]
+
+
+def test_between_tabs_a_word_may_have_spaces_and_a_column_be_empty(tmp_path: Path):
+    path = write(tmp_path, "a.conll", "New York\t\tB-LOC\nis\tVERB\tO\n\nso\t\tO\n")
+    assert sentences(path) == [("New York|is", "B-LOC O"), ("so", "O")]
+    path = write(tmp_path, "a.conll", "Paris\t\tB-LOC\nis  \tO\n")  # as far as tabs align columns
+    assert sentences(path) == [("Paris|is", "B-LOC O")]
+
+
+def test_a_comment_as_wide_as_a_row_is_none_of_its_words(tmp_path: Path):
+    """Its last column is no label of any other row."""
+    path = write(tmp_path, "a.conll", "# comment\nParis LOC\n\n# O\nis O\n")
+    assert sentences(path) == [("Paris", "LOC"), ("#|is", "O O")]
+    path = write(tmp_path, "b.conll", "# so much\nParis\n\n#\nis\n")
+    assert [words for words, _ in sentences(path, labelled=False)] == ["Paris", "#|is"]
 
 
 def test_a_hash_may_be_a_word_and_begins_a_comment_where_it_cannot_be(tmp_path: Path):
     content = "# id = 7\n#ff O\n# O\nParis B-LOC\n\n# a comment of five words\n# newdoc\n# O\n\n# text = So\n"
-    assert sentences(write(tmp_path, "a.conll", content)) == [("#ff|#|Paris", "O O B-LOC"), ("#", "O")]
+    content += "\nis O\n"
+    assert sentences(write(tmp_path, "a.conll", content)) == [
+        ("#ff|#|Paris", "O O B-LOC"),
+        ("#", "O"),
+        ("is", "O"),
+    ]
 
 
 def test_a_sentence_is_where_its_first_word_is(tmp_path: Path):
@@ -405,6 +457,8 @@ def test_all_schemes_are_understood(labels: list[str]):
         ("B-X I-X L-X U-X / B-X I-X L-X O", "B-X I-X E-X S-X / B-X I-X E-X O"),
         ("B-X L-X U-Y U-Y / B-X U-X U-Y O", "B-X E-X S-Y S-Y / B-X S-X S-Y O"),
         ("B I I O / B I O O", "B-X I-X I-X O / B-X I-X O O"),
+        ("B_X I_X B_Y O / B_X I_X B_X O", "B-X I-X B-Y O / B-X I-X B-X O"),
+        ("X-B X-I Y-B O / X-B X-I X-B O", "B-X I-X B-Y O / B-X I-X B-X O"),
         ("B L U O / B L O U", "B-X E-X S-X O / B-X E-X O S-X"),
     ],
 )
@@ -441,7 +495,10 @@ def test_nothing_found_scores_nothing():
     assert tagged(["O"], ["O"]) == {"precision": 0, "recall": 0, "f1": 0, "accuracy": 1}
 
 
-@pytest.mark.parametrize("truth", ["NOUN NOUN VERB DET", "O O PER LOC", "-LRB- -LRB- NN PRP$"])
+@pytest.mark.parametrize(
+    "truth",
+    ["NOUN NOUN VERB DET", "O O PER LOC", "-LRB- -LRB- NN PRP$", "NOUN NOUN E-mail VERB", "A A S I-x"],
+)
 def test_labels_that_begin_nothing_are_scored_by_word(truth: str):
     """Parts of speech, among others: the accuracy leads. A word without a prediction is a miss."""
     found = tagged(truth.split(), [truth.split()[0], None, *truth.split()[2:]])
@@ -450,7 +507,19 @@ def test_labels_that_begin_nothing_are_scored_by_word(truth: str):
     assert [metric.name for metric in metrics] == ["accuracy", "macro_f1"]
 
 
-@pytest.mark.parametrize("labels", ["B-PER I-PER O", "I-PER O", "S-X E-X O X", "B I O", "U-X L-X B-X"])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "B-PER I-PER O",
+        "I-PER O",
+        "S-X E-X O X",
+        "B I O",
+        "U-X L-X B-X",
+        "B_PER I_PER O",
+        "PER-B PER-I O",
+        "X_U O",
+    ],
+)
 def test_labels_of_a_scheme_are_scored_by_entity(labels: str):
     metrics = token_classification.metrics(settings_of(*labels.split()))
     assert [metric.name for metric in metrics] == ["f1", "precision", "recall", "accuracy"]
