@@ -33,9 +33,9 @@ def get_config() -> Config:
         load_recipe(Path(__file__).with_name("bert_base.py")),
         model={"max_position_embeddings": 128},
         data={"dir": "runs/day-data", "input_format": "full_sentences"},
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=60, b2=0.98),  # 6 % of the time
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0.06, b2=0.98),  # of the time
         train={
-            "steps": 1_000,  # the scale of warmup_steps
+            "steps": 1_000,
             "budget": "24 hours",
             "global_batch_size": 4096,
             "microbatches": 4,

@@ -25,7 +25,7 @@ def get_config() -> Config:
             "dir": "runs/my-domain-data",
             "tokenizer": TokenizerConfig(kind="wordpiece", vocab_file="runs/bert-base-uncased/vocab.txt"),
         },
-        optimizer={"warmup_steps": 750, "end_learning_rate": 0.0},
+        optimizer={"warmup_steps": 0.06, "end_learning_rate": 0.0},
         train={"steps": 12_500, "eval_every": 1_000, "eval_batches": None},
         checkpoint=CheckpointConfig(),
         init={"source": "runs/bert-base-uncased"},

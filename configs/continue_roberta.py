@@ -34,7 +34,7 @@ def get_config() -> Config:
             "dir": "runs/my-roberta-data",
             "tokenizer": TokenizerConfig(vocab_file="runs/roberta-base/tokenizer.json"),
         },
-        optimizer={"learning_rate": 1e-4, "warmup_steps": 750},
+        optimizer={"learning_rate": 1e-4, "warmup_steps": 0.06},
         train={"steps": 12_500, "global_batch_size": 256, "eval_every": 1_000, "eval_batches": None},
         checkpoint=CheckpointConfig(),
         init=InitConfig(source="runs/roberta-base"),

@@ -25,9 +25,9 @@ def get_config() -> Config:
         load_recipe(Path(__file__).with_name("academic_budget.py")),
         model={"vocab_size": 32768, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
         data={"dir": "runs/cramming-data", "tokenizer": {"vocab_size": 32768}},
-        optimizer={"warmup_steps": 22_500, "eps": 1e-12, "clip_norm": 0.5},  # three quarters of the time
+        optimizer={"warmup_steps": 0.75, "eps": 1e-12, "clip_norm": 0.5},  # of the time
         train={
-            "steps": 30_000,  # the scale of warmup_steps
+            "steps": 30_000,
             "microbatches": 16,
             "batch_ramp": (1024, 2048, 3072),
             "batch_ramp_steps": 20_000,  # half of the rows

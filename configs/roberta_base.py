@@ -38,7 +38,7 @@ def get_config() -> Config:
             "masking": {"max_predictions": 77},
         },
         optimizer=OptimizerConfig(
-            learning_rate=7e-4, warmup_steps=10_000, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=None
+            learning_rate=7e-4, warmup_steps=0.08, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=None
         ),
         train={
             "steps": 125_000,
