@@ -280,7 +280,7 @@ def test_numbers_count_the_labels_that_are_named(tmp_path: Path, name: str, cont
     path = write(tmp_path, name, content)
     (found,) = read(path, settings_of("O", "B-X", "I-X"))
     assert found.labels == ("O", "I-X", "B-X")
-    with pytest.raises(ValueError, match=r"line 1: 'ner' is 2; task\.labels names 2, from 0 on"):
+    with pytest.raises(ValueError, match=r"line 1: 'ner' is 2; labels are counted from 0 on, and the last"):
         read(path, settings_of("O", "B-X"))
 
 
