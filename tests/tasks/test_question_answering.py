@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from bert_jax.config import QuestionAnsweringConfig
 from bert_jax.tasks import question_answering
 from bert_jax.tasks.features import Features
-from bert_jax.tasks.question_answering import Answer, Question, _best_span, predict, read, read_stdin
+from bert_jax.tasks.question_answering import _best_span, predict, read, read_stdin
 from bert_jax.tasks.records import Empty
+from bert_jax.tasks.squad import Answer, Question
 from tests.helpers.examples import (
     AWKWARD_WORDS,
     KINDS,
