@@ -14,8 +14,9 @@ from bert_jax.tasks.records import Empty
 from data_pipeline.corpus import sanitize
 from data_pipeline.errors import UserError
 
-COLUMNS = ("id", "question", "context", "answers")
-"""SQuAD's: `id` may be missing, and is the row then; `answers` is {"text": [...], "answer_start": [...]}."""
+COLUMNS = ("id", "question", "context", "answers", "is_impossible")
+"""SQuAD's; `id` may be missing, and is the row then. Of what `answers` and `is_impossible` may be, see
+`_answers`."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Question:
 
 def read(source: str, settings: QuestionAnsweringConfig, *, labelled: bool = True) -> list[Question | Empty]:
     """Reads .json in SQuAD's form, version 1.1 or 2, .jsonl with SQuAD's columns, or TFDS."""
-    formats = {".json": _squad, ".jsonl": records.json_lines}
+    formats = {".json": _tree, ".jsonl": records.json_lines}
     found = records.read(source, formats, kind=settings.kind, columns=COLUMNS)
+    if any("answers" in record for _, record in found):  # if none has: they are unknown, as of a test set
+        found = [(where, {"answers": None} | record) for where, record in found]
     return list(_examples(found, settings, labelled=labelled))
 
 
@@ -57,29 +60,20 @@ def example(text: str, pair: str | None, settings: QuestionAnsweringConfig) -> Q
     return Question("the question", "0", text, pair)
 
 
-def _squad(path: str) -> Iterator[records.Record]:
+def _tree(path: str) -> Iterator[records.Record]:
+    """SQuAD's own form: the questions, each with its context."""
     content = records.parse_json("".join(records.lines_of(path)), path)
     try:
         flat = [
-            _flat(paragraph["context"], question)
+            question | {"context": paragraph["context"]}
             for article in content["data"]
             for paragraph in article["paragraphs"]
             for question in paragraph["qas"]
         ]
-    except (AttributeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path} does not have SQuAD's form, data[].paragraphs[].qas[] ({error})") from error
     for number, record in enumerate(flat, 1):
         yield f"{path} row {number}", record
-
-
-def _flat(context: str, question: dict[str, Any]) -> dict[str, Any]:
-    """A question of SQuAD's tree, with the columns that Hugging Face and TFDS make of it."""
-    record = {name: question[name] for name in ("id", "question") if name in question} | {"context": context}
-    answers = [] if question.get("is_impossible") else question.get("answers")
-    if answers is not None:
-        starts = [answer.get("answer_start") for answer in answers]
-        record["answers"] = {"text": [answer["text"] for answer in answers], "answer_start": starts}
-    return record
 
 
 def _examples(
@@ -97,46 +91,73 @@ def _examples(
         asked = f"{where}, question {name!r}"
         question = columns.string(asked, record, "question")
         context = columns.string(asked, record, "context")
-        answers = None
-        if labelled:
-            given = columns.column(asked, record, "answers")
-            answers = tuple(_answers(asked, given, record["context"], find=settings.find_answers))
+        answers = tuple(_answers(asked, record, find=settings.find_answers)) if labelled else None
         return Question(where, name, question, context, answers)
 
     return records.examples(found, make, labelled=labelled)
 
 
-def _answers(where: str, value: Any, context: str, *, find: bool) -> Iterator[Answer]:
-    match value:
-        case {"text": list(texts), "answer_start": list(starts)} if len(texts) == len(starts):
-            pairs = zip(texts, starts, strict=True)
-        case _:
-            raise UserError(
-                f"{where}: 'answers' is not {{'text': [...], 'answer_start': [...]}} with as many of each"
-            )
-    for text, given in pairs:
+def _answers(where: str, record: dict[str, Any], *, find: bool) -> Iterator[Answer]:
+    """Of a record whose context is a text. None if it `is_impossible`, or its `answers` are null or empty.
+
+    Args:
+      find: takes an answer that is not at its start from its place in the context, if that is known.
+    """
+    if _is_impossible(where, record.get("is_impossible")):
+        return
+    context = record["context"]
+    for text, given in _pairs(where, columns.column(where, record, "answers")):
         if not isinstance(text, str) or not sanitize(text).strip():
-            raise UserError(f"{where}: the answer {text!r} is no text")
+            raise UserError(f"{where}: the answer {text!r} is no text; 'answers' is [] where there is none")
         start = _whole_number(given)
         if start is None or not context.startswith(text, start):
             found = _place(text, start, context)
             if found is None or not find:
-                advice = f", but at {found}: --task.find-answers takes that" if found is not None else ""
-                raise UserError(f"{where}: the answer {text!r} is not at character {given!r}{advice}")
+                advice = _advice(text, context, found)
+                raise UserError(f"{where}: the answer {text!r} is not at character {given!r}, {advice}")
             start = found
         # Starts were counted before the context was sanitized, which may have made it shorter.
         yield Answer(sanitize(text), len(sanitize(context[:start])))
 
 
+def _is_impossible(where: str, value: Any) -> bool:
+    if value is None:
+        return False
+    known = {"true": True, "1": True, "false": False, "0": False}
+    said = columns.canonical(str(value).strip())
+    if said not in known:
+        raise UserError(f"{where}: 'is_impossible' is {value!r}, neither true nor false")
+    return known[said]
+
+
+def _pairs(where: str, value: Any) -> list[tuple[Any, Any]]:
+    """Text and start of each answer: SQuAD has a list of pairs, and Hugging Face a pair of lists."""
+    match value:
+        case None:
+            return []
+        case dict() if not value:
+            return []
+        case {"text": list(texts)}:
+            starts = value.get("answer_start", [None] * len(texts))
+            if isinstance(starts, list) and len(starts) == len(texts):
+                return list(zip(texts, starts, strict=True))
+        case [*pairs] if all(isinstance(pair, dict) and "text" in pair for pair in pairs):
+            return [(pair["text"], pair.get("answer_start")) for pair in pairs]
+    raise UserError(
+        f"{where}: 'answers' is neither [{{'text': ..., 'answer_start': ...}}] nor {{'text': [...], "
+        "'answer_start': [...]} with as many of each"
+    )
+
+
 def _whole_number(value: Any) -> int | None:
-    """An answer's start, which JSON may hold as 10, 10.0 or "10"; None if it is no number from 0 on."""
+    """An answer's start, which JSON may hold as 10, 10.0 or "10.0"; None if it is no number from 0 on."""
     match value:
         case bool():
             return None
         case int() | float() if value >= 0 and value == value // 1:
             return int(value)
-        case str() if re.fullmatch(r"\s*[0-9]{1,9}\s*", value, re.ASCII):
-            return int(value)
+        case str() if re.fullmatch(r"\s*[0-9]{1,9}(\.0*)?\s*", value, re.ASCII):
+            return int(float(value))
     return None
 
 
@@ -152,3 +173,13 @@ def _place(text: str, start: int | None, context: str) -> int | None:
         if start is not None and context.startswith(text, place):
             return place
     return None
+
+
+def _advice(text: str, context: str, place: int | None) -> str:
+    """What to do about an answer that is not at its start but at `place`, or where it cannot be known."""
+    if place is not None:
+        return f"but at {place}: --task.find-answers takes that"
+    count = len(re.findall(f"(?={re.escape(text)})", context))
+    if count:
+        return f"but {count} times in the context: correct the character, to that of the one that is meant"
+    return "and nowhere in the context: write it as it is there, or leave the question out"
