@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.corpus import sanitize
-from data_pipeline.errors import EmptyError, UserError
+from data_pipeline.errors import EmptyError, UserError, require
 
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number that can be learned."""
+
+UNKNOWN = ("-1", "-100")
+"""What data sets have in place of a label that is not known: as GLUE in its tests."""
+
+_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 def column(where: str, record: dict[str, Any], name: str, advice: str = "") -> Any:
@@ -48,34 +55,75 @@ def label_name(where: str, name: str, value: Any) -> str:
 
 
 def canonical(label: str) -> str:
-    """A label as all files have it: 1, 1.0 and "1.00" are 1; true, "True" and "TRUE" are true."""
+    """A label as all files have it: 1, "1.", "+1" and "1e0" are 1; true, "True" and "TRUE" are true.
+
+    With zeros in front it is a name, 007: who writes them wants them, and programs that write numbers do not.
+    """
     if label.lower() in ("true", "false"):
         return label.lower()
-    if re.fullmatch(r"-?[0-9]+\.[0-9]+", label):
-        return label.rstrip("0").removesuffix(".")
-    return label
+    if not _NUMBER.fullmatch(label):
+        return label
+    unsigned = label.lstrip("+-")
+    if unsigned.isdigit():  # of any length, to the last digit
+        return label if label[0] == "-" and unsigned != "0" else unsigned
+    value = float(label) + 0.0  # which makes 0.0 of -0.0
+    if not math.isfinite(value):
+        return label
+    return format(Decimal(repr(value)), ".0f") if value.is_integer() else repr(value)
 
 
 def label_reader(labels: Sequence[str]) -> Callable[[str, str, Any], str]:
-    """What reads labels as `label_name` does; where `labels` are names, a whole number counts them from 0."""
+    """What reads labels as `label_name` does; where `labels` are names, a whole number counts them from 0.
+
+    The reader raises UserError for a number of `UNKNOWN`, and for one that could be meant otherwise.
+    """
     names = tuple(map(canonical, labels))
-    if not names or any(map(is_number, names)):
-        return label_name
+    require(len(set(names)) == len(names), f"task.labels {tuple(labels)} has a number or truth value twice")
 
     def read(where: str, name: str, value: Any) -> str:
         label = label_name(where, name, value)
-        if not is_number(label):
+        if label in names or not is_number(label):
             return label
-        if not 0 <= int(label) < len(names):
-            raise UserError(f"{where}: {name!r} is {label}; task.labels names {len(names)}, from 0 on")
-        return names[int(label)]
+        what = f"{where}: {name!r} is {label}"
+        if label in UNKNOWN:
+            raise UserError(
+                f"{what}, which stands for none; use a split that has labels, or name it in --task.labels"
+            )
+        return _counted(what, int(label), names) if names else label
 
     return read
 
 
+def _counted(what: str, number: int, names: Sequence[str]) -> str:
+    """The name that a number counts, from 0 on; UserError if there is none, or another one has the number."""
+    if any(map(_NUMBER.fullmatch, names)):
+        raise UserError(f"{what}, which is none of task.labels, but some of them are numbers: add it there")
+    last = len(names) - 1
+    if not 0 <= number <= last:
+        raise UserError(
+            f"{what}; labels are counted from 0 on, and the last of task.labels is {last}: count so, or "
+            "write the names"
+        )
+    own = _own_numbers(names)
+    if number in own and own[number] != number:
+        meant = names[own.index(number)]
+        raise UserError(
+            f"{what}, which is {names[number]!r} as counted from 0 on, and may mean {meant!r}: write the "
+            "names"
+        )
+    return names[number]
+
+
+def _own_numbers(names: Sequence[str]) -> list[int]:
+    """The number in each name, as 1 in "1 star"; [] unless each has one of its own."""
+    found = [re.findall(r"[0-9]{1,9}", name) for name in names]
+    own = [int(numbers[0]) for numbers in found if len(numbers) == 1]
+    return own if len(set(own)) == len(names) else []
+
+
 def is_number(label: str) -> bool:
     """Whether a label is a whole number."""
-    return bool(re.fullmatch(r"-?[0-9]{1,9}", label))
+    return bool(re.fullmatch(r"-?(0|[1-9][0-9]{0,8})", label))
 
 
 def _not_empty(where: str, name: str, value: str) -> str:

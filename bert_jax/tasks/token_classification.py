@@ -46,12 +46,16 @@ kept_bytes = classification.kept_bytes
 
 @dataclass(frozen=True)
 class TokenLabels:
-    """A sentence, each of whose words has a label."""
+    """A sentence, and the labels of its words."""
 
     where: str
     words: tuple[str, ...]
-    labels: tuple[str, ...] | None = None
-    """None: unknown, they are to be predicted."""
+    labels: tuple[str | None, ...] | None = None
+    """A None among them: the word is neither learned nor scored. None: unknown, they are to be predicted."""
+
+
+NO_LABEL = "-100"
+"""What Hugging Face has in place of the label of a word that is not to be learned."""
 
 
 # Examples
@@ -71,8 +75,8 @@ def read(
     label = settings.label if labelled else None
     wanted = (settings.text, settings.label)
     found = records.read(source, formats, kind=settings.kind, columns=wanted, label=label)
-    as_label = columns.label_reader(settings.labels) if settings.labels else _name
-    make = functools.partial(_example, settings=settings, as_label=as_label if labelled else None)
+    as_label = _label_reader(settings.labels) if labelled else None
+    make = functools.partial(_example, settings=settings, as_label=as_label)
     return list(records.examples(found, make, labelled=labelled))
 
 
@@ -95,7 +99,7 @@ def _example(
     record: dict[str, Any],
     *,
     settings: TokenClassificationConfig,
-    as_label: Callable[[str, str, Any], str] | None,
+    as_label: Callable[[str, str, Any], str | None] | None,
 ) -> TokenLabels:
     labelled = as_label is not None
     advice = columns.advice("text", labelled=labelled)
@@ -118,25 +122,35 @@ def _example(
         raise UserError(f"{where}: {settings.label!r} is not a list of labels")
     if len(labels) != len(words):
         raise UserError(f"{where} has {len(words)} words and {len(labels)} labels")
-    return TokenLabels(where, words, tuple(as_label(where, settings.label, label) for label in labels))
+    found = tuple(as_label(where, settings.label, label) for label in labels)
+    if not any(found):
+        raise UserError(f"{where}: {settings.label!r} is {NO_LABEL}, no label, for all words: leave them out")
+    return TokenLabels(where, words, found)
 
 
-def _name(where: str, column: str, value: Any) -> str:
-    """A label where none are asked for."""
-    label = columns.label_name(where, column, value)
-    if columns.is_number(label):  # which one is outside of entities?
-        raise UserError(
-            f"{where}: {column!r} has {label}, a number, not a name: name the labels in their order, "
-            "as in --task.labels O B-PER I-PER"
-        )
-    return label
+def _label_reader(labels: Sequence[str]) -> Callable[[str, str, Any], str | None]:
+    """As that of `columns`; but a number wants labels that it counts, or is NO_LABEL."""
+    read = columns.label_reader(labels)
+
+    def read_one(where: str, name: str, value: Any) -> str | None:
+        label = columns.label_name(where, name, value)
+        if label == NO_LABEL:
+            return None
+        if columns.is_number(label) and not labels:  # which one is outside of entities?
+            raise UserError(
+                f"{where}: {name!r} has {label}, a number, not a name: name the labels in their order, "
+                "as in --task.labels O B-PER I-PER"
+            )
+        return read(where, name, label)
+
+    return read_one
 
 
 def with_labels(
     settings: TokenClassificationConfig, examples: Sequence[TokenLabels]
 ) -> TokenClassificationConfig:
     """`settings` with the labels of the examples, sorted, unless others were asked for."""
-    found = {label for example in examples for label in example.labels or ()}
+    found = {label for example in examples for label in example.labels or () if label is not None}
     asked = tuple(map(columns.canonical, settings.labels))
     return dataclasses.replace(settings, labels=asked or tuple(sorted(found)))
 
@@ -144,8 +158,8 @@ def with_labels(
 def featurize(
     examples: Sequence[TokenLabels], tokenizer: Tokenizer, settings: TokenClassificationConfig
 ) -> Features:
-    """labels: [N, S] int32, index in the labels at the first piece of each word; weights: [N, S], 1.0 there;
-    places: [N, S], the word of which a column has the first piece, else -1."""
+    """labels: [N, S] int32, index in the labels at the first piece of each word that has one; weights:
+    [N, S], 1.0 there; places: [N, S], the word of which a column has the first piece, else -1."""
     S, pieces = settings.sequence_length, Pieces(tokenizer)
     before, room = len(pieces.alone.before), S - pieces.alone.size
     rows: list[tuple[list[int], list[int] | None]] = []
@@ -162,13 +176,18 @@ def featurize(
     arrays = make_arrays(rows, pieces, S=S)
     if all_labelled(examples, [example.labels for example in examples]):
         arrays["labels"] = np.zeros((len(rows), S), np.int32)
+        arrays["weights"] = np.zeros((len(rows), S), np.float32)
         for n, example in enumerate(examples):
             assert example.labels is not None
             assert len(example.labels) == len(example.words), example.where
-            known = [label_index(example, label, settings.labels) for label in example.labels]
+            known = [
+                -1 if label is None else label_index(example, label, settings.labels)
+                for label in example.labels
+            ]
             at = np.flatnonzero(words_NxS[n] >= 0)
-            arrays["labels"][n, at] = np.array(known, np.int32)[words_NxS[n, at]]
-        arrays["weights"] = (words_NxS >= 0).astype(np.float32)
+            of_words = np.array(known, np.int32)[words_NxS[n, at]]
+            arrays["labels"][n, at] = of_words.clip(min=0)
+            arrays["weights"][n, at] = of_words >= 0
     return Features(arrays, np.arange(len(rows), dtype=np.int32), words_NxS, cut)
 
 
@@ -294,8 +313,12 @@ def score(
     """
     check_libraries()
     assert len(examples) == len(predictions) > 0
-    truth = [list(example.labels or ()) for example in examples]
-    predicted = [list(prediction["labels"]) for prediction in predictions]
+    truth, predicted = [], []
+    for example, prediction in zip(examples, predictions, strict=True):
+        pairs = zip(example.labels or (), prediction["labels"], strict=True)
+        scored = [(label, said) for label, said in pairs if label is not None]
+        truth.append([label for label, _ in scored])
+        predicted.append([said for _, said in scored])
     form = form_of(settings.labels)
     if form is None:
         return _scores_of_words(truth, predicted)

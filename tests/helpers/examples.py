@@ -26,7 +26,7 @@ from bert_jax.config import (
 )
 from bert_jax.tasks import task_of
 from bert_jax.tasks.features import Features
-from bert_jax.tasks.question_answering import Answer, Question
+from bert_jax.tasks.squad import Answer, Question
 from bert_jax.tasks.text import Label, Text
 from data_pipeline import tokenizer as subwords
 from data_pipeline.batch import unpack

@@ -26,14 +26,23 @@ def texts(labels: str) -> list[Text]:
 
 SAME = {
     "good": ["good", " good "],
-    "0": [0, 0.0, "0", "0.0", "0.00"],
-    "-1": [-1, -1.0, "-1", "-1.0"],
-    "2.5": [2.5, "2.5", "2.50"],
+    "0": [0, 0.0, "0", "0.0", "0.00", -0.0, "-0", "-0.0", "0e5"],
+    "1": [1, 1.0, "1", "1.0", "1.", "+1", "1e0"],
+    "-2": [-2, -2.0, "-2", "-2.0"],
+    "2.5": [2.5, "2.5", "2.50", "+2.5", "25e-1"],
+    "0.5": [0.5, "0.5", ".5", "+.5"],
+    "1e-07": [1e-7, "1e-7", "1E-07", "0.0000001"],
+    "10000000000000000": [1e16, 10**16, "1e16", "1e+16", "10000000000000000"],
+    "12345678901234567891": [12345678901234567891, "12345678901234567891"],
     "true": [True, "true", "True", "TRUE"],
     "false": [False, "false", "False", "FALSE"],
-    "1e3": ["1e3"],
+    "1000": [1e3, "1e3"],
     "1.2.0": ["1.2.0"],
     "007": ["007"],
+    "01": ["01"],
+    "1e999": ["1e999"],
+    "1_000": ["1_000"],
+    "+": ["+"],
 }
 """Labels, and how files write them."""
 
@@ -69,8 +78,79 @@ def test_numbers_count_the_labels_that_have_names(tmp_path: Path):
     labels = [e.label for e in classification.read(path, ClassificationConfig(labels=("1", "0")))]
     assert labels == ["1", "0"]
     path = write(tmp_path, "a.tsv", "sentence\tlabel\none\t2\n")
-    with pytest.raises(ValueError, match=r"row 1: 'label' is 2; task\.labels names 2, from 0 on"):
+    with pytest.raises(
+        ValueError, match=r"row 1: 'label' is 2; .* from 0 on, .* last of task\.labels is 1: "
+    ):
         classification.read(path, ClassificationConfig(labels=("bad", "good")))
+
+
+STARS = ("1 star", *(f"{n} stars" for n in range(2, 6)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "found", "read"),
+    [
+        (("bad", "good", "2"), 2, "2"),
+        (("bad", "good", "2"), "good", "good"),
+        (
+            ("bad", "good", "2"),
+            1,
+            r"'label' is 1, which is none of task\.labels, but some of them are numbers",
+        ),
+        (("0", "1"), 2, r"'label' is 2, which is none of task\.labels, .*: add it there"),
+        (("0.5", "1.5"), 1, r"'label' is 1, which is none of task\.labels"),
+        (("-1", "0", "1"), -1, "-1"),
+        (
+            STARS,
+            1,
+            r"'label' is 1, which is '2 stars' as counted from 0 on, and may mean '1 star': write the",
+        ),
+        (
+            STARS,
+            5,
+            r"'label' is 5; labels are counted from 0 on, and the last of task\.labels is 4: count so",
+        ),
+        (("01", "02", "03"), 1, r"'label' is 1, which is '02' as counted from 0 on, and may mean '01'"),
+        (("LABEL_0", "LABEL_1"), 1, "LABEL_1"),
+        (("top 10", "top 20"), 1, "top 20"),
+        (("flu", "covid 1"), 0, "flu"),
+    ],
+)
+def test_a_number_is_the_label_that_is_meant_or_none(
+    tmp_path: Path, labels: tuple[str, ...], found: object, read: str
+):
+    """Never another one, as where labels are counted from 1 on."""
+    path = write(tmp_path, "a.jsonl", json.dumps({"sentence": "one", "label": found}))
+    if not read.startswith("'label'"):
+        assert classification.read(path, ClassificationConfig(labels=labels))[0].label == read
+        return
+    with pytest.raises(ValueError, match=f"line 1: {read}"):
+        classification.read(path, ClassificationConfig(labels=labels))
+
+
+@pytest.mark.parametrize("labels", [(), ("bad", "good"), ("0", "1")])
+@pytest.mark.parametrize("unknown", ["-1", "-100"])
+def test_a_label_that_stands_for_none_is_refused_unless_it_is_asked_for(
+    tmp_path: Path, unknown: str, labels: tuple[str, ...]
+):
+    """As GLUE has it in its tests."""
+    for name, content in {
+        "a.tsv": f"sentence\tlabel\none\t{unknown}\n",
+        "a.csv": f"sentence,label\none,{unknown}.0\n",
+        "a.jsonl": f'{{"sentence": "one", "label": {unknown}}}',
+    }.items():
+        path = write(tmp_path, name, content)
+        with pytest.raises(
+            ValueError, match=f" 1: 'label' is {unknown}, which stands for none; use a split that"
+        ):
+            classification.read(path, ClassificationConfig(labels=labels))
+        assert classification.read(path, ClassificationConfig(labels=(unknown, "0")))[0].label == unknown
+
+
+def test_labels_that_are_asked_for_are_different_ones(tmp_path: Path):
+    path = write(tmp_path, "a.tsv", "sentence\tlabel\none\t1\n")
+    with pytest.raises(ValueError, match=r"task\.labels \('1', '1\.0'\) has a number or truth value twice"):
+        classification.read(path, ClassificationConfig(labels=("1", "1.0")))
 
 
 @pytest.mark.parametrize(

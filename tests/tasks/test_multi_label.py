@@ -65,7 +65,9 @@ def test_numbers_count_the_labels_that_have_names(tmp_path: Path):
     )
     settings = MultiLabelConfig(labels=("x", "y", "z"))
     assert [e.label for e in multi_label.read(path, settings)] == [("z", "x"), ()]
-    with pytest.raises(ValueError, match=r"line 1: 'labels' is 2; task\.labels names 2, from 0 on"):
+    with pytest.raises(
+        ValueError, match=r"line 1: 'labels' is 2; labels are counted from 0 on, and the last"
+    ):
         multi_label.read(path, MultiLabelConfig(labels=("x", "y")))
 
 

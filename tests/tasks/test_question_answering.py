@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from bert_jax.config import QuestionAnsweringConfig
 from bert_jax.tasks import question_answering
 from bert_jax.tasks.features import Features
-from bert_jax.tasks.question_answering import Answer, Question, _best_span, predict, read, read_stdin
+from bert_jax.tasks.question_answering import _best_span, predict, read, read_stdin
 from bert_jax.tasks.records import Empty
+from bert_jax.tasks.squad import Answer, Question
 from tests.helpers.examples import (
     AWKWARD_WORDS,
     KINDS,
@@ -111,8 +112,17 @@ def asked(*answers: tuple[str, object], **changes: object) -> str:
         ("a.json", asked(("Paris", 3)), r"at character 3, but at 0: --task\.find-answers takes that"),
         ("a.json", asked(("Paris", None)), r"at character None, but at 0: --task\.find-answers takes that"),
         ("a.json", asked(("Paris", True)), r"at character True, but at 0: --task\.find-answers takes that"),
-        ("a.json", asked(("is", 1)), r"the answer 'is' is not at character 1$"),  # it is there twice
-        ("a.json", asked(("", 0)), r"question 'q1': the answer '' is no text"),
+        ("a.json", asked(("is", 1)), r"'is' is not at character 1, but 2 times in the context: correct the"),
+        ("a.json", asked(("", 0)), r"question 'q1': the answer '' is no text; 'answers' is \[\] where there"),
+        (
+            "a.json",
+            asked(is_impossible="no"),
+            r"question 'q1': 'is_impossible' is 'no', neither true nor false",
+        ),
+        ("a.json", asked(is_impossible=2), r"question 'q1': 'is_impossible' is 2, neither true nor false"),
+        ("a.json", asked(answers=["Paris"]), r"question 'q1': 'answers' is neither \[\{'text': "),
+        ("a.json", asked(answers="Paris"), r"question 'q1': 'answers' is neither \[\{'text': "),
+        ("a.jsonl", '{"question": "?", "context": "a"}', r"line 1, question '1' has no column 'answers'"),
         ("a.json", asked(question=" "), r"a\.json row 1, question 'q1': 'question' is empty"),
         ("a.json", squad({"id": "q1", "question": "?"}, context=""), r"question 'q1': 'context' is empty"),
         ("a.json", squad({"id": "q1", "question": "Where?"}), r"question 'q1' has no column 'answers'"),
@@ -135,7 +145,7 @@ def asked(*answers: tuple[str, object], **changes: object) -> str:
         (
             "a.jsonl",
             '{"question": "?", "context": "a", "answers": {"text": ["a"], "answer_start": []}}',
-            r"a\.jsonl line 1, question '1': 'answers' is not \{'text'",
+            r"a\.jsonl line 1, question '1': 'answers' is neither .* with as many of each$",
         ),
         (
             "a.tsv",
@@ -152,10 +162,50 @@ def test_what_is_wrong_is_said_in_one_line_with_its_row(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("start", ["12", " 12 ", 12.0])
+@pytest.mark.parametrize("start", ["12", " 12 ", 12.0, "12.0", "12."])
 def test_a_start_is_a_number_however_it_is_written(tmp_path: Path, start: object):
     (example,) = read(write(tmp_path, "a.json", asked(("France", start))), SETTINGS)
     assert example.answers == (Answer("France", 12),)
+
+
+PARIS = (Answer("Paris", 0),)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("columns", "answers"),
+    [
+        ({"answers": {"text": ["Paris"], "answer_start": [0]}}, PARIS),  # Hugging Face's
+        ({"answers": [{"text": "Paris", "answer_start": "0.0"}]}, PARIS),  # SQuAD's
+        ({"answers": [{"text": "Paris", "answer_start": 0}] * 2}, PARIS * 2),
+        ({"answers": {"text": [], "answer_start": []}}, ()),
+        ({"answers": []}, ()),
+        ({"answers": {}}, ()),
+        ({"answers": None}, ()),
+        ({}, ()),
+        ({"is_impossible": True}, ()),
+        *(
+            ({"is_impossible": no, "answers": [{"text": "Paris", "answer_start": 0}]}, PARIS)
+            for no in (False, "false", "FALSE", " False ", 0, 0.0, "0", None)
+        ),
+        *(
+            ({"is_impossible": yes, "answers": [{"text": "Paris", "answer_start": 0}]}, ())
+            for yes in (True, "true", "TRUE", 1, "1")
+        ),
+    ],
+)
+def test_answers_are_read_as_people_have_them(
+    tmp_path: Path, name: str, columns: dict[str, Any], answers: tuple[Answer, ...]
+):
+    """Where others of the file have some, none at all is no answer."""
+    context = "Paris is in France."
+    rows = [{"question": "Where?", **columns}, {"question": "Who?", "answers": []}]
+    content = (
+        squad(*rows, context=context)
+        if name == "a.json"
+        else "\n".join(json.dumps(row | {"context": context}) for row in rows)
+    )
+    assert [example.answers for example in read(write(tmp_path, name, content), SETTINGS)] == [answers, ()]
 
 
 FINDING = dataclasses.replace(SETTINGS, find_answers=True)
@@ -183,14 +233,20 @@ def test_an_answer_is_found_where_that_is_asked_for(tmp_path: Path, context: str
     assert example.answers == (Answer("France", place),)
 
 
-@pytest.mark.parametrize("context", ["Nothing of it.", "France, France, France"])
-def test_an_answer_that_is_nowhere_or_anywhere_is_refused(tmp_path: Path, context: str):
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ("Nothing of it.", "and nowhere in the context: write it as it is there, or leave the question out$"),
+        ("France, France, France", "but 3 times in the context: correct the character, to that of the one"),
+    ],
+)
+def test_an_answer_that_is_nowhere_or_anywhere_is_refused(tmp_path: Path, context: str, message: str):
     answer = {"text": "France", "answer_start": 4}
     path = write(
         tmp_path, "a.json", squad({"id": "q", "question": "Where?", "answers": [answer]}, context=context)
     )
     for asked_for in (SETTINGS, FINDING):
-        with pytest.raises(ValueError, match=r"the answer 'France' is not at character 4$"):
+        with pytest.raises(ValueError, match=f"the answer 'France' is not at character 4, {message}"):
             read(path, asked_for)
 
 

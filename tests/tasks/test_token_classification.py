@@ -215,7 +215,8 @@ def test_words_to_predict_are_a_list_or_a_string_or_a_column(tmp_path: Path):
         ("a.conllu", "1 So O\n", r"a\.conllu line 1 has 3 columns, and no column 4"),
         ("a.conll", "a 0\nb 3\n", r"line 1: 'ner' has 0, a number, not a name: .*--task\.labels O B-PER"),
         ("a.jsonl", '{"tokens": ["a"], "ner": [3]}', r"line 1: 'ner' has 3, a number, not a name: name the"),
-        ("a.jsonl", '{"tokens": ["a"], "ner": [-100]}', r"line 1: 'ner' has -100, a number, not a name"),
+        ("a.jsonl", '{"tokens": ["a"], "ner": [-1]}', r"line 1: 'ner' has -1, a number, not a name"),
+        ("a.jsonl", '{"tokens": ["a"], "ner": [-100]}', r"line 1: 'ner' is -100, no label, for all words"),
         ("a.jsonl", '{"tokens": ["a", "b"], "ner": ["O"]}', r"a\.jsonl line 1 has 2 words and 1 labels"),
         ("a.jsonl", '{"tokens": [], "ner": []}', r"line 1: 'tokens' has no words"),
         ("a.jsonl", '{"tokens": ["a", " "], "ner": ["O", "O"]}', r"line 1: 'tokens' has an empty word"),
@@ -332,7 +333,37 @@ def test_numbers_count_the_labels_that_are_named(tmp_path: Path, name: str, cont
     path = write(tmp_path, name, content)
     (found,) = read(path, settings_of("O", "B-X", "I-X"))
     assert found.labels == ("O", "I-X", "B-X")
-    with pytest.raises(ValueError, match=r"line 1: 'ner' is 2; task\.labels names 2, from 0 on"):
+    with pytest.raises(ValueError, match=r"line 1: 'ner' is 2; labels are counted from 0 on, and the last"):
+        read(path, settings_of("O", "B-X"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "labels"),
+    [
+        ("a.jsonl", '{"tokens": ["a", "b", "c"], "ner": [-100, "B-X", "-100"]}', ()),
+        ("a.jsonl", '{"tokens": ["a", "b", "c"], "ner": [-100, 1, -100.0]}', ("O", "B-X")),
+        ("a.conll", "a -100\nb B-X\nc -100\n", ()),
+    ],
+)
+def test_a_word_may_have_no_label(tmp_path: Path, name: str, content: str, labels: tuple[str, ...]):
+    """Hugging Face's -100. It is neither learned nor scored, and predicted as others are."""
+    settings = settings_of(*labels)
+    examples = read(write(tmp_path, name, content), settings)
+    assert examples[0].labels == (None, "B-X", None)
+    settings = token_classification.with_labels(settings, examples)
+    assert settings.labels == (labels or ("B-X",))
+    features = features_of(settings, examples)
+    assert features.places[0, :5].tolist() == [-1, 0, 1, 2, -1]
+    assert features.arrays["weights"][0, :5].tolist() == [0, 0, 1, 0, 0]
+    assert features.arrays["labels"][0, 2] == settings.labels.index("B-X")
+    for said in ["B-X", "B-X", "B-X"], ["O", "B-X", None]:
+        scores = token_classification.score(examples, [{"labels": said}], settings)
+        assert scores == {"precision": 1, "recall": 1, "f1": 1, "accuracy": 1}
+
+
+def test_a_number_that_stands_for_none_is_no_label(tmp_path: Path):
+    path = write(tmp_path, "a.jsonl", '{"tokens": ["a", "b"], "ner": [-1, 0]}')
+    with pytest.raises(ValueError, match="line 1: 'ner' is -1, which stands for none"):
         read(path, settings_of("O", "B-X"))
 
 
