@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
 import importlib
+import io
+import itertools
 import lzma
 import sys
 import zlib
@@ -25,10 +28,54 @@ def _open_zst(file: IO[bytes]) -> Any:
     return zstd_module().open(file)
 
 
+CHUNK = 1 << 16
+"""Bytes of a file that are read or unpacked at a time."""
+
+
+class _Parts(io.RawIOBase):
+    """A file of one or several compressed parts, unpacked.
+
+    bz2.open and lzma.open take bytes behind a part that begin none for the end of the file: what comes after
+    a damaged one would be missing, and nobody told.
+    """
+
+    def __init__(self, file: IO[bytes], new: Callable[[], Any], *, padding: bytes):
+        self._file, self._new, self._padding = file, new, padding
+        self._part: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = b""
+        while not found:
+            raw = b""
+            if self._part is None or self._part.eof:
+                raw = self._start_of_part()
+                if not raw:
+                    return 0
+                self._part = self._new()
+            elif self._part.needs_input:
+                raw = self._file.read(CHUNK)
+                if not raw:
+                    raise EOFError("it ends inside of a part")
+            found = self._part.decompress(raw, max_length=len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def _start_of_part(self) -> bytes:
+        """The bytes that the next one begins with; none at the end of the file."""
+        left = b"" if self._part is None else self._part.unused_data
+        for raw in itertools.chain([left], iter(functools.partial(self._file.read, CHUNK), b"")):
+            if start := raw.lstrip(self._padding):
+                return start
+        return b""
+
+
 PACKINGS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
+    ".bz2": lambda file: io.BufferedReader(_Parts(file, bz2.BZ2Decompressor, padding=b""), CHUNK),
+    ".xz": lambda file: io.BufferedReader(_Parts(file, lzma.LZMADecompressor, padding=b"\0"), CHUNK),
     ".zst": _open_zst,
 }
 """What unpacks a file, by its ending."""

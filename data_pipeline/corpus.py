@@ -216,6 +216,8 @@ def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
     is_piece = False
     carried = b""  # the start of a character that a cut went through
     while raw := file.readline(MAX_LINE):
+        if number == 1 and 3 * raw.count(b"\0") > len(raw):  # a character is a byte with a NUL beside it
+            raise UserError(f"{path}, line 1: not UTF-8, but UTF-16 or UTF-32; convert it, as with iconv")
         ends = raw.endswith(b"\n")
         raw, carried = (carried + raw, b"") if ends else _split_at_character(carried + raw)
         line = sanitize(_decode(raw, f"{path}, line {number}")).strip()

@@ -408,11 +408,11 @@ def check_steps(config: Config, steps: int, *, warmup_steps: int, name: str) -> 
     require(
         warmup_steps + optimizer.decay_steps <= steps,
         f"optimizer.warmup_steps {warmup_steps} and optimizer.decay_steps {optimizer.decay_steps} "
-        f"together pass {name}",
+        f"together pass {name}; optimizer.warmup_steps may be a share of the steps, such as 0.01",
     )
     require(
         warmup_steps < steps,
-        f"optimizer.warmup_steps {warmup_steps} leaves no step of {name}",
+        f"optimizer.warmup_steps {warmup_steps} leaves no step of {name}; it may be a share, such as 0.01",
     )
 
 

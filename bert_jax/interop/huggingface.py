@@ -179,11 +179,16 @@ def from_config(fields: dict[str, Any]) -> Network:
     return Network(model, *_objective(encoder, fields))
 
 
+_OF_OTHERS = {"embedding_size", "inner_group_num", "relative_attention", "max_relative_position"}
+"""What ELECTRA, ALBERT, DeBERTa and NEZHA have beside the fields of a BERT; RoBERTa has one token type."""
+
+
 def _type_of_early_days(fields: dict[str, Any]) -> str | None:
     """A BERT, if config.json was written before there were models of other types; None otherwise."""
     named = str(fields.get("architectures") or ["Bert"])
     is_bert = {"hidden_size", "num_hidden_layers", "type_vocab_size", "vocab_size"} <= fields.keys()
-    return "bert" if is_bert and named.startswith("['Bert") else None
+    is_other = fields.get("type_vocab_size") == 1 or bool(_OF_OTHERS & fields.keys())
+    return "bert" if is_bert and not is_other and named.startswith("['Bert") else None
 
 
 def _objective(encoder: Encoder, fields: dict[str, Any]) -> tuple[Objective, ObjectiveConfig]:

@@ -32,9 +32,9 @@ def column(where: str, record: dict[str, Any], name: str, advice: str = "") -> A
 def string(where: str, record: dict[str, Any], name: str, advice: str = "") -> str:
     """A text that is not empty."""
     value = column(where, record, name, advice)
-    if not isinstance(value, str | None):
+    if not isinstance(value, str | None) and value == value:  # pandas writes NaN where there is nothing
         raise UserError(f"{where}: {name!r} is {value!r}, not a text")
-    text = sanitize(value or "")
+    text = sanitize(value if isinstance(value, str) else "")
     if not text.strip():
         raise EmptyError(f"{where}: {name!r} is empty")
     return text
@@ -51,7 +51,10 @@ def label_name(where: str, name: str, value: Any) -> str:
     """A label. Numbers and truth values are the same label however a file writes them, see `canonical`."""
     if not isinstance(value, str | int | float) or not np.isfinite(value if isinstance(value, float) else 0):
         raise UserError(f"{where}: {name!r} is {value!r}, neither a string nor a number")
-    return canonical(_not_empty(where, name, repr(value) if isinstance(value, float) else str(value)))
+    text = _not_empty(where, name, repr(value) if isinstance(value, float) else str(value))
+    if text.lower() == "nan":
+        raise UserError(f"{where}: {name!r} is {text}, which programs write where there is nothing")
+    return canonical(text)
 
 
 def canonical(label: str) -> str:
@@ -104,9 +107,8 @@ def _counted(what: str, number: int, names: Sequence[str]) -> str:
             f"{what}; labels are counted from 0 on, and the last of task.labels is {last}: count so, or "
             "write the names"
         )
-    own = _own_numbers(names)
-    if number in own and own[number] != number:
-        meant = names[own.index(number)]
+    meant = next((name for name in names if _own_number(name) == number), None)
+    if meant is not None and _own_number(names[number]) != number:
         raise UserError(
             f"{what}, which is {names[number]!r} as counted from 0 on, and may mean {meant!r}: write the "
             "names"
@@ -114,11 +116,10 @@ def _counted(what: str, number: int, names: Sequence[str]) -> str:
     return names[number]
 
 
-def _own_numbers(names: Sequence[str]) -> list[int]:
-    """The number in each name, as 1 in "1 star"; [] unless each has one of its own."""
-    found = [re.findall(r"[0-9]{1,9}", name) for name in names]
-    own = [int(numbers[0]) for numbers in found if len(numbers) == 1]
-    return own if len(set(own)) == len(names) else []
+def _own_number(name: str) -> int | None:
+    """The first number in a name, as 1 in "1 star"."""
+    found = re.search(r"[0-9]{1,9}", name)
+    return int(found[0]) if found else None
 
 
 def is_number(label: str) -> bool:

@@ -16,15 +16,15 @@ from data_pipeline.errors import UserError, require
 NAMES = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 """The columns of CoNLL-U (universaldependencies.org/format.html)."""
 
-_COMMENT = re.compile(r"#\s*(\S+\s*=|newdoc\b|newpar\b|id\b|https?:|begin document|end document)")
-"""A line before a sentence that looks like one of CoNLL-U's or CoNLL-2012's. "# O" may be a word."""
+_COMMENT = re.compile(r"#\s+(\S+\s*=|newdoc\b|newpar\b|https?:)|#(begin|end) document\b")
+"""What the comments of CoNLL-U, GermEval and CoNLL-2012 look like. "#newdoc" and "# O" may be words."""
 _NO_WORD = re.compile(r"[0-9]+[-.][0-9]+")
 """CoNLL-U's number of several words written as one, or of a word that is not written."""
 _LAST_NUMBER = re.compile(r"([0-9]{1,9})[^0-9]*$")
 _MOST = 0.75
 """The share of rows that says what a file is: a few of its rows may be wrong."""
-_PROOF = 10
-"""So many times the same cell are no words."""
+_PROOF = 4
+"""So many times in a row the same cell are no words."""
 
 
 class _Row(NamedTuple):
@@ -39,22 +39,22 @@ def read(path: str, settings: TokenClassificationConfig, *, labelled: bool) -> I
     task.text and task.label name columns by number, from 1 on, or as CoNLL-U does. Otherwise words are the
     first column and labels the last one; in a .conllu FORM and UPOS.
 
-    A row that begins with # is a comment where it cannot be a word: it has too few or too many columns, or no
-    label that others have.
+    A row that begins with # is a comment if it looks like one that is known, or can be no word: it has too
+    many or too few columns, or behind the # comes a space, and at its end no label that others have.
 
     Raises:
       UserError: a row is broken, or a column is not there; or it numbers words, and words are expected.
     """
     sentences = list(_sentences(path))
     bodies = [[row for row in sentence if row.text[0] != "#"] for sentence in sentences]
-    numbered = _is_numbered(bodies)
     widths = [len(row.cells) for body in bodies for row in body]
     width = max([2, *widths[:1]])
+    numbered = _is_numbered(bodies, width)
     is_conllu = kind_of(path) == ".conllu"
     word_at, label_at = (_place(name, settings, labelled=labelled) for name in ("text", "label"))
     if word_at is None:
         require(
-            is_conllu or not labelled or not (numbered or _is_one(bodies)),
+            is_conllu or not ((labelled and numbered) or _is_one(bodies)),
             f"{path}: the first column {'numbers the' if numbered else 'is the same for all'} words; say "
             "which ones hold words and labels, as in --task.text 2 --task.label 3, or by CoNLL-U's names, "
             "FORM and UPOS",
@@ -63,19 +63,21 @@ def read(path: str, settings: TokenClassificationConfig, *, labelled: bool) -> I
     if label_at is None:
         label_at = NAMES.index("UPOS") if is_conllu else -1
 
-    known = {row.cells[label_at] for body in bodies for row in body if len(row.cells) == width > label_at}
+    expected = {width} if labelled else set(widths or [1])
+    fitting = [row for sentence in sentences for row in sentence if len(row.cells) == width > label_at]
+    known = {row.cells[label_at] for row in fitting if row.cells[0] != "#"}
 
-    def is_word(row: _Row) -> bool:
-        if row.text[0] != "#":
-            return True
-        if numbered or _COMMENT.match(row.text):
-            return False
-        if not labelled:
-            return len(row.cells) <= max(widths, default=width)
-        return len(row.cells) == width and row.cells[label_at] in known
+    def is_comment(row: _Row, *, leads: bool) -> bool:
+        if row.text[0] != "#" or (numbered or _COMMENT.match(row.text)):
+            return row.text[0] == "#"
+        if len(row.cells) not in expected:
+            return leads or row.cells[0] == "#"
+        return labelled and row.cells[0] == "#" and row.cells[label_at] not in known
 
     for sentence in sentences:
-        rows = list(itertools.dropwhile(lambda row: not is_word(row), sentence))
+        rows: list[_Row] = []
+        for row in sentence:
+            rows += [] if is_comment(row, leads=not rows) else [row]
         if numbered:
             rows = _written(rows)
         if not rows:
@@ -114,8 +116,11 @@ def _written(rows: list[_Row]) -> list[_Row]:
     return [row for row in rows if not _NO_WORD.fullmatch(row.cells[0])] or rows
 
 
-def _is_numbered(sentences: list[list[_Row]]) -> bool:
-    """Whether the first column counts the words: 1, 2 or "s1-1", "s1-2". One word alone proves nothing."""
+def _is_numbered(sentences: list[list[_Row]], width: int) -> bool:
+    """Whether the first column counts the words, 1, 2 or "s1-1", "s1-2", or is of numbers and not alone."""
+    cells = [row.cells[0] for sentence in sentences for row in _written(sentence)]
+    if cells and width > 2 and all(re.fullmatch("[0-9]+", cell) for cell in cells):
+        return True
 
     def counts_on(one: str, other: str) -> bool:
         found = [int(match[1]) for cell in (one, other) if (match := _LAST_NUMBER.search(cell))]

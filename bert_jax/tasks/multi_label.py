@@ -5,6 +5,7 @@ Shapes in names: B rows of a batch, N rows of all examples, C labels.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -57,13 +58,26 @@ def labels_reader(labels: Sequence[str]) -> Callable[[str, str, Any], tuple[str,
 
     def read(where: str, name: str, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
-            value = value.split(",") if value.strip() else []
+            value = _listed(where, name, value.strip())
         found = tuple(one(where, name, item) for item in (value if isinstance(value, list) else [value]))
         if twice := [label for label in found if found.count(label) > 1]:
             raise UserError(f"{where}: {name!r} has {twice[0]!r} twice")
         return found
 
     return read
+
+
+def _listed(where: str, name: str, cell: str) -> list[Any]:
+    """The labels in a cell of a table: with commas between them, or as Python and JSON write a list."""
+    if not cell.startswith("["):
+        return cell.split(",") if cell else []
+    try:
+        found = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        found = None
+    if not isinstance(found, list):
+        raise UserError(f"{where}: {name!r} is {cell!r}, which begins as a list does and is none")
+    return found
 
 
 def with_labels(settings: MultiLabelConfig, examples: Sequence[Text]) -> MultiLabelConfig:

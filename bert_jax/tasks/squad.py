@@ -42,7 +42,7 @@ def read(source: str, settings: QuestionAnsweringConfig, *, labelled: bool = Tru
     """Reads .json in SQuAD's form, version 1.1 or 2, .jsonl with SQuAD's columns, or TFDS."""
     formats = {".json": _tree, ".jsonl": records.json_lines}
     found = records.read(source, formats, kind=settings.kind, columns=COLUMNS)
-    if any("answers" in record for _, record in found):  # if none has: they are unknown, as of a test set
+    if labelled and any("answers" in record for _, record in found):  # else unknown, as of a test set
         found = [(where, {"answers": None} | record) for where, record in records.filled(found)]
     return list(_examples(found, settings, labelled=labelled))
 

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -268,7 +268,7 @@ def predict(
 def metrics(settings: TokenClassificationConfig) -> tuple[Metric, ...]:
     """Those of entities, if the labels say where entities begin; else those of a class for each word."""
     accuracy = Metric("accuracy", "Accuracy on words")
-    if form_of(settings.labels) is None:
+    if scheme_of(settings.labels) is None:
         return (accuracy, Metric("macro_f1", "Macro F1 of words"))
     return (
         Metric("f1", "F1 of entities"),
@@ -283,23 +283,37 @@ def check_libraries() -> None:
     check_installed("seqeval")
 
 
-SCHEMES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
-"""The prefixes of labels in IOB1, IOB2, IOE, IOBES and BILOU, and what each is in IOBES."""
+SCHEMES = {"B": "B", "I": "I", "M": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
+"""The prefixes of labels in IOB1, IOB2, IOE, IOBES, BILOU and BMES, and what each is in IOBES."""
 
 
 _LETTER = f"(?P<letter>[{''.join(SCHEMES)}])"
-FORMS = (f"{_LETTER}[-_](?P<type>.+)", f"(?P<type>.+)[-_]{_LETTER}", _LETTER)
+FORMS = (f"{_LETTER}[-_:.](?P<type>.+)", f"(?P<type>.+)[-_:.]{_LETTER}", _LETTER)
 """Of labels that have such a prefix, B-PER or B_PER; that have it at their end, PER-B; and that are it."""
 
 
-def form_of(labels: Sequence[str]) -> str | None:
-    """That of FORMS which most labels beside O have. None: they are parts of speech, or of other kinds."""
-    named = [label for label in labels if label != "O"] or ["B"]
+class Scheme(NamedTuple):
+    """How labels say where entities begin."""
+
+    form: str
+    """One of FORMS."""
+    outside: str
+    """The label of words that are in none."""
+
+
+def scheme_of(labels: Sequence[str]) -> Scheme | None:
+    """That of most labels beside the one of the outside. None: they are parts of speech, or of other kinds.
+
+    The outside is "O" or, beside labels with a type and without that, the only label that is not of the form.
+    """
     for form in FORMS:
-        fitting = sum(bool(re.fullmatch(form, label)) for label in named)
-        if 2 * fitting > len(named) and (form != _LETTER or fitting == len(named)):
-            return form
-    return None
+        others = [label for label in labels if not re.fullmatch(form, label, re.IGNORECASE)]
+        outside = others[0] if len(others) == 1 and "O" not in labels and form != _LETTER else "O"
+        inside = len({*labels} - {outside})
+        fitting = len(labels) - len(others)
+        if 2 * fitting > inside and (form != _LETTER or fitting == inside):
+            return Scheme(form, outside)
+    return None if {*labels} - {"O"} else Scheme(_LETTER, "O")
 
 
 def score(
@@ -319,15 +333,15 @@ def score(
         scored = [(label, said) for label, said in pairs if label is not None]
         truth.append([label for label, _ in scored])
         predicted.append([said for _, said in scored])
-    form = form_of(settings.labels)
-    if form is None:
+    scheme = scheme_of(settings.labels)
+    if scheme is None:
         return _scores_of_words(truth, predicted)
     from seqeval import metrics
 
     predicted = [["O" if label is None else label for label in labels] for labels in predicted]
     accuracy = float(metrics.accuracy_score(truth, predicted))
-    truth = [[_iobes(label, form) for label in sentence] for sentence in truth]
-    predicted = [[_iobes(label, form) for label in sentence] for sentence in predicted]
+    truth = [[_iobes(label, scheme) for label in sentence] for sentence in truth]
+    predicted = [[_iobes(label, scheme) for label in sentence] for sentence in predicted]
     return {
         "precision": float(metrics.precision_score(truth, predicted, zero_division=0)),
         "recall": float(metrics.recall_score(truth, predicted, zero_division=0)),
@@ -349,13 +363,13 @@ def _scores_of_words(truth: list[list[str]], predicted: list[list[str | None]]) 
     }
 
 
-def _iobes(label: str, form: str) -> str:
-    if label == "O":
-        return label
-    found = re.fullmatch(form, label)
+def _iobes(label: str, scheme: Scheme) -> str:
+    if label in (scheme.outside, "O"):
+        return "O"
+    found = re.fullmatch(scheme.form, label, re.IGNORECASE)
     if found is None:
         return f"S-{label}"
-    letter, kind = SCHEMES[found["letter"]], found.groupdict().get("type")
+    letter, kind = SCHEMES[found["letter"].upper()], found.groupdict().get("type")
     return letter if kind is None else f"{letter}-{kind}"
 
 

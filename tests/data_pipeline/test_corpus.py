@@ -72,6 +72,21 @@ def test_a_packed_file_of_several_parts_is_read_to_its_end(tmp_path: Path):
     assert read(f"files:{tmp_path}/*") == 3 * LINES
 
 
+def test_zeros_between_the_parts_of_an_xz_are_padding(tmp_path: Path):
+    packed = lzma.compress(f"{TEXT}\n\n".encode())
+    (tmp_path / "a.txt.xz").write_bytes(bytes(4) + packed + bytes(8) + packed + bytes(70_000))
+    assert read(f"files:{tmp_path}/*") == 2 * LINES
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.txt.bz2", bz2.compress), ("a.txt.xz", lzma.compress)])
+def test_a_part_that_is_damaged_does_not_end_a_file(tmp_path: Path, name: str, pack: Any):
+    """As bz2.open and lzma.open would have it."""
+    part = pack(TEXT.encode())
+    (tmp_path / name).write_bytes(part + b"X" + part[1:] + part)
+    with pytest.raises(ValueError, match="not a whole compressed file"):
+        read(f"files:{tmp_path}/*")
+
+
 # Parquet
 
 
@@ -385,6 +400,7 @@ def test_equal_documents_have_equal_keys(tmp_path: Path):
         ("a.jsonl", b'{"text": ["a"]}', r"a\.jsonl, line 1: the field 'text' is \['a'\], not a text"),
         ("a.jsonl", b"null\n", r"a\.jsonl, line 1 has no field 'text'"),
         ("a.jsonl", b"{}\n", r"a\.jsonl, line 1 has no field 'text'; it has none: choose"),
+        ("a.txt", "The first line.".encode("utf-16-le"), r"a\.txt, line 1: not UTF-8, but UTF-16"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1: not JSON"),
         ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", r"a\.jsonl, line 1: not JSON"),
         ("a.txt.bz2", bz2.compress(b"text " * 10_000)[:-20], r"a\.txt\.bz2: not a whole compressed file"),

@@ -282,6 +282,9 @@ def test_a_config_of_berts_early_days_has_no_type(missing: tuple[str, ...]):
         {"hidden_size": 768, "num_hidden_layers": 12},
         {"type_vocab_size": 1, "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1}
         | {"architectures": ["RobertaForMaskedLM"]},
+        {"type_vocab_size": 1, "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1},
+        {"type_vocab_size": 2, "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1}
+        | {"embedding_size": 4},
     ],
 )
 def test_a_config_of_an_unknown_type_says_what_to_add(fields: dict):

@@ -111,6 +111,8 @@ STARS = ("1 star", *(f"{n} stars" for n in range(2, 6)))
             r"'label' is 5; labels are counted from 0 on, and the last of task\.labels is 4: count so",
         ),
         (("01", "02", "03"), 1, r"'label' is 1, which is '02' as counted from 0 on, and may mean '01'"),
+        (("1 star", "2 stars", "unrated"), 2, r"'label' is 2, which is 'unrated' .*, and may mean '2 stars'"),
+        (("1 of 2", "2 of 2"), 1, r"'label' is 1, which is '2 of 2' .*, and may mean '1 of 2'"),
         (("LABEL_0", "LABEL_1"), 1, "LABEL_1"),
         (("top 10", "top 20"), 1, "top 20"),
         (("flu", "covid 1"), 0, "flu"),
@@ -157,6 +159,7 @@ def test_labels_that_are_asked_for_are_different_ones(tmp_path: Path):
     ("name", "content", "message"),
     [
         ("a.tsv", "sentence\tlabel\none\t \n", r"a\.tsv row 1: 'label' is empty"),
+        ("a.csv", "sentence,label\none,NaN\n", r"row 1: 'label' is NaN, which programs write where there is"),
         ("a.jsonl", '{"sentence": "one", "label": NaN}', r"line 1: 'label' is nan, neither a string nor"),
         ("a.jsonl", '{"sentence": "one", "label": null}', r"line 1: 'label' is None, neither a string nor"),
         ("a.jsonl", '{"sentence": "one", "label": [1]}', r"line 1: 'label' is \[1\], neither a string nor"),

@@ -31,7 +31,9 @@ def texts(*labels: str) -> list[Text]:
 SAME: list[tuple[tuple[str, ...], list[object]]] = [
     (("a", "b"), [["a", "b"], "a,b", " a , b "]),
     (("new york",), [["new york"], "new york"]),
-    ((), [[], "", " "]),
+    ((), [[], "", " ", "[]"]),
+    (("a", "b"), ["['a', 'b']"]),
+    (("0", "1"), ["[0, 1]", [0, 1]]),
     (("1", "true"), [[1.0, True], "1.0,TRUE", ["1", "true"]]),
     (("7",), [[7], 7, "7"]),
 ]
@@ -80,6 +82,7 @@ def test_numbers_count_the_labels_that_have_names(tmp_path: Path):
         ('{"a": 1}', "'labels' is {'a': 1}, neither a string nor a number"),
         ('["a", ""]', "'labels' is empty"),
         ('"a,,b"', "'labels' is empty"),
+        ('"[a, b]"', r"'labels' is '\[a, b\]', which begins as a list does and is none"),
         ('["a", "b", "a"]', "'labels' has 'a' twice"),
         ("[1, 1.0]", "'labels' has '1' twice"),
     ],

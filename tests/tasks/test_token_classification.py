@@ -124,6 +124,8 @@ NUMBERED = [
     "1. Paris B-LOC\n2. is O\n\n1. So O\n",
     "1-1 Paris B-LOC\n1-2 is O\n\n2-1 So O\n",
     "s1-9 Paris B-LOC\ns1-10 is O\n\ns2-1 So O\n",
+    "1 Paris B-LOC\n3 is O\n\n7 So O\n",
+    "6 Paris B-LOC\n\n1 So O\n\n1 is O\n",
     "1 Paris B-LOC\n2 is O\n\n" + "1 So O\n2 a O\n3 b O\n4 c O\n5 d O\n6 e O\n7 f O\n7 g O\n9 h O\n\n" * 2,
 ]
 
@@ -165,6 +167,22 @@ def test_between_tabs_a_word_may_have_spaces_and_a_column_be_empty(tmp_path: Pat
     assert sentences(path) == [("New York|is", "B-LOC O"), ("so", "O")]
     path = write(tmp_path, "a.conll", "Paris\t\tB-LOC\nis  \tO\n")  # as far as tabs align columns
     assert sentences(path) == [("Paris|is", "B-LOC O")]
+
+
+def test_a_hashtag_is_a_word(tmp_path: Path):
+    content = "#nlp\t#\nis\tV\n#paris\t#\n\n#ai\t#\n#newdoc\t#\n\n#https://x.y\t#\n"
+    path = write(tmp_path, "a.conll", content)
+    assert [words for words, _ in sentences(path)] == ["#nlp|is|#paris", "#ai|#newdoc", "#https://x.y"]
+    with pytest.raises(ValueError, match="line 2: a broken row of 3 columns, not 2"):
+        sentences(write(tmp_path, "b.conll", "so O\n#so so O\n"))
+
+
+def test_comments_stand_anywhere(tmp_path: Path):
+    content = "Paris B-LOC\n# comment\nis O\n# a longer comment\nso O\n#end document\n"
+    path = write(tmp_path, "a.conll", content)
+    assert sentences(path) == [("Paris|is|so", "B-LOC O O")]
+    path = write(tmp_path, "b.conll", "# hello\nParis NNP B-LOC\nis V O\n")
+    assert sentences(path, labelled=False) == [("Paris|is", "")]
 
 
 def test_a_comment_as_wide_as_a_row_is_none_of_its_words(tmp_path: Path):
@@ -490,6 +508,10 @@ def test_all_schemes_are_understood(labels: list[str]):
         ("B I I O / B I O O", "B-X I-X I-X O / B-X I-X O O"),
         ("B_X I_X B_Y O / B_X I_X B_X O", "B-X I-X B-Y O / B-X I-X B-X O"),
         ("X-B X-I Y-B O / X-B X-I X-B O", "B-X I-X B-Y O / B-X I-X B-X O"),
+        ("b.X i.X b.Y o / b.X i.X o b.X", "B-X I-X B-Y O / B-X I-X O B-X"),
+        ("B-X M-X E-X B-X / B-X M-X E-X O", "B-X I-X E-X B-X / B-X I-X E-X O"),
+        ("B-X I-X _ _ / B-X _ _ B-X", "B-X I-X O O / B-X O O B-X"),
+        ("OTHER B-X I-X B-X / OTHER B-X I-X OTHER", "O B-X I-X B-X / O B-X I-X O"),
         ("B L U O / B L O U", "B-X E-X S-X O / B-X E-X O S-X"),
     ],
 )
@@ -549,6 +571,9 @@ def test_labels_that_begin_nothing_are_scored_by_word(truth: str):
         "B_PER I_PER O",
         "PER-B PER-I O",
         "X_U O",
+        "b-per i-per o",
+        "B:PER O",
+        "B-PER M-PER E-PER _",
     ],
 )
 def test_labels_of_a_scheme_are_scored_by_entity(labels: str):
