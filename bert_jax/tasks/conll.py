@@ -49,7 +49,7 @@ def read(path: str, settings: TokenClassificationConfig, *, labelled: bool) -> I
     bodies = [[row for row in sentence if row.text[0] != "#"] for sentence in sentences]
     widths = [len(row.cells) for body in bodies for row in body]
     width = max([2, *widths[:1]])
-    numbered = _is_numbered(bodies, width)
+    numbered = max(widths, default=0) > 1 and _is_numbered(bodies, width)
     is_conllu = kind_of(path) == ".conllu"
     word_at, label_at = (_place(name, settings, labelled=labelled) for name in ("text", "label"))
     if word_at is None:

@@ -199,12 +199,14 @@ def _decode(raw: bytes, where: str) -> str:
 def _table(path: str, rows: Any) -> Iterator[Record]:
     """The records of rows of cells, of which the first one with something in it names the columns.
 
-    A row of empty cells has nothing in it. Nor has a column at the end without a name: spreadsheets write it.
+    A row of empty cells has nothing in it. Nor have cells behind the last column with a name: spreadsheets
+    write such.
     """
     where = f"{path} header"
     try:
-        header: list[str] = next(filter(_has_text, rows), [])
-        columns = header[: len(header) - sum(1 for _ in itertools.takewhile(_is_blank, reversed(header)))]
+        columns: list[str] = next(filter(_has_text, rows), [])
+        while columns and _is_blank(columns[-1]):
+            columns.pop()
         if len(set(columns)) < len(columns):
             raise UserError(f"{where} names a column twice: {', '.join(columns)}")
         for number in itertools.count(1):
@@ -215,10 +217,8 @@ def _table(path: str, rows: Any) -> Iterator[Record]:
             if not _has_text(cells):
                 yield where, {}
                 continue
-            if len(cells) != len(header):
-                raise UserError(f"{where} has {len(cells)} cells; the header has {len(header)}")
-            if _has_text(cells[len(columns) :]):
-                raise UserError(f"{where} has more cells than there are names in the header")
+            if len(cells) < len(columns) or _has_text(cells[len(columns) :]):
+                raise UserError(f"{where} has {len(cells)} cells; the header has {len(columns)}")
             yield where, dict(zip(columns, cells, strict=False))
     except csv.Error as error:  # by strict=True: a quote that never ends, or one in the middle of a cell
         raise UserError(f"{where} cannot be read: {error}") from error

@@ -157,6 +157,10 @@ def test_numbers_may_be_words(tmp_path: Path, content: str):
     assert "|".join(words for words, _ in sentences(path)) == "|".join(re.findall(r"(\S+) ", content))
 
 
+def test_numbers_alone_are_words(tmp_path: Path):
+    assert sentences(write(tmp_path, "a.conll", "1\n2\n3\n"), labelled=False) == [("1|2|3", "")]
+
+
 def test_numbers_that_count_on_are_words_where_that_is_said(tmp_path: Path):
     path = write(tmp_path, "a.conll", "1 B-X\n2 I-X\n\n7 O\n8 O\n")
     assert sentences(path, text="1") == [("1|2", "B-X I-X"), ("7|8", "O O")]
