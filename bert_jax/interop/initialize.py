@@ -59,6 +59,9 @@ TRAINING_FIELDS = (
 its dropout. Where there are more positions than needed, the first ones are taken; where there are fewer, they
 are repeated (Beltagy et al. 2020, section 5)."""
 
+SEEN_BY_TOKENS = ("max_position_embeddings", "global_rope_theta", "local_rope_theta")
+"""Those of them that change what the weights compute."""
+
 POSITIONS = "position_embeddings.weight"
 """Ends the name of the table of positions in Transformers."""
 
@@ -176,8 +179,21 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
     params = jax.tree.map_with_path(chosen, parameters(network), state.params)
     lacking = f"; it lacks {', '.join(dict.fromkeys(fresh))}, which stay random" if fresh else ""
     log.info("starting from the weights of %s%s", source, lacking)
+    log.info("they are of %s", _described(theirs.model, network.model))
     state = state._replace(params=params)
     return _with_optimizer_state(source, mesh, state) if spec.config.init.optimizer_state else state
+
+
+def _described(theirs: EncoderConfig, ours: EncoderConfig) -> str:
+    """What an encoder is, and what its weights meet otherwise than they were trained."""
+    names = [name for name in SEEN_BY_TOKENS if hasattr(theirs, name) and hasattr(ours, name)]
+    changes = [
+        f"{name} {getattr(theirs, name)} -> {getattr(ours, name)}"
+        for name in names
+        if getattr(theirs, name) != getattr(ours, name)
+    ]
+    shape = f"{theirs.kind}, {theirs.num_hidden_layers} layers of {theirs.hidden_size}"
+    return "; ".join([shape, *changes])
 
 
 def _origins(source: Path, config: Config, *, rows: int) -> vocabulary.Origins:

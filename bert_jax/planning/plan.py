@@ -239,7 +239,7 @@ def report(plan: Plan) -> Iterator[str]:
         yield f"  {name:29s} {seconds * 1e3:8.1f} ms{note}"
     if "memory" not in plan.seconds:
         yield "  memory                        unknown: the GPU's compiler does not count"
-    hours = config.train.hours or plan.step_seconds * spec.steps / 3600
+    hours = config.train.hours or plan.step_seconds * spec.whole_steps / 3600
     steps = spec.steps if config.train.hours is None else int(hours * 3600 / plan.step_seconds)
     yield f"  a step                        {plan.step_seconds * 1e3:8.1f} ms"
     yield f"  {steps:,} steps".ljust(32) + f"{hours:8.1f} hours, {hours * plan.devices:,.0f} chip-hours"

@@ -18,7 +18,7 @@ from bert_jax.objectives.objective import Metric, RowShape
 from bert_jax.ops.attention import select_kernels
 from bert_jax.ops.attention.kernel import Kernels, Request
 from bert_jax.parallel.platform import Platform
-from bert_jax.training.batch_ramp import Stage, make_stages
+from bert_jax.training.batch_ramp import Stage, make_stages, position_at
 from bert_jax.training.budget import resolve_budget
 from bert_jax.training.network import Network, flops
 from data_pipeline.config import DataConfig
@@ -61,6 +61,11 @@ class RunSpec:
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         return make_stages(self.config.train, max_steps=self.max_steps)
+
+    @property
+    def whole_steps(self) -> float:
+        """Steps with the whole batch that have as many rows as those of the run."""
+        return position_at(self.stages, self.steps) / self.config.train.global_batch_size
 
     @property
     def step_flops(self) -> float:

@@ -73,7 +73,7 @@ def row(found: Plan, *labels: str) -> str:
         f"{compiled.memory / found.floor:.2f}",
     ]
     if found.fits:
-        hours = found.step_seconds * spec.steps / 3600
+        hours = found.step_seconds * spec.whole_steps / 3600
         cells += [
             f"{sent / 2**30:.2f} GiB",
             f"{seconds['compute'] * 1e3:,.0f} ms",

@@ -209,13 +209,18 @@ def test_weights_may_have_more_than_the_class_that_their_config_names(
 
 
 @pytest.mark.parametrize("positions", [64, 40, 150])
-def test_from_another_run_with_more_or_fewer_positions(config: Config, tmp_path: Path, positions: int):
-    """Fewer: the first ones. More: the first ones again."""
+def test_from_another_run_with_more_or_fewer_positions(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, positions: int
+):
+    """Fewer: the first ones. More: the first ones again. Which is said, with what the source is."""
+    caplog.set_level("INFO")
     first = spec_of(config)
     saved = tensors(first, save_run(config, first, tmp_path / "first"))
     length = min(positions, 64)
     second = spec_of(replace(config, model__max_position_embeddings=positions, data__sequence_length=length))
     state = tensors(second, started(second, tmp_path / "first"))
+    change = "" if positions == 64 else f"; max_position_embeddings 64 -> {positions}"
+    assert f"they are of bert, 2 layers of 32{change}" in caplog.messages
     name = "bert.embeddings.position_embeddings.weight"
     wanted = saved.pop(name)[np.arange(positions) % 64]
     np.testing.assert_array_equal(state.pop(name), wanted)

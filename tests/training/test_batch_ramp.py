@@ -31,6 +31,13 @@ from tests.helpers.configs import replace, spec_of
 from tests.helpers.runs import assert_identical, metrics
 
 
+def test_steps_with_fewer_rows_count_as_parts_of_a_whole_one(config: Config):
+    """As `plan` counts the hours."""
+    ramp = {"train__batch_ramp": (4, 8), "train__batch_ramp_steps": 8, "train__global_batch_size": 16}
+    spec = spec_of(replace(config, train__steps=20, train__microbatches=1, **ramp))
+    assert spec.whole_steps == 4 * 4 / 16 + 4 * 8 / 16 + 12
+
+
 @given(
     sizes=st.sets(st.integers(1, 40), min_size=1, max_size=5),
     ramp_steps=st.integers(5, 30),
