@@ -68,11 +68,13 @@ def read(path: str, settings: TokenClassificationConfig, *, labelled: bool) -> I
     known = {row.cells[label_at] for row in fitting if row.cells[0] != "#"}
 
     def is_comment(row: _Row, *, leads: bool) -> bool:
-        if row.text[0] != "#" or (numbered or _COMMENT.match(row.text)):
-            return row.text[0] == "#"
+        if row.text[0] != "#":
+            return False
+        if numbered or _COMMENT.match(row.text):
+            return True
         if len(row.cells) not in expected:
             return leads or row.cells[0] == "#"
-        return labelled and row.cells[0] == "#" and row.cells[label_at] not in known
+        return labelled and row.cells[0] == "#" and not (width > label_at and row.cells[label_at] in known)
 
     for sentence in sentences:
         rows: list[_Row] = []

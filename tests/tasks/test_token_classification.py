@@ -193,6 +193,8 @@ def test_a_comment_as_wide_as_a_row_is_none_of_its_words(tmp_path: Path):
     """Its last column is no label of any other row."""
     path = write(tmp_path, "a.conll", "# comment\nParis LOC\n\n# O\nis O\n")
     assert sentences(path) == [("Paris", "LOC"), ("#|is", "O O")]
+    with pytest.raises(ValueError, match="line 2 has 2 columns, and no column 3"):
+        sentences(path, label="3")
     path = write(tmp_path, "b.conll", "# so much\nParis\n\n#\nis\n")
     assert [words for words, _ in sentences(path, labelled=False)] == ["Paris", "#|is"]
 
