@@ -12,6 +12,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import re
 import sys
 import sysconfig
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from data_pipeline import parquet
+from data_pipeline import line_ends, parquet
 from data_pipeline.compression import PACKINGS, is_packed, kind_of, unpacked
 from data_pipeline.errors import UserError
 from data_pipeline.storage import remote, store
@@ -145,9 +146,9 @@ def _read_file(path: str, text_field: str) -> Iterator[Document]:
     with _opened(path) as raw, unpacked(path, raw) as file:
         match kind_of(path):
             case ".txt":
-                yield from _group(_text_lines(path, _with_newlines(file)))
+                yield from _group(_text_lines(path, line_ends.reader(file)))
             case ".jsonl":
-                yield from _of_texts(_json_texts(path, _with_newlines(file), text_field))
+                yield from _of_texts(_json_texts(path, line_ends.reader(file), text_field))
             case ".parquet":
                 found = enumerate(parquet.column(path, file, text_field), 1)
                 yield from _of_texts(
@@ -175,39 +176,6 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
     files, name = store(remote(path))
     with files.open(name, "rb") as file:
         yield io.BufferedReader(file)
-
-
-_LINE_END = re.compile(rb"\r{0,2}\n|\r")
-"""A file that was converted twice has two carriage returns before its newlines: each a line end, they
-would part documents."""
-
-
-class _Newlines(io.RawIOBase):
-    """A file whose lines all end with a newline, be they those of Unix, of Windows or of an old Mac."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-        self._held = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        found = self._file.read(len(buffer) - len(self._held))
-        raw, self._held = self._held + found, b""
-        if found and raw.endswith(b"\r"):  # a newline may follow
-            end = max(len(raw.rstrip(b"\r")), len(raw) - 2)
-            raw, self._held = raw[:end], raw[end:]
-            if not raw:
-                return self.readinto(buffer)
-        if b"\r" in raw:
-            raw = _LINE_END.sub(b"\n", raw)
-        buffer[: len(raw)] = raw
-        return len(raw)
-
-
-def _with_newlines(file: IO[bytes]) -> IO[bytes]:
-    return io.BufferedReader(_Newlines(file), buffer_size=1 << 16)
 
 
 def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
@@ -266,9 +234,14 @@ def _json_texts(path: str, file: IO[bytes], field: str) -> Iterator[str | None]:
                 f"{where} has no field {field!r}; it has {has}: choose one with --data.text-field"
             )
         text = record[field]
-        if not isinstance(text, str | None) and text == text:  # pandas writes NaN where there is nothing
+        if not isinstance(text, str) and not is_missing(text):
             raise UserError(f"{where}: the field {field!r} is {text!r}, not a text")
         yield text if isinstance(text, str) else None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a record has nothing in a field: null, or NaN as pandas writes it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def sanitize(text: str) -> str:

@@ -186,12 +186,8 @@ def start_from(source: Path, spec: RunSpec, mesh: Mesh, state: TrainState) -> Tr
 
 def _described(theirs: EncoderConfig, ours: EncoderConfig) -> str:
     """What an encoder is, and what its weights meet otherwise than they were trained."""
-    names = [name for name in SEEN_BY_TOKENS if hasattr(theirs, name) and hasattr(ours, name)]
-    changes = [
-        f"{name} {getattr(theirs, name)} -> {getattr(ours, name)}"
-        for name in names
-        if getattr(theirs, name) != getattr(ours, name)
-    ]
+    values = [(name, *(getattr(model, name, None) for model in (theirs, ours))) for name in SEEN_BY_TOKENS]
+    changes = [f"{name} {there} -> {here}" for name, there, here in values if there != here]
     shape = f"{theirs.kind}, {theirs.num_hidden_layers} layers of {theirs.hidden_size}"
     return "; ".join([shape, *changes])
 

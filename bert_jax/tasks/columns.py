@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.corpus import sanitize
+from data_pipeline.corpus import is_missing, sanitize
 from data_pipeline.errors import EmptyError, UserError, require
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -32,9 +32,9 @@ def column(where: str, record: dict[str, Any], name: str, advice: str = "") -> A
 def string(where: str, record: dict[str, Any], name: str, advice: str = "") -> str:
     """A text that is not empty."""
     value = column(where, record, name, advice)
-    if not isinstance(value, str | None) and value == value:  # pandas writes NaN where there is nothing
+    if not isinstance(value, str) and not is_missing(value):
         raise UserError(f"{where}: {name!r} is {value!r}, not a text")
-    text = sanitize(value if isinstance(value, str) else "")
+    text = "" if is_missing(value) else sanitize(value)
     if not text.strip():
         raise EmptyError(f"{where}: {name!r} is empty")
     return text

@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from bert_jax.objectives.objective import Metric, RowShape, Sums
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import classification, columns, conll, records
+from bert_jax.tasks.entities import iobes, scheme_of
 from bert_jax.tasks.features import Features, all_labelled, label_index, make_arrays
 from bert_jax.tasks.pieces import Pieces
 from bert_jax.tasks.records import Empty
@@ -283,39 +283,6 @@ def check_libraries() -> None:
     check_installed("seqeval")
 
 
-SCHEMES = {"B": "B", "I": "I", "M": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
-"""The prefixes of labels in IOB1, IOB2, IOE, IOBES, BILOU and BMES, and what each is in IOBES."""
-
-
-_LETTER = f"(?P<letter>[{''.join(SCHEMES)}])"
-FORMS = (f"{_LETTER}[-_:.](?P<type>.+)", f"(?P<type>.+)[-_:.]{_LETTER}", _LETTER)
-"""Of labels that have such a prefix, B-PER or B_PER; that have it at their end, PER-B; and that are it."""
-
-
-class Scheme(NamedTuple):
-    """How labels say where entities begin."""
-
-    form: str
-    """One of FORMS."""
-    outside: str
-    """The label of words that are in none."""
-
-
-def scheme_of(labels: Sequence[str]) -> Scheme | None:
-    """That of most labels beside the one of the outside. None: they are parts of speech, or of other kinds.
-
-    The outside is "O" or, beside labels with a type and without that, the only label that is not of the form.
-    """
-    for form in FORMS:
-        others = [label for label in labels if not re.fullmatch(form, label, re.IGNORECASE)]
-        outside = others[0] if len(others) == 1 and "O" not in labels and form != _LETTER else "O"
-        inside = len({*labels} - {outside})
-        fitting = len(labels) - len(others)
-        if 2 * fitting > inside and (form != _LETTER or fitting == inside):
-            return Scheme(form, outside)
-    return None if {*labels} - {"O"} else Scheme(_LETTER, "O")
-
-
 def score(
     examples: Sequence[TokenLabels],
     predictions: Sequence[dict[str, Any]],
@@ -340,8 +307,8 @@ def score(
 
     predicted = [["O" if label is None else label for label in labels] for labels in predicted]
     accuracy = float(metrics.accuracy_score(truth, predicted))
-    truth = [[_iobes(label, scheme) for label in sentence] for sentence in truth]
-    predicted = [[_iobes(label, scheme) for label in sentence] for sentence in predicted]
+    truth = [[iobes(label, scheme) for label in sentence] for sentence in truth]
+    predicted = [[iobes(label, scheme) for label in sentence] for sentence in predicted]
     return {
         "precision": float(metrics.precision_score(truth, predicted, zero_division=0)),
         "recall": float(metrics.recall_score(truth, predicted, zero_division=0)),
@@ -361,16 +328,6 @@ def _scores_of_words(truth: list[list[str]], predicted: list[list[str | None]]) 
         "accuracy": float(metrics.accuracy_score(true, said)),
         "macro_f1": float(metrics.f1_score(true, said, labels=labels, average="macro", zero_division=0)),
     }
-
-
-def _iobes(label: str, scheme: Scheme) -> str:
-    if label in (scheme.outside, "O"):
-        return "O"
-    found = re.fullmatch(scheme.form, label, re.IGNORECASE)
-    if found is None:
-        return f"S-{label}"
-    letter, kind = SCHEMES[found["letter"].upper()], found.groupdict().get("type")
-    return letter if kind is None else f"{letter}-{kind}"
 
 
 def explain(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from data_pipeline import line_ends
 from data_pipeline.errors import UserError, require
 from data_pipeline.special_tokens import special_tokens_of
 
@@ -35,7 +35,7 @@ def of_vocabulary(vocabulary: bytes, *, lowercase: bool, stated: Mapping[str, An
     Raises:
       UserError: it is none, or a special token is missing.
     """
-    vocabulary = re.sub(rb"\r{0,2}\n|\r", b"\n", vocabulary.removeprefix(codecs.BOM_UTF8))
+    vocabulary = line_ends.unified(vocabulary.removeprefix(codecs.BOM_UTF8))
     try:
         pieces = vocabulary.decode().rstrip("\n").split("\n")
     except UnicodeDecodeError as error:

@@ -20,9 +20,8 @@ from itertools import islice
 from pathlib import Path
 
 from bert_jax.workdir.metrics_file import read_metrics
-from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, spread
+from tests.benchmarks.cores import ROOT, SHARED, bert_jax, each_on_a_core, parser_of, spread
 
-SHARED = ROOT.parent / "shared/data"
 EXAMPLES = 6000
 SMALL = ("--model.num-hidden-layers", "2", "--model.scan-unroll", "2")
 PAIRS = ("--data.input-format", "next_sentence", "--data.max-sequences-per-row", "1")
@@ -35,17 +34,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--corpus", default=f"files:{SHARED}/corpus/*.txt.gz", help="as data.source")
+    parser = parser_of(__doc__)
     parser.add_argument("--sst2", type=Path, default=SHARED / "sst2", help="train.tsv and test.tsv")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1500)
     args = parser.parse_args()
-    args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
-    with (args.sst2 / "train.tsv").open() as file:
-        (args.out / "sst2.tsv").write_text("".join(islice(file, EXAMPLES + 1)))
+    write_examples(args)
 
     for rows in ((), PAIRS):
         if not _data(args.out, rows).exists():
@@ -87,6 +81,12 @@ def judge_random_weights(args: argparse.Namespace, seed: int, core: int) -> tupl
     source = _place(args, next(iter(VARIANTS)), seed) / "pretrained"
     place = _place(args, "random", seed)
     return math.nan, finetuned(args, source, place, seed, core, "--init.no-weights")
+
+
+def write_examples(args: argparse.Namespace) -> None:
+    """The first EXAMPLES that SST-2 has to train on, for `finetuned`."""
+    with (args.sst2 / "train.tsv").open() as file:
+        (args.out / "sst2.tsv").write_text("".join(islice(file, EXAMPLES + 1)))
 
 
 def finetuned(

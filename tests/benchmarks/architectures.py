@@ -10,7 +10,6 @@ so that what runs beside it does not count.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -18,9 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bert_jax.workdir.metrics_file import read_metrics
-from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, spread
+from tests.benchmarks.cores import bert_jax, each_on_a_core, parser_of, spread
 
-CORPUS = ROOT.parent / "shared/data/corpus"
 BERT, MODERN = "configs/mini.py", "configs/modernbert_mini.py:pretraining"
 VARIANTS: dict[str, tuple[str, str, str]] = {
     "BERT, AdamW": (BERT, "adamw", "2e-3"),
@@ -45,13 +43,9 @@ class Run(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--corpus", default=f"files:{CORPUS}/*.txt.gz", help="as data.source")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=1000)
     args = parser.parse_args()
-    args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     source = ("--data.source", args.corpus, "--data.dir", str(args.out / "data"))
     if not (args.out / "data").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import queue
@@ -14,9 +15,21 @@ from pathlib import Path
 from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared/data"
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """With the arguments that all such benchmarks have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--out", type=lambda path: Path(path).resolve(), required=True, help="folder of the runs"
+    )
+    parser.add_argument("--corpus", default=f"files:{SHARED}/corpus/*.txt.gz", help="as data.source")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser
 
 
 def each_on_a_core(keys: Iterable[Key], job: Callable[[Key, int], Result]) -> dict[Key, Result]:

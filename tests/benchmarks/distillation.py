@@ -10,7 +10,6 @@ what the processor spent on a run, so that what runs beside it does not count.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -18,9 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bert_jax.workdir.metrics_file import read_metrics
-from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, spread
+from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, parser_of, spread
 
-CORPUS = ROOT.parent / "shared/data/corpus"
 MINI = "configs/mini.py"
 LARGER = (
     *("--model.num-hidden-layers", "8", "--model.hidden-size", "256", "--model.num-attention-heads", "8"),
@@ -53,14 +51,10 @@ class Run(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--corpus", default=f"files:{CORPUS}/*.txt.gz", help="as data.source")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=1000, help="of a student")
     parser.add_argument("--teacher-steps", type=int, default=4000)
     args = parser.parse_args()
-    args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     source = ("--data.source", args.corpus, "--data.dir", str(args.out / "data"))
     if not (args.out / "data").exists():

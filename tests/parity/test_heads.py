@@ -41,7 +41,8 @@ SETTINGS: dict[Task, Any] = {
     token_classification: token_classification.Config(labels=LABELS),
     question_answering: question_answering.Config(),
 }
-"""Of every task that reads one text or two. Those for groups: tests/interop/test_sentence_transformers.py."""
+"""Of every task that reads one text or two. Those for groups: tests/interop/test_sentence_transformers.py
+and tests/finetuning/test_reranking.py."""
 SMALL = BertConfig(
     vocab_size=1001,
     hidden_size=60,

@@ -181,7 +181,8 @@ def test_initial_weights_are_distributed_as_theirs():
 # Heads
 
 HEADS = [task for task in TASKS if not issubclass(task.Config, GroupTaskConfig)]
-"""Those for groups of texts: tests/interop/test_sentence_transformers.py."""
+"""Those for groups of texts: tests/interop/test_sentence_transformers.py
+and tests/finetuning/test_reranking.py."""
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

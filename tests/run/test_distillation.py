@@ -75,8 +75,10 @@ def test_from_text_to_transformers(runs: Runs, tmp_path: Path, capfd: pytest.Cap
     assert names <= {line.split()[0] for line in printed.splitlines() if line}
     assert metrics(students[0]) == metrics(students[1])
     one, other = map(state, students)
-    pieces = {name: slice(700) if name.endswith("['word']") else ... for name in one}
-    assert all((one[name][rows] == other[name][rows]).all() for name, rows in pieces.items())
+    table = ".params['encoder']['embeddings']['word']"
+    one[table], other[table] = one[table][:700], other[table][:700]
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
 
     out = tmp_path / "out"
     assert cli.run(["export", "--workdir", str(students[0]), "--out", str(out)]) == 0
