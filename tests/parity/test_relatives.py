@@ -365,7 +365,7 @@ def test_none_has_a_head_for_pairs(family: str, objective: Any):
         ),
         ({"model_type": "t5"}, "is of a 't5' model"),
         ({"model_type": "roberta", "is_decoder": True}, "has is_decoder True; known is False"),
-        ({"model_type": "roberta", "pad_token_id": None}, "pad_token_id is None; it must be of type int"),
+        ({"model_type": "roberta", "pad_token_id": "1"}, "pad_token_id is '1'; it must be of type int"),
         (
             {"model_type": "roberta", "max_position_embeddings": 2},
             "positions begin behind model.pad_token_id",
