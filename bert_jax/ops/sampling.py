@@ -1,22 +1,40 @@
-"""Samples from a softmax by the Gumbel-max trick, with noise that is hashed and fuses with what reads it."""
+"""Samples from a softmax over many classes: a block of them first, then one of the block.
+
+So two logarithms of noise are taken for each block and for the classes of one, not for each of a vocabulary.
+"""
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
 
 from bert_jax.ops.shapes import along_last_axis
 
+BLOCK = 128
+"""Classes."""
+
 
 def sample(logits: jax.Array, words: jax.Array) -> jax.Array:
-    """A class of each softmax: argmax of the logits plus Gumbel noise (Gumbel 1954). [..., V] -> [...] int32.
+    """A class of each softmax. [..., V] -> [...] int32.
 
-    The noise of a class is a hash of it and of the random words, integer operations element by element: no
-    array of [..., V] random numbers need be held, and nothing depends on how the others are cut.
+    What is drawn follows from its logits and its words alone, however the others are cut.
 
     Args:
       words: [..., 2] uint32, random bits of each softmax.
     """
+    surplus = -logits.shape[-1] % BLOCK
+    padded = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, surplus)], constant_values=-math.inf)
+    blocks = padded.reshape(*logits.shape[:-1], -1, BLOCK)
+    block = _drawn(jax.nn.logsumexp(blocks, axis=-1), words)
+    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2).squeeze(-2)
+    return block * BLOCK + _drawn(inside, words ^ jnp.uint32(0x5BD1E995))
+
+
+def _drawn(logits: jax.Array, words: jax.Array) -> jax.Array:
+    """One of few classes by the Gumbel-max trick (Gumbel 1954); the noise of a class is a hash of its number
+    and of the words."""
     class_V = jnp.arange(logits.shape[-1], dtype=jnp.uint32) * jnp.uint32(0x9E3779B1)
     hashed = _mixed(_mixed(along_last_axis(class_V, words) ^ words[..., :1]) + words[..., 1:])
     uniform = (hashed.astype(jnp.float32) + 0.5) * 2.0**-32  # small ones, which win, have the finest steps

@@ -74,8 +74,8 @@ def trained(out: Path, source: tuple[str, ...], variant: str, seed: int, *, step
         how = ["--optimizer.name", optimizer, "--optimizer.learning-rate", rate, "--train.seed", str(seed)]
         how += ["--train.steps", str(steps), "--train.eval-every", str(-(-steps // 4))]
         how += ["--checkpoint.every", str(steps)]
-        seconds = bert_jax("pretrain", config, *source, *ALIKE, *how, "--workdir", str(workdir), core=core)
-        time_file.write_text(json.dumps(seconds))
+        done = bert_jax("pretrain", config, *source, *ALIKE, *how, "--workdir", str(workdir), core=core)
+        time_file.write_text(json.dumps(done.seconds))
     lines = read_metrics(workdir / "metrics.jsonl")
     losses = {step: m["mlm_loss"] for (step, split), m in lines.items() if split == "validation"}
     print(f"{variant}, seed {seed}: {losses[steps]:.3f}", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared/data"
@@ -50,12 +50,16 @@ def each_on_a_core(keys: Iterable[Key], job: Callable[[Key, int], Result]) -> di
         return {key: done.result() for key, done in submitted.items()}
 
 
-def bert_jax(*words: str, core: int | None = None) -> float:
-    """A verb in a process of its own, on one core if one is given; what it says, if it fails.
+class Done(NamedTuple):
+    """A verb that ended well."""
 
-    Returns:
-      The seconds that a processor spent on it.
-    """
+    said: str
+    seconds: float
+    """That a processor spent on it."""
+
+
+def bert_jax(*words: str, core: int | None = None) -> Done:
+    """A verb in a process of its own, on one core if one is given. Raises SystemExit if it fails."""
     on_core = None if core is None else lambda: os.sched_setaffinity(0, {core})
     command = [sys.executable, "-m", "bert_jax", *words]
     process = subprocess.Popen(
@@ -67,7 +71,7 @@ def bert_jax(*words: str, core: int | None = None) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}\nended with {process.returncode}:\n{said[-4000:]}")
-    return usage.ru_utime + usage.ru_stime
+    return Done(said, usage.ru_utime + usage.ru_stime)
 
 
 def spread(values: list[float] | tuple[float, ...], digits: int) -> str:

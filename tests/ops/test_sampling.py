@@ -29,9 +29,20 @@ def test_samples_have_the_probabilities_of_the_softmax():
     assert scipy.stats.chisquare(found).pvalue > 0.01
 
 
+def test_so_they_are_where_the_classes_fill_no_block():
+    logits = jax.random.normal(jax.random.key(6), (300,)) * 2
+    expected = 40_000 * scipy.special.softmax(np.asarray(logits, np.float64))
+    found = counts(logits, 40_000, seed=2)
+    often = expected >= 5  # what the test of chi-square is for
+    found, expected = (np.append(x[often], x[~often].sum()) for x in (found, expected))
+    assert scipy.stats.chisquare(found, expected).pvalue > 0.01
+
+
 def test_a_class_that_cannot_be_is_never_drawn():
-    logits = jnp.array([0.0, jnp.finfo(jnp.float32).min / 2, -1.0])
-    assert counts(logits, 2000)[1] == 0
+    never = jnp.finfo(jnp.float32).min / 2
+    assert counts(jnp.array([0.0, never, -1.0]), 2000)[1] == 0
+    logits = jnp.full(300, never).at[jnp.array([7, 131])].set(jnp.array([0.0, 1.0]))  # one block has none
+    assert np.flatnonzero(counts(logits, 2000)).tolist() == [7, 131]
 
 
 def test_a_sample_follows_from_its_own_words():
