@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax.cli import main as cli
-from bert_jax.cli.commands import VERBS
+from bert_jax.cli.verbs import VERBS
 from data_pipeline.config import MaskingConfig
 from tests.helpers.paths import ROOT
 

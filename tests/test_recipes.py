@@ -27,8 +27,10 @@ import jax
 import pytest
 
 from bert_jax.cli import main as cli
-from bert_jax.cli.commands import VERBS, Prepare, Pretrain
+from bert_jax.cli.data_verbs import Prepare
 from bert_jax.cli.phases import Check
+from bert_jax.cli.training_verbs import Pretrain
+from bert_jax.cli.verbs import VERBS
 from bert_jax.config import BertConfig, Config, EncoderConfig, load_phases, load_recipe
 from bert_jax.objectives import objective_for
 from bert_jax.ops.attention import xla

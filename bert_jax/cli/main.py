@@ -20,8 +20,12 @@ from typing import Any
 
 import tyro
 
-from bert_jax.cli.commands import VERBS, Embed, Finetune, Glue, Plan, Prepare, Pretrain, Report, ShowConfig
+from bert_jax.cli.data_verbs import Prepare
+from bert_jax.cli.model_verbs import Embed
 from bert_jax.cli.phases import chained
+from bert_jax.cli.run_verbs import Report
+from bert_jax.cli.training_verbs import Finetune, Glue, Plan, Pretrain
+from bert_jax.cli.verbs import VERBS, ShowConfig
 from bert_jax.config import Config
 from bert_jax.config.recipe import load_phases, load_recipe
 from bert_jax.config.sections import FOLLOWS_IN_FINETUNING

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_jax.cli.commands import Prepare, Pretrain, compiled_programs
+from bert_jax.cli.data_verbs import Prepare
+from bert_jax.cli.flags import compiled_programs
+from bert_jax.cli.training_verbs import Pretrain
 from bert_jax.config import Config
 from bert_jax.parallel.exit_status import OK
 from data_pipeline.config import DataConfig

@@ -1,6 +1,6 @@
 """Do replaced tokens teach more than masked ones in the same time? Several seeds, a table.
 
-    python -m tests.benchmarks.rtd --out runs/rtd [--seeds 0 1 2] [--hours 0.25]
+    python -m tests.benchmarks.rtd --out runs/rtd [--seeds 0 1 2] [--hours 0.15]
 
 configs/mini.py and configs/electra_mini.py with two layers, the same encoder on the same rows of the shared
 corpus with 30 % of their tokens masked, from which so short a run learns most (ablation.py); each for so long
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--sst2", type=Path, default=SHARED / "sst2", help="train.tsv and test.tsv")
-    parser.add_argument("--hours", type=float, default=0.25, help="of a pretraining")
+    parser.add_argument("--hours", type=float, default=0.15, help="of a pretraining")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     write_examples(args)

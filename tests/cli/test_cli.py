@@ -19,7 +19,7 @@ import transformers
 
 from bert_jax.analysis.scoring import BUCKETS
 from bert_jax.cli import main as cli
-from bert_jax.cli.commands import VERBS
+from bert_jax.cli.verbs import VERBS
 from bert_jax.config import Config
 from bert_jax.run.pretrain import pretrain
 from bert_jax.workdir.run_files import config_from_json

@@ -1,0 +1,32 @@
+"""What the flags of several verbs have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bert_jax.config import Config
+from data_pipeline.errors import UserError
+from data_pipeline.storage import cache_folder
+
+FromFile = Annotated[Config, tyro.conf.arg(name="")]
+"""The config of a CONFIG file, with a flag for each field and no prefix."""
+
+
+def at_least_1(flag: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{flag} is {value}; it must be at least 1")
+
+
+def check_dimensions(value: int | None) -> None:
+    if value is not None:
+        at_least_1("--dimensions", value)
+
+
+def compiled_programs(workdir: Path) -> Path:
+    """Where runs that are neighbours share compiled programs."""
+    from bert_jax.workdir.bucket import is_copy
+
+    return (cache_folder() if is_copy(workdir) else workdir.absolute().parent) / "compiled"
