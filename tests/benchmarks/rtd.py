@@ -1,12 +1,13 @@
 """Do replaced tokens teach more than masked ones in the same time? Several seeds, a table.
 
-    python -m tests.benchmarks.rtd --out runs/rtd [--seeds 0 1 2] [--hours 0.15]
+    python -m tests.benchmarks.rtd --out runs/rtd [--seeds 0 1 2] [--steps 700]
 
 configs/mini.py and configs/electra_mini.py with two layers, the same encoder on the same rows of the shared
-corpus with 30 % of their tokens masked, from which so short a run learns most (ablation.py); each for so long
-on a core of its own, side by side: keep everything else off the machine. Both are judged by the accuracy on
-SST-2's development set after fine-tuning on the first 6,000 of its training examples. Runs that are there
-already are not made again.
+corpus with 30 % of their tokens masked, from which so short a run learns most (ablation.py). Replaced tokens
+get as many steps as take the processor as long as --steps of masked ones; what a step takes is measured
+first, so that what runs beside it does not count. Both are judged by the accuracy on SST-2's development set
+after fine-tuning on the first 6,000 of its training examples. Runs that are there already are not made again.
+One run a core, side by side.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from bert_jax.workdir.metrics_file import read_metrics
 from tests.benchmarks.ablation import SMALL, finetuned, write_examples
 from tests.benchmarks.cores import SHARED, bert_jax, each_on_a_core, parser_of, spread
 
-VARIANTS = {"masked tokens": "configs/mini.py", "replaced tokens": "configs/electra_mini.py"}
+MASKED = "configs/mini.py"
+VARIANTS = {"masked tokens": MASKED, "replaced tokens": "configs/electra_mini.py"}
 ALIKE = (*SMALL, "--data.masking.rate", "0.3", "--data.masking.max-predictions", "20")
-SCALE = 4000
-"""The steps of a schedule that the clock stretches."""
 
 
 class Run(NamedTuple):
@@ -38,42 +38,59 @@ class Run(NamedTuple):
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--sst2", type=Path, default=SHARED / "sst2", help="train.tsv and test.tsv")
-    parser.add_argument("--hours", type=float, default=0.15, help="of a pretraining")
+    parser.add_argument("--steps", type=int, default=700, help="of a pretraining with masked tokens")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     write_examples(args)
-    source = ("--data.source", args.corpus, "--data.dir", str(args.out / "data"))
+    source = ("--data.source", args.corpus, "--data.dir", str(args.out / "data"), *ALIKE)
     if not (args.out / "data").exists():
-        bert_jax("prepare", "configs/mini.py", *source)
+        bert_jax("prepare", MASKED, *source)
+    seconds = each_on_a_core(VARIANTS, lambda variant, core: seconds_a_step(args, source, variant, core))
+    steps = {name: round(args.steps * seconds["masked tokens"] / seconds[name]) for name in VARIANTS}
 
     # Seed by seed, so that a table of fewer seeds is there early.
     keys = [(variant, seed) for seed in args.seeds for variant in VARIANTS]
-    runs = each_on_a_core(keys, lambda key, core: pretrained_and_judged(args, source, *key, core))
-    print("| in the same time | steps | held-out MLM loss (RTD: of its generator) | SST-2 accuracy, % |")
-    print("|---|---|---|---|")
+    runs = each_on_a_core(
+        keys, lambda key, core: pretrained_and_judged(args, source, *key, steps[key[0]], core)
+    )
+    print("| in the same time | a step | steps | MLM loss (RTD: its generator's) | SST-2 accuracy, % |")
+    print("|---|---|---|---|---|")
     for variant in VARIANTS:
         of_seeds = [runs[variant, seed] for seed in args.seeds]
-        steps = spread([run.steps for run in of_seeds], 0)
         loss = spread([run.metrics["mlm_loss"] for run in of_seeds], 3)
-        print(f"| {variant} | {steps} | {loss} | {spread([100 * run.accuracy for run in of_seeds], 1)} |")
+        accuracy = spread([100 * run.accuracy for run in of_seeds], 1)
+        print(f"| {variant} | {seconds[variant]:.2f} s | {steps[variant]} | {loss} | {accuracy} |")
+
+
+def seconds_a_step(args: argparse.Namespace, source: tuple[str, ...], variant: str, core: int) -> float:
+    """Of a processor: what 40 steps more take, by that."""
+    file = args.out / f"{variant.replace(' ', '-')}.seconds.json"
+    if not file.exists():
+        took = {}
+        for steps in (10, 50):
+            place = args.out / f"{variant.replace(' ', '-')}-timed-{steps}"
+            how = ["--train.steps", str(steps), "--train.eval-every", "50", "--checkpoint.every", "50"]
+            how += ["--train.eval-batches", "1", "--workdir", str(place)]
+            took[steps] = bert_jax("pretrain", VARIANTS[variant], *source, *how, core=core).seconds
+        file.write_text(json.dumps((took[50] - took[10]) / 40))
+    return json.loads(file.read_text())
 
 
 def pretrained_and_judged(
-    args: argparse.Namespace, source: tuple[str, ...], variant: str, seed: int, core: int
+    args: argparse.Namespace, source: tuple[str, ...], variant: str, seed: int, steps: int, core: int
 ) -> Run:
-    place = args.out / f"{variant.replace(' ', '-')}-{args.hours}-hours-{seed}"
+    place = args.out / f"{variant.replace(' ', '-')}-{steps}-steps-{seed}"
     file = place / "accuracy.json"
     if not file.exists():
-        how = ["--train.budget", f"{args.hours} hours", "--train.steps", str(SCALE)]
-        how += ["--train.seed", str(seed), "--train.eval-every", "200", "--checkpoint.every", "1000"]
-        how += [*ALIKE, "--workdir", str(place / "pretrained")]
-        bert_jax("pretrain", VARIANTS[variant], *source, *how, core=core)
+        how = ["--train.steps", str(steps), "--train.seed", str(seed)]
+        how += ["--train.eval-every", str(-(-steps // 5)), "--checkpoint.every", str(steps)]
+        where = ("--workdir", str(place / "pretrained"))
+        bert_jax("pretrain", VARIANTS[variant], *source, *how, *where, core=core)
         accuracy = finetuned(args, place / "pretrained", place / "sst2", seed, core)
         file.write_text(json.dumps(accuracy))
         print(f"{variant}, seed {seed}: accuracy {accuracy:.3f}", file=sys.stderr, flush=True)
     lines = read_metrics(place / "pretrained/metrics.jsonl")
-    found = {step: metrics for (step, split), metrics in lines.items() if split == "validation"}
-    return Run(max(found), found[max(found)], json.loads(file.read_text()))
+    return Run(steps, lines[steps, "validation"], json.loads(file.read_text()))
 
 
 if __name__ == "__main__":
