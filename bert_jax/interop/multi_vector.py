@@ -123,12 +123,10 @@ def read(
     if "MultiVectorMask" in folders:
         file = folders["MultiVectorMask"] / "config.json"
         mask = read_object(file) if file.is_file() else {}
-        check(
-            file, "MultiVectorMask", "skiplist_tasks", mask.get("skiplist_tasks", ["document"]), ["document"]
-        )
-        check(file, "MultiVectorMask", "keep_only_token_ids", mask.get("keep_only_token_ids"), None)
+        for name, usual in (("skiplist_tasks", ["document"]), ("keep_only_token_ids", None)):
+            check(file, "MultiVectorMask", name, mask.get(name) or usual, usual)
         sentence_transformers.check_normalize(folders["Normalize"] / "config.json", "token_embeddings")
-        lengths, skipped = _said(encoder), mask.get("skiplist_words", [])
+        lengths, skipped = _said(encoder), mask.get("skiplist_words") or []
         expansion = encoder.get("query_expansion")
     else:
         lengths, skipped = USUAL_LENGTHS | _said(use), use.get("skiplist_words")
@@ -140,8 +138,8 @@ def read(
         skipped in ([], PUNCTUATION),
         f"{directory} leaves out the words {skipped!r}; known is punctuation ({string.punctuation})",
     )
-    most = longest(model, tokenizer)
-    query = expansion["length"] if expansion else lengths.get("query_length", most)
+    most = encoder.get("max_seq_length") or longest(model, tokenizer)
+    query = expansion.get("length") if expansion else lengths.get("query_length", most)
     document = lengths.get("document_length", most)
     for name, length in (("query_length", query), ("document_length", document)):
         if not isinstance(length, int) or length < SHORTEST:
