@@ -38,10 +38,11 @@ from bert_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from bert_jax.interop import huggingface, sentence_transformers
+from bert_jax.interop import huggingface, multi_vector, sentence_transformers
 from bert_jax.objectives import OBJECTIVES
-from bert_jax.tasks import TASKS, embedding
+from bert_jax.tasks import TASKS, embedding, late_interaction
 from bert_jax.training.network import Network, init_params
+from data_pipeline import tokenizer
 from data_pipeline.prepare import prepare
 from data_pipeline.special_tokens import SpecialTokens
 from tests.helpers.configs import recipe_of
@@ -99,6 +100,9 @@ def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Calla
         params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
         folder = tmp_path_factory.mktemp(kind)
         tensors = huggingface.to_tensors(network, params)
+        if objective is late_interaction:
+            words = tokenizer.load(Path(config.data.dir) / "tokenizer")
+            tensors = multi_vector.write(folder, network, tensors, words)
         safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(
             json.dumps(huggingface.to_config(network, special_tokens=SpecialTokens()))

@@ -237,3 +237,36 @@ class RerankingConfig(GroupTaskConfig):
     loss: Literal["softmax", "binary"] = "softmax"
     """softmax: the positive among the texts of its example (Nogueira and Cho 2019; Gao et al. 2021). binary:
     each text on its own, whether it goes with the anchor."""
+
+
+@dataclass(frozen=True)
+class LateInteractionConfig(GroupTaskConfig):
+    """A vector for each token of two texts, compared token by token (tasks/late_interaction.py)."""
+
+    kind: ClassVar[str] = "late_interaction"
+    noted: ClassVar[tuple[str, ...]] = (
+        *TaskConfig.noted,
+        *("query_length", "query_expansion", "query_prompt", "document_prompt", "skip_punctuation"),
+    )
+
+    dimensions: int = 128
+    """Numbers of a token's vector."""
+    query_length: int = 32
+    """Tokens of an anchor at most; those of each other text are task.sequence_length."""
+    query_expansion: bool = False
+    """Whether [MASK] fills anchors up to query_length: further vectors, which see the anchor and are seen
+    (Khattab and Zaharia 2020, arXiv 2004.12832, section 3.2)."""
+    query_prompt: str = ""
+    """In front of each anchor: a text, or a piece of the vocabulary that is no word, such as [unused0]."""
+    document_prompt: str = ""
+    """In front of each other text, likewise."""
+    skip_punctuation: bool = True
+    """Whether punctuation of the other texts has no vectors."""
+    temperature: float = 1.0
+    """What scores are divided by."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.dimensions >= 1, f"task.dimensions is {self.dimensions}; it must be at least 1")
+        require(self.query_length >= 8, f"task.query_length is {self.query_length}; it must be at least 8")
+        require(self.temperature > 0, f"task.temperature is {self.temperature}; it must be positive")

@@ -10,8 +10,8 @@ from typing import Literal
 import ml_dtypes
 import safetensors.numpy
 
-from bert_jax.config import EmbeddingConfig, ObjectiveConfig, TaskConfig
-from bert_jax.interop import generator, huggingface, sentence_transformers
+from bert_jax.config import EmbeddingConfig, LateInteractionConfig, ObjectiveConfig, TaskConfig
+from bert_jax.interop import generator, huggingface, multi_vector, sentence_transformers
 from bert_jax.interop.huggingface import Tensors
 from bert_jax.interop.load import TASK_FIELDS, load_workdir, to_use
 from bert_jax.interop.model_card import model_card
@@ -40,7 +40,8 @@ def export(
 ) -> tuple[int, ...]:
     """Writes a run's weights and tokenizer to the new folder `out`, for AutoModel and AutoTokenizer.
 
-    One that was trained for embeddings is for SentenceTransformer too. The files of a tokenizer that a
+    One that was trained for embeddings is for SentenceTransformer too, one of late interaction for
+    MultiVectorEncoder and PyLate. The files of a tokenizer that a
     pretraining was given are those that it was given. A discriminator's generator is in the folder
     `generator` of `out`, with a tokenizer and a card too.
 
@@ -97,8 +98,8 @@ def _write(
     """One model with its tokenizer, in a new folder."""
     words = tokenizer.load(workdir / "tokenizer")
     fields = huggingface.to_config(network, special_tokens=words.special_tokens, dtype=dtype)
-    is_embedding = isinstance(network.settings, EmbeddingConfig)
-    if isinstance(network.settings, TaskConfig) and not is_embedding:  # which has files of its own for that
+    has_head = network.objective.HUGGINGFACE_SUFFIX != huggingface.NO_HEAD
+    if isinstance(network.settings, TaskConfig) and has_head:  # others have files of their own for that
         noted = {name: getattr(network.settings, name) for name in network.settings.noted}
         fields[TASK_FIELDS] = {"bert-jax": noted}
     if dtype == "bfloat16":
@@ -107,6 +108,8 @@ def _write(
     words.save(folder)
     if words.is_ours or spec.config.task is not None:
         _note_length(folder / "tokenizer_config.json", spec)
+    if isinstance(network.settings, LateInteractionConfig):
+        tensors = multi_vector.write(folder, network, tensors, words)
     weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     (folder / huggingface.WEIGHTS_FILE).write_bytes(weights)  # save_file would hide it from others
     (folder / huggingface.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")

@@ -16,6 +16,7 @@ import safetensors.numpy
 
 from bert_jax import models, objectives, tasks
 from bert_jax.config import EncoderConfig, ObjectiveConfig
+from bert_jax.interop import multi_vector
 from bert_jax.models.encoder import Encoder, HuggingFace
 from bert_jax.objectives import mlm
 from bert_jax.objectives.objective import Objective
@@ -241,7 +242,8 @@ def load_network(directory: Path) -> Network:
     """Raises as `load` does."""
     if not (directory / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{directory} has no {CONFIG_FILE}")
-    return from_config(read_object(directory / CONFIG_FILE))
+    network = from_config(read_object(directory / CONFIG_FILE))
+    return multi_vector.load_network(directory, network) if multi_vector.is_folder(directory) else network
 
 
 def load_tensors(directory: Path) -> Tensors:
@@ -252,12 +254,15 @@ def load_tensors(directory: Path) -> Tensors:
             tensors |= safetensors.numpy.load_file(file)
         except safetensors.SafetensorError as error:
             raise UserError(f"{file} is damaged ({error})") from error
-    return tensors
+    return tensors | (multi_vector.load_projection(directory) if multi_vector.is_folder(directory) else {})
 
 
 def weights_files(directory: Path) -> list[str]:
     """The names of the files that say what the weights are. Raises as `load` does."""
-    return [CONFIG_FILE, *(file.name for file in _weights_files(directory))]
+    files = _weights_files(directory)
+    if multi_vector.is_folder(directory):
+        files.append(multi_vector.weights_file(directory))
+    return [CONFIG_FILE, *(str(file.relative_to(directory)) for file in files)]
 
 
 def _weights_files(directory: Path) -> list[Path]:

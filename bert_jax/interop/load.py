@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bert_jax.config import EmbeddingConfig, TaskConfig
-from bert_jax.interop import generator, huggingface, sentence_transformers
+from bert_jax.config import EmbeddingConfig, LateInteractionConfig, TaskConfig
+from bert_jax.interop import generator, huggingface, multi_vector, sentence_transformers
 from bert_jax.interop.sentence_transformers import Use
 from bert_jax.objectives import mlm
 from bert_jax.tasks import task_of
@@ -58,6 +58,12 @@ def load_model(directory: Path) -> LoadedModel:
         words = tokenizer.load(directory / "tokenizer")
         return LoadedModel(*generator.masked_lm(spec.network, params), words)
     _check_folder(directory)
+    if multi_vector.is_folder(directory):
+        network, params = huggingface.load(directory)
+        words, settings = tokenizer.load(directory), network.settings
+        assert isinstance(settings, LateInteractionConfig)
+        settings = multi_vector.read(directory, settings, model=network.model, tokenizer=words)
+        return LoadedModel(network._replace(settings=settings), params, words)
     if sentence_transformers.is_folder(directory):
         network, params, words, use = load_embedder(directory)
         return LoadedModel(Network(network.model, task_of(use.settings), use.settings), params, words)
@@ -84,6 +90,7 @@ def load_embedder(directory: Path) -> Embedder:
     if steps_of(directory):
         spec, params, _ = load_workdir(directory)
         words, settings = tokenizer.load(directory / "tokenizer"), spec.network.settings
+        _check_one_vector(directory, spec.network)
         if isinstance(settings, EmbeddingConfig):
             use = Use(settings)
         else:
@@ -91,6 +98,7 @@ def load_embedder(directory: Path) -> Embedder:
         return Embedder(spec.network, params, words, use)
     _check_folder(directory)
     network, params = huggingface.load_encoder(directory)
+    _check_one_vector(directory, network)
     words, model = tokenizer.load(directory), network.model
     if sentence_transformers.is_folder(directory):
         use = sentence_transformers.read(directory, model=model, tokenizer=words)
@@ -98,6 +106,11 @@ def load_embedder(directory: Path) -> Embedder:
         length = sentence_transformers.longest(model, words)
         use = sentence_transformers.without_modules(directory, length=length)
     return Embedder(network, params, words, use)
+
+
+def _check_one_vector(directory: Path, network: Network) -> None:
+    if isinstance(network.settings, LateInteractionConfig):
+        raise UserError(f"{directory} makes a vector for each token of a text, not one for a text")
 
 
 def _check_folder(directory: Path) -> None:

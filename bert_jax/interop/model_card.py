@@ -6,7 +6,7 @@ import math
 from importlib.metadata import version
 from pathlib import Path
 
-from bert_jax.config import DistillationConfig, EmbeddingConfig
+from bert_jax.config import DistillationConfig, EmbeddingConfig, LateInteractionConfig
 from bert_jax.training.moving_average import OF_AVERAGE
 from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec
@@ -38,6 +38,10 @@ def model_card(
     if isinstance(settings, EmbeddingConfig):
         front = ["pipeline_tag: sentence-similarity", "library_name: sentence-transformers"]
         front += ["tags:", "- sentence-transformers", "- feature-extraction", f"- {model.kind}"]
+    elif isinstance(settings, LateInteractionConfig):
+        front = ["pipeline_tag: sentence-similarity", "library_name: sentence-transformers"]
+        front += ["tags:", "- sentence-transformers", "- PyLate", "- late-interaction", "- colbert"]
+        front.append(f"- {model.kind}")
     else:
         # A discriminator is for none before it is fine-tuned.
         is_for_one = suffix in PIPELINES and not network.generator
@@ -64,6 +68,8 @@ def model_card(
         facts["Weights"] = f"an exponential moving average, decay {config.optimizer.ema_decay:g} a step"
     if isinstance(settings, EmbeddingConfig):
         facts |= _facts_of_vectors(settings, size=model.hidden_size)
+    if isinstance(settings, LateInteractionConfig):
+        facts |= _facts_of_tokens(settings)
     if isinstance(config.objective, DistillationConfig):
         facts["Distilled from"] = f"`{config.objective.teacher}`"
     if labels := getattr(network.settings, "labels", ()):
@@ -76,6 +82,8 @@ def model_card(
         lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
     if isinstance(settings, EmbeddingConfig):
         usage = _how_to_embed(settings, has_pooler=network.encoder.HUGGINGFACE.has_pooler)
+    elif isinstance(settings, LateInteractionConfig):
+        usage = _how_to_compare()
     else:
         usage = _how_to_load("AutoModel" + suffix.removeprefix("Model"))
     return "\n".join([*lines, "", *usage]) + "\n"
@@ -90,10 +98,25 @@ def _facts_of_vectors(settings: EmbeddingConfig, *, size: int) -> dict[str, str]
     }
     if settings.dimensions:
         facts["Sizes to which a vector may be cut"] = ", ".join(map(str, settings.dimensions))
-    for name, prompt in (("query", settings.query_prompt), ("document", settings.document_prompt)):
-        if prompt:
-            facts[f"Prompt of a {name}"] = f"`{prompt}`"
-    return facts
+    return facts | _prompts(settings)
+
+
+def _facts_of_tokens(settings: LateInteractionConfig) -> dict[str, str]:
+    query = f"queries of {'' if settings.query_expansion else 'up to '}{settings.query_length} tokens"
+    facts = {
+        "Vectors": f"{settings.dimensions} numbers a token, of length 1, compared by MaxSim; {query}, "
+        f"documents of up to {settings.sequence_length}, longer ones are cut"
+    }
+    if settings.query_expansion:
+        facts["Shorter queries"] = "are filled up with the mask token, whose vectors count"
+    if settings.skip_punctuation:
+        facts["Punctuation"] = "of documents has no vectors"
+    return facts | _prompts(settings)
+
+
+def _prompts(settings: EmbeddingConfig | LateInteractionConfig) -> dict[str, str]:
+    asked = {"query": settings.query_prompt, "document": settings.document_prompt}
+    return {f"Prompt of a {name}": f"`{prompt}`" for name, prompt in asked.items() if prompt}
 
 
 def _validation_metrics(workdir: Path, step: int, *, ema: bool) -> dict[str, float]:
@@ -140,3 +163,19 @@ def _how_to_embed(settings: EmbeddingConfig, *, has_pooler: bool) -> list[str]:
             "otherwise it makes a pooler of random weights, which no vector comes from, and warns.",
         ]
     return lines
+
+
+def _how_to_compare() -> list[str]:
+    return [
+        "```python",
+        "from sentence_transformers import MultiVectorEncoder",
+        "",
+        'model = MultiVectorEncoder("DIR")',
+        'queries = model.encode_query(["How far away is the moon?"])',
+        'documents = model.encode_document(["384,400 km on average.", "It has no air."])',
+        "print(model.similarity(queries, documents))",
+        "```",
+        "",
+        "Sentence Transformers has that class since version 6; PyLate opens the folder as "
+        '`models.ColBERT("DIR")`.',
+    ]

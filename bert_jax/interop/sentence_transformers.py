@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from bert_jax.config import EmbeddingConfig, EncoderConfig
+from bert_jax.config import EmbeddingConfig, EncoderConfig, TaskConfig
 from bert_jax.config.task import Pooling
 from bert_jax.training.network import Network
 from data_pipeline.config import read_object
@@ -98,12 +99,14 @@ def read(directory: Path, *, model: EncoderConfig, tokenizer: Tokenizer) -> Use:
     Raises:
       UserError: they are damaged, or ask for what cannot be run here; names the module.
     """
-    folders = _module_folders(directory)
-    fields = _encoder_fields(directory, tokenizer)
+    folders = module_folders(directory)
+    if "Normalize" in folders:
+        check_normalize(folders["Normalize"] / "config.json", "sentence_embedding")
+    fields = encoder_fields(directory, tokenizer)
     length = fields.get("max_seq_length")
     if length is None:
         length = longest(model, tokenizer)
-    prompts, use = _use_fields(directory)
+    prompts, use = use_fields(directory, "SentenceTransformer")
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
     default = use.get("default_prompt_name")
     if default is not None and str(default) not in prompts:
@@ -134,8 +137,21 @@ def read(directory: Path, *, model: EncoderConfig, tokenizer: Tokenizer) -> Use:
     )
 
 
-def _module_folders(directory: Path) -> dict[str, Path]:
-    """Where the files of each module are, by the name of its class."""
+def module_folders(
+    directory: Path,
+    *,
+    known: Sequence[tuple[str, ...]] = KNOWN,
+    libraries: tuple[str, ...] = ("sentence_transformers.",),
+) -> dict[str, Path]:
+    """Where the files of each module are, by the name of its class.
+
+    Args:
+      known: classes of the modules, in order; the last has all.
+      libraries: begin the names of classes.
+
+    Raises:
+      UserError: the modules are others, or their files outside of the folder.
+    """
     file = directory / MODULES_FILE
     try:
         modules = json.loads(file.read_bytes())
@@ -147,10 +163,10 @@ def _module_folders(directory: Path) -> dict[str, Path]:
         raise UserError(f"{file} is no list of modules, each with a type and a path") from error
     names = tuple(name.rpartition(".")[2] for name in classes)
     for whole, name in zip(classes, names, strict=True):
-        if not whole.startswith("sentence_transformers.") or name not in KNOWN[-1]:
-            raise UserError(f"{file} has the module {whole}; known are {', '.join(KNOWN[-1])}")
-    if names not in KNOWN:
-        raise UserError(f"{file} has {', '.join(names) or 'no modules'}; known is {', '.join(KNOWN[-1])}")
+        if not whole.startswith(libraries) or name not in known[-1]:
+            raise UserError(f"{file} has the module {whole}; known are {', '.join(known[-1])}")
+    if names not in known:
+        raise UserError(f"{file} has {', '.join(names) or 'no modules'}; known is {', '.join(known[-1])}")
     for path in paths:
         if not isinstance(path, str) or _leads_out(path):
             raise UserError(f"{file} has the path {path!r}, which is none of a folder in it")
@@ -159,10 +175,7 @@ def _module_folders(directory: Path) -> dict[str, Path]:
             f"{file} has the encoder in {paths[0]!r}, as before version 2 of Sentence Transformers: load the "
             "model with it, and save it again"
         )
-    folders = dict(zip(names, (directory / path for path in paths), strict=True))
-    if "Normalize" in folders:
-        _check_normalize(folders["Normalize"] / "config.json")
-    return folders
+    return dict(zip(names, (directory / path for path in paths), strict=True))
 
 
 def _leads_out(path: str) -> bool:
@@ -171,10 +184,11 @@ def _leads_out(path: str) -> bool:
     )
 
 
-def _check_normalize(file: Path) -> None:
+def check_normalize(file: Path, what: str) -> None:
+    """Raises UserError unless the module Normalize is for that."""
     fields = read_object(file) if file.is_file() else {}
     for name in ("module_input_name", "module_output_name"):
-        _check(file, "Normalize", name, fields.get(name) or "sentence_embedding", "sentence_embedding")
+        check(file, "Normalize", name, fields.get(name) or "sentence_embedding", what)
 
 
 def _pooling(folder: Path) -> Pooling:
@@ -190,11 +204,12 @@ def _pooling(folder: Path) -> Pooling:
     if not isinstance(modes, str) or modes not in MODES:
         named = " and ".join(map(str, modes)) if isinstance(modes, list) else modes
         raise UserError(f"{file}: the module Pooling takes {named}; known are {', '.join(MODES)}")
-    _check(file, "Pooling", "include_prompt", fields.get("include_prompt", True), True)
+    check(file, "Pooling", "include_prompt", fields.get("include_prompt", True), True)
     return MODES[modes]
 
 
-def _encoder_fields(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+def encoder_fields(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Settings of the encoder. Raises UserError if they ask for what cannot be run here."""
     file = next((directory / name for name in LENGTH_FILES if (directory / name).is_file()), None)
     if file is None:
         return {}
@@ -203,28 +218,30 @@ def _encoder_fields(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
         ("transformer_task", "feature-extraction"),
         ("module_output_name", "token_embeddings"),
     ):
-        _check(file, "Transformer", name, fields.get(name, usual), usual)
+        check(file, "Transformer", name, fields.get(name, usual), usual)
     if fields.get("do_lower_case"):
         lowered, whole = tokenizer.encode_batch([BOTH_CASES.lower(), BOTH_CASES])
         require(lowered == whole, f"{file}: do_lower_case is true, but the tokenizer keeps the case")
     return fields
 
 
-def _use_fields(directory: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """The prompts, and all else that is said of how vectors are used."""
+def use_fields(directory: Path, *kinds: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """The prompts, and all else that is said of how vectors are used. Raises UserError if it is none of a
+    model of these kinds, of which the first need not be named."""
     file = directory / USE_FILE
     if not file.is_file():
         return {}, {}
     fields = read_object(file)
-    kind = fields.get("model_type") or "SentenceTransformer"
-    require(kind == "SentenceTransformer", f"{file} is of a {kind}; known is SentenceTransformer")
+    kind = fields.get("model_type") or kinds[0]
+    require(kind in kinds, f"{file} is of a {kind}; known is {kinds[0]}")
     prompts = fields.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise UserError(f"{file} has prompts {prompts!r}, which are no texts by name")
     return {name: text or "" for name, text in prompts.items()}, fields
 
 
-def _check(file: Path, module: str, name: str, value: Any, known: Any) -> None:
+def check(file: Path, module: str, name: str, value: Any, known: Any) -> None:
+    """Raises UserError unless a field of a module has the value that is known here."""
     require(
         value == known,
         f"{file}: the module {module} has {name} {json.dumps(value)}; known is {json.dumps(known)}",
@@ -242,21 +259,9 @@ def write(directory: Path, network: Network, *, dimensions: int | None) -> None:
     """
     settings = network.settings
     assert isinstance(settings, EmbeddingConfig)
-    classes = KNOWN[settings.normalize]
-    modules = [
-        {
-            "idx": index,
-            "name": str(index),
-            "path": f"{index}_{name}" if index else "",
-            "type": f"sentence_transformers.models.{name}",  # later versions have these names too
-        }
-        for index, name in enumerate(classes)
-    ]
-    encoder: dict[str, Any] = {"max_seq_length": settings.sequence_length, "do_lower_case": False}
-    if network.encoder.HUGGINGFACE.has_pooler:
-        encoder["model_args"] = WITHOUT_POOLER
+    modules = [f"sentence_transformers.models.{name}" for name in KNOWN[settings.normalize]]
     mode = next(theirs for theirs, ours in MODES.items() if ours == settings.pooling)
-    pooling = {
+    pooling: dict[str, Any] = {
         name: OLD_MODES[name] == mode for name in OLD_MODES if name in FIRST_MODES or OLD_MODES[name] == mode
     }
     use: dict[str, Any] = {
@@ -267,11 +272,40 @@ def write(directory: Path, network: Network, *, dimensions: int | None) -> None:
     }
     if dimensions is not None:
         use["truncate_dim"] = dimensions
-    (directory / "1_Pooling").mkdir()
-    for file, content in {
-        MODULES_FILE: modules,
-        LENGTH_FILES[0]: encoder,
-        "1_Pooling/config.json": {"word_embedding_dimension": network.model.hidden_size} | pooling,
-        USE_FILE: use,
-    }.items():
-        (directory / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    pooling_file = {
+        "1_Pooling/config.json": {"word_embedding_dimension": network.model.hidden_size} | pooling
+    }
+    write_files(directory, network, modules, use, pooling_file)
+
+
+def write_files(
+    directory: Path,
+    network: Network,
+    modules: Sequence[str],
+    use: dict[str, Any],
+    further: dict[str, dict[str, Any]],
+) -> None:
+    """Writes what every folder has, and the settings of its modules but the encoder.
+
+    Args:
+      modules: the full names of their classes, which later versions have too.
+      use: how vectors are used.
+      further: the content of files by their name.
+    """
+    assert isinstance(network.settings, TaskConfig)
+    listed = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": f"{index}_{name.rpartition('.')[2]}" if index else "",
+            "type": name,
+        }
+        for index, name in enumerate(modules)
+    ]
+    encoder: dict[str, Any] = {"max_seq_length": network.settings.sequence_length, "do_lower_case": False}
+    if network.encoder.HUGGINGFACE.has_pooler:
+        encoder["model_args"] = WITHOUT_POOLER
+    for name, content in {MODULES_FILE: listed, LENGTH_FILES[0]: encoder, USE_FILE: use, **further}.items():
+        file = directory / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -116,11 +116,12 @@ def check_tokenizer(source: Path, config: Config, *, field: str = "init.source")
 def read_weights(source: Path, network: Network, mesh: Mesh, *, field: str = "init.source") -> dict[str, Any]:
     """What there is for the parameters of `network`, in our layout, by name in Transformers.
 
-    What depends on the labels of a task is left out unless the source is for the same task and labels.
+    What depends on the labels of a task is left out unless the source is for the same task and labels; and so
+    is a projection of another size.
     """
     theirs = source_network(source, field=field)
     declared = jax.tree.leaves(parameters(network))
-    is_same_task = (type(theirs.settings), _labels(theirs)) == (type(network.settings), _labels(network))
+    is_same_task = (type(theirs.settings), *_labels(theirs)) == (type(network.settings), *_labels(network))
     left_out = {p.huggingface for p in declared if "labels" in p.logical_axes and not is_same_task}
     if is_run(source):
         params, _ = read_params(source, load_spec(source), step=step_of(source), mesh=mesh)
@@ -165,8 +166,9 @@ def _by_name(network: Network, params: Params) -> dict[str, Any]:
     return {names[path]: array for path, array in jax.tree.leaves_with_path(params)}
 
 
-def _labels(network: Network) -> tuple[str, ...]:
-    return getattr(network.settings, "labels", ())
+def _labels(network: Network) -> tuple[Any, Any]:
+    """What sizes with the logical axis "labels" depend on."""
+    return getattr(network.settings, "labels", ()), getattr(network.settings, "dimensions", ())
 
 
 def _format(source: Path) -> ModuleType:

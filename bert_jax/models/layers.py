@@ -4,7 +4,7 @@ Beside its value a parameter carries:
   logical_axes  a name for each dimension, which parallel/sharding.py maps to the mesh: "layers" first where
                 layers are stacked, "vocab" where the vocabulary is padded to a multiple of 128, "parts" of
                 a fused product, which Transformers has in one dimension with the next, "labels" where a size
-                depends on the labels of a task
+                depends on the labels of a task, or is chosen for it
   huggingface   the name of the tensor in Transformers; `{}` stands for the layer of a stacked one
   transposed    whether that tensor has its last two dimensions the other way round, as PyTorch's Linear has
   decay         whether weight decay applies

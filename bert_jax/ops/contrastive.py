@@ -1,4 +1,4 @@
-"""Losses that compare vectors of texts: of a whole batch at once, and the same on any number of devices.
+"""Losses that compare texts by their vectors: of a whole batch, and the same on any number of devices.
 
 Shapes in names: B examples of a batch, T texts of an example after its anchor: the positive first, then
 negatives; D size of a vector. All is float32.
@@ -19,8 +19,7 @@ def scores(anchors_BxD: jax.Array, texts_BxTxD: jax.Array) -> jax.Array:
 
 
 def in_batch(
-    anchors_BxD: jax.Array,
-    texts_BxTxD: jax.Array,
+    scores_BxBxT: jax.Array,
     ids_BxP: jax.Array,
     weights_B: jax.Array,
     *,
@@ -36,13 +35,12 @@ def in_batch(
     the positive's text in another example, the anchor's own text, and positives of the same anchor.
 
     Args:
-      anchors_BxD, texts_BxTxD: of length 1.
+      scores_BxBxT: of each anchor and each text of each example.
       ids_BxP: equal for equal texts, the anchor's first; -1 where an example has no such text. P = 1 + T.
       weights_B: examples of weight 0 are nobody's negatives.
       symmetric: the mean of this and of the likelihood of each anchor among all anchors, given its positive.
       margin: texts that are closer to the anchor than its positive less this are not among the negatives.
     """
-    cosines_BxBxT = scores(anchors_BxD, texts_BxTxD)
     anchor_B, positive_B, ids_BxT = ids_BxP[:, 0], ids_BxP[:, 1], ids_BxP[:, 1:]
     own_BxB = jnp.eye(len(ids_BxP), dtype=bool)
     counts_BxT = (ids_BxT >= 0) & (weights_B > 0)[:, None]
@@ -55,9 +53,9 @@ def in_batch(
         | (same_anchor_BxB[:, :, None] & first_1x1xT)
     )
     own_BxBxT = own_BxB[:, :, None] & first_1x1xT
-    nll_B, hit_B = _nll(cosines_BxBxT, own_BxBxT, excluded_BxBxT, temperature=temperature, margin=margin)
+    nll_B, hit_B = _nll(scores_BxBxT, own_BxBxT, excluded_BxBxT, temperature=temperature, margin=margin)
     if symmetric:
-        back_BxB = cosines_BxBxT[:, :, 0].T  # a positive and the anchors
+        back_BxB = scores_BxBxT[:, :, 0].T  # a positive and the anchors
         excluded_BxB = (
             (weights_B == 0)[None]
             | same_anchor_BxB
@@ -74,16 +72,16 @@ def _equal(one_B: jax.Array, other_B: jax.Array) -> jax.Array:
 
 
 def _nll(
-    cosines: jax.Array, own: jax.Array, excluded: jax.Array, *, temperature: float, margin: float | None
+    scores: jax.Array, own: jax.Array, excluded: jax.Array, *, temperature: float, margin: float | None
 ) -> tuple[jax.Array, jax.Array]:
     """Along all axes but the first: where `own` is, among what is not excluded."""
-    rows = len(cosines)
-    cosines_BxN, own_BxN, excluded_BxN = (x.reshape(rows, -1) for x in (cosines, own, excluded))
-    found_B = jnp.where(own_BxN, cosines_BxN, 0).sum(axis=1)
+    rows = len(scores)
+    scores_BxN, own_BxN, excluded_BxN = (x.reshape(rows, -1) for x in (scores, own, excluded))
+    found_B = jnp.where(own_BxN, scores_BxN, 0).sum(axis=1)
     if margin is not None:
-        excluded_BxN |= jax.lax.stop_gradient(cosines_BxN > found_B[:, None] - margin)
+        excluded_BxN |= jax.lax.stop_gradient(scores_BxN > found_B[:, None] - margin)
     excluded_BxN &= ~own_BxN
-    logits_BxN = jnp.where(excluded_BxN, LEAST, cosines_BxN / temperature)
+    logits_BxN = jnp.where(excluded_BxN, LEAST, scores_BxN / temperature)
     others_B = jnp.where(own_BxN, LEAST, logits_BxN).max(axis=1)
     own_B = found_B / temperature
     return jax.nn.logsumexp(logits_BxN, axis=1) - own_B, (own_B > others_B).astype(jnp.float32)

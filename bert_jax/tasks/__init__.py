@@ -6,6 +6,7 @@ from bert_jax.config import ObjectiveConfig
 from bert_jax.tasks import (
     classification,
     embedding,
+    late_interaction,
     multi_label,
     question_answering,
     regression,
@@ -22,6 +23,7 @@ TASKS: tuple[Task, ...] = (
     token_classification,
     question_answering,
     embedding,
+    late_interaction,
 )
 
 

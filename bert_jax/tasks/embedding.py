@@ -9,7 +9,6 @@ Shapes in names: B rows of a batch, N rows of all examples, P texts of a row at 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -41,9 +40,6 @@ INPUT_FORMATS: tuple[str, ...] = ()
 REDUCTION: Literal["rows", "batch"] = "batch"
 PREDICTS_TOKENS = False
 HUGGINGFACE_SUFFIX = "Model"
-
-NO_TEXT = -1
-"""In the place of a text that an example does not have."""
 
 
 # Examples
@@ -128,37 +124,23 @@ def featurize(examples: Sequence[Texts], tokenizer: Tokenizer, settings: Embeddi
     """labels: [N, P] int32, equal for equal texts, for contrastive; [N] float32 for cosent; [N, P - 2]
     float32, NaN where there is no negative, for margin_mse."""
     pieces, S = Pieces(tokenizer), settings.sequence_length
-    N, P = len(examples), max(len(example.texts) for example in examples)
-    token_ids = np.full((N, P * S), pieces.pad, np.int32)
-    lengths = np.zeros((N, P, 2), np.int32)
-    room, cut = S - pieces.alone.size, []
+    P, room = max(len(example.texts) for example in examples), S - pieces.alone.size
     prompts = (settings.query_prompt, *[settings.document_prompt] * (P - 1))
     texts = [
         prompt + text for example in examples for prompt, text in zip(prompts, example.texts, strict=False)
     ]
-    ids = pieces.of_texts(texts)
-    for n, example in enumerate(examples):
-        end, is_cut = 0, False
-        for p, found in enumerate(itertools.islice(ids, len(example.texts))):
-            row, lengths[n, p] = pieces.alone.row(found[:room], None)
-            token_ids[n, end : end + len(row)] = row
-            end, is_cut = end + len(row), is_cut or len(found) > room
-        if is_cut:
-            cut.append(example.where)
-    arrays = {"token_ids": token_ids, "segment_lengths": lengths}
+    rows = ((pieces.alone.row(ids[:room], None)[0], len(ids) > room) for ids in pieces.of_texts(texts))
+    arrays, cut = groups.packed(examples, rows, pad=pieces.pad, columns=P * S)
     if len(examples[0].texts) > 1:
-        arrays |= {"labels": _labels(examples, settings, P=P), "weights": np.ones(N, np.float32)}
+        arrays |= {"labels": _labels(examples, settings, P=P), "weights": np.ones(len(examples), np.float32)}
+    N = len(examples)
     return Features(arrays, np.arange(N, dtype=np.int32), np.zeros((N, 0), np.int32), cut)
 
 
 def _labels(examples: Sequence[Texts], settings: EmbeddingConfig, *, P: int) -> np.ndarray:
     match settings.loss:
         case "contrastive":
-            ids: dict[str, int] = {}
-            labels = np.full((len(examples), P), NO_TEXT, np.int32)
-            for n, example in enumerate(examples):
-                labels[n, : len(example.texts)] = [ids.setdefault(text, len(ids)) for text in example.texts]
-            return labels
+            return groups.text_ids(examples)
         case "cosent":
             return np.array([score for example in examples for score in example.scores], np.float32)
         case "margin_mse":
@@ -238,8 +220,7 @@ def _sums(settings: EmbeddingConfig, vectors_BxPxD: jax.Array, batch: Batch) -> 
             return {"loss": (loss * weights_B.sum(), weights_B.sum())}
         case "contrastive":
             loss_B, hit_B = contrastive.in_batch(
-                anchors_BxD,
-                texts_BxTxD,
+                contrastive.scores(anchors_BxD, texts_BxTxD),
                 labels,
                 weights_B,
                 temperature=settings.temperature,
@@ -315,8 +296,9 @@ def score(
             np.array([example.scores[0] for example in examples]),
         )
     ranks_N = ranking.ranks(
-        np.stack([found[0] for found in vectors]),
-        np.concatenate([found[1:] for found in vectors]),
+        ranking.cosines(
+            np.stack([found[0] for found in vectors]), np.concatenate([found[1:] for found in vectors])
+        ),
         anchors=[example.texts[0] for example in examples],
         texts=[text for example in examples for text in example.texts[1:]],
         positives=[example.texts[1] for example in examples],

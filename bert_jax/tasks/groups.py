@@ -1,12 +1,21 @@
-"""Examples of texts that belong together: an anchor, its positive, and any number of negatives."""
+"""Examples of texts that belong together: an anchor, its positive, and any number of negatives.
+
+Shapes in names: N rows, an example each; P texts of a row at most.
+"""
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bert_jax.config import GroupTaskConfig
 from bert_jax.tasks import columns, records
+from bert_jax.tasks.records import Empty
 
 FORMATS = {
     ".tsv": records.tsv,
@@ -18,6 +27,9 @@ FORMATS = {
 MOST_NEGATIVES = 32
 """Columns negative_1, negative_2 ... that are looked for."""
 
+NO_TEXT = -1
+"""In the place of a text that an example does not have."""
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -28,6 +40,35 @@ class Texts:
     """The anchor, its positive and its negatives; fewer where they are to be predicted."""
     scores: tuple[float, ...] = ()
     """Of two texts, how alike they are. From a teacher, the positive's score less that of each negative."""
+    is_labelled: bool = True
+    """Whether the second text is known to go with the first."""
+
+
+Make = Callable[..., Texts]
+"""As `example`."""
+
+
+def read(source: str, settings: GroupTaskConfig, make: Make, *, labelled: bool) -> list[Texts | Empty]:
+    """The examples of a file or of TFDS: anchor, positive and negatives, as `make` takes them."""
+    found = records.read(source, FORMATS, kind=settings.kind, columns=text_columns(settings))
+    return list(
+        records.examples(found, functools.partial(make, settings, labelled=labelled), labelled=labelled)
+    )
+
+
+def read_pairs(lines: Iterable[bytes], settings: GroupTaskConfig, make: Make) -> Iterator[Texts | Empty]:
+    """An object a line of standard input, of two texts."""
+    wanted = (settings.anchor, settings.positive)
+    found = records.json_objects(records.STDIN, records.decoded(lines, records.STDIN), wanted=wanted)
+    return records.examples(found, functools.partial(make, settings, labelled=False), labelled=False)
+
+
+def example(settings: GroupTaskConfig, where: str, record: dict[str, Any], *, labelled: bool) -> Texts:
+    """Anchor, positive and all negatives; without labels, the two texts whose score is asked for."""
+    anchor = text(where, record, settings.anchor, "anchor", labelled=labelled)
+    positive = text(where, record, settings.positive, "positive", labelled=labelled)
+    others = negatives(where, record, settings) if labelled else ()
+    return Texts(where, (anchor, positive, *others), is_labelled=labelled)
 
 
 def text_columns(settings: GroupTaskConfig) -> tuple[str, ...]:
@@ -55,3 +96,36 @@ def negatives(where: str, record: dict[str, Any], settings: GroupTaskConfig) -> 
         texts = value if isinstance(value, list) else [value]
         found += [columns.string(where, {name: text}, name) for text in texts]
     return tuple(found)
+
+
+def packed(
+    examples: Sequence[Texts], rows: Iterator[tuple[list[int], bool]], *, pad: int, columns: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """token_ids and segment_lengths, all texts of an example in one row; and `where` of those that were cut.
+
+    Args:
+      rows: ids of each text with its special pieces, and whether it was cut; in the order of the examples.
+      columns: of a row; they suffice.
+    """
+    N, P = len(examples), max(len(example.texts) for example in examples)
+    token_ids = np.full((N, columns), pad, np.int32)
+    lengths = np.zeros((N, P, 2), np.int32)
+    cut = []
+    for n, example in enumerate(examples):
+        end, is_cut = 0, False
+        for p, (row, lost) in enumerate(itertools.islice(rows, len(example.texts))):
+            token_ids[n, end : end + len(row)] = row
+            lengths[n, p, 0] = len(row)
+            end, is_cut = end + len(row), is_cut or lost
+        if is_cut:
+            cut.append(example.where)
+    return {"token_ids": token_ids, "segment_lengths": lengths}, cut
+
+
+def text_ids(examples: Sequence[Texts]) -> np.ndarray:
+    """[N, P] int32, equal for equal texts; NO_TEXT where an example has no such text."""
+    ids: dict[str, int] = {}
+    found = np.full((len(examples), max(len(example.texts) for example in examples)), NO_TEXT, np.int32)
+    for n, example in enumerate(examples):
+        found[n, : len(example.texts)] = [ids.setdefault(text, len(ids)) for text in example.texts]
+    return found

@@ -17,15 +17,24 @@ def cosine(one_D: np.ndarray, other_D: np.ndarray) -> float:
     return float(one_D @ other_D / max(float(np.linalg.norm(one_D) * np.linalg.norm(other_D)), 1e-12))
 
 
+Scores = Callable[[slice, Sequence[int]], np.ndarray]
+"""Some anchors and some texts, by their numbers -> their scores, an array of its own."""
+
+
+def cosines(anchors_NxD: np.ndarray, texts_MxD: np.ndarray) -> Scores:
+    """Those of vectors."""
+    anchors_NxD, texts_MxD = _units(anchors_NxD), _units(texts_MxD)
+    return lambda rows, columns: anchors_NxD[rows] @ texts_MxD[columns].T
+
+
 def ranks(
-    anchors_NxD: np.ndarray,
-    texts_MxD: np.ndarray,
+    scores: Scores,
     *,
     anchors: Sequence[str],
     texts: Sequence[str],
     positives: Sequence[str],
 ) -> np.ndarray:
-    """The rank of each anchor's positive among the texts by cosine, [N], 1 for the closest.
+    """The rank of each anchor's positive among the texts by score, [N], 1 for the highest.
 
     A text that stands there twice counts once; the anchor's own text does not count, nor does that of another
     positive of the same anchor.
@@ -37,19 +46,18 @@ def ranks(
     for index, text in enumerate(texts):
         first.setdefault(text, index)
     number = {text: n for n, text in enumerate(first)}
-    units_MxD = _units(texts_MxD[list(first.values())])
+    distinct = list(first.values())
     own: dict[str, list[int]] = {}
     for anchor, positive in zip(anchors, positives, strict=True):
         own.setdefault(anchor, []).append(number[positive])
     found = np.empty(len(anchors), np.int64)
     for begin in range(0, len(anchors), BLOCK):
-        cosines_BxM = _units(anchors_NxD[begin : begin + BLOCK]) @ units_MxD.T
-        for row, cosines_M in enumerate(cosines_BxM):
+        for row, scores_M in enumerate(scores(slice(begin, begin + BLOCK), distinct)):
             anchor, positive = anchors[begin + row], positives[begin + row]
-            wanted = cosines_M[number[positive]]
+            wanted = scores_M[number[positive]]
             left_out = own[anchor] + ([number[anchor]] if anchor in number else [])
-            cosines_M[left_out] = -np.inf
-            found[begin + row] = 1 + (cosines_M > wanted).sum()
+            scores_M[left_out] = -np.inf
+            found[begin + row] = 1 + (scores_M > wanted).sum()
     return found
 
 

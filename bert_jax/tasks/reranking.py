@@ -8,7 +8,6 @@ Shapes in names: B rows of a batch, N rows of all examples, P pairs of a row at 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.models.layers import fold_in
 from bert_jax.objectives.objective import Metric, RowShape, Sums
 from bert_jax.ops.attention.kernel import Kernels
-from bert_jax.tasks import groups, records, text
+from bert_jax.tasks import groups, text
 from bert_jax.tasks.features import Features
 from bert_jax.tasks.groups import Texts
 from bert_jax.tasks.pieces import Pieces
@@ -45,30 +44,21 @@ HUGGINGFACE_SUFFIX = "ForSequenceClassification"
 
 def read(source: str, settings: RerankingConfig, *, labelled: bool = True) -> list[Texts | Empty]:
     """Reads .tsv (no quoting: a quote is a character) and .csv with a header line, .jsonl, or TFDS."""
-    found = records.read(source, groups.FORMATS, kind=settings.kind, columns=groups.text_columns(settings))
-    make = functools.partial(_example, settings=settings, labelled=labelled)
-    return list(records.examples(found, make, labelled=labelled))
+    return groups.read(source, settings, _example, labelled=labelled)
 
 
 def read_stdin(lines: Iterable[bytes], settings: RerankingConfig) -> Iterator[Texts | Empty]:
     """An object a line, of two texts."""
-    wanted = (settings.anchor, settings.positive)
-    found = records.json_objects(records.STDIN, records.decoded(lines, records.STDIN), wanted=wanted)
-    make = functools.partial(_example, settings=settings, labelled=False)
-    return records.examples(found, make, labelled=False)
+    return groups.read_pairs(lines, settings, _example)
 
 
-def _example(where: str, record: dict[str, Any], *, settings: RerankingConfig, labelled: bool) -> Texts:
-    anchor = groups.text(where, record, settings.anchor, "anchor", labelled=labelled)
-    positive = groups.text(where, record, settings.positive, "positive", labelled=labelled)
-    if not labelled:
-        return Texts(where, (anchor, positive))
-    negatives = groups.negatives(where, record, settings)
-    if not negatives:
+def _example(settings: RerankingConfig, where: str, record: dict[str, Any], *, labelled: bool) -> Texts:
+    found = groups.example(settings, where, record, labelled=labelled)
+    if labelled and len(found.texts) < 3:
         raise UserError(
             f"{where} has no negative to tell the positive from: name its column with --task.negative"
         )
-    return Texts(where, (anchor, positive, *negatives))
+    return found
 
 
 def example(text: str, pair: str | None, settings: RerankingConfig) -> Texts:

@@ -27,7 +27,7 @@ from bert_jax.training.network import Network, init_params, modules
 
 KINDS = ["mlm_nsp", "mlm", *(task.Config.kind for task in TASKS)]
 MASKED = ("mlm_nsp", "mlm")
-OF_PAIRS = ("question_answering", "reranking", "embedding")
+OF_PAIRS = ("question_answering", "reranking", "embedding", "late_interaction")
 
 
 def test_a_polynomial_is_shared_out_exactly():

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bert_jax.config import (
     EmbeddingConfig,
+    LateInteractionConfig,
     MultiLabelConfig,
     QuestionAnsweringConfig,
     RegressionConfig,
@@ -140,6 +141,11 @@ def perfect_logits(settings: TaskConfig, features: Features) -> np.ndarray:
             vectors_NxPxD = np.eye(labels.max() + 2, dtype=np.float32)[labels]
             vectors_NxPxD[:, 0] = vectors_NxPxD[:, 1]
             return vectors_NxPxD.reshape(len(labels), -1)
+        case LateInteractionConfig():  # each token of a text is that text
+            segment_ids = unpack(features.arrays)["segment_ids"]
+            labels = np.where(np.arange(labels.shape[1])[None] == 0, labels[:, 1:2], labels)
+            of_tokens = np.take_along_axis(labels, np.maximum(segment_ids - 1, 0), axis=1)
+            return np.eye(labels.max() + 2, dtype=np.float32)[of_tokens]
         case MultiLabelConfig():
             return 20 * labels[:, 0] - 10
         case QuestionAnsweringConfig():

@@ -71,7 +71,8 @@ def test_the_positive_among_the_texts_of_all_examples(symmetric: bool, margin: f
     """But those that are no negatives: duplicates of anchor and positive, fillers, and what is too close."""
     anchors, texts = units((B, D), 0), units((B, T, D), 1)
     how: dict[str, Any] = {"temperature": 0.2, "symmetric": symmetric, "margin": margin}
-    loss_B, hit_B = contrastive.in_batch(*map(jnp.float32, (anchors, texts)), jnp.array(IDS), WEIGHTS, **how)
+    scores = contrastive.scores(*map(jnp.float32, (anchors, texts)))
+    loss_B, hit_B = contrastive.in_batch(scores, jnp.array(IDS), WEIGHTS, **how)
     np.testing.assert_allclose(loss_B, plain_in_batch(anchors, texts, **how), rtol=2e-5)
     assert {*hit_B.tolist()} <= {0.0, 1.0}
 
@@ -81,7 +82,8 @@ def test_a_gradient_is_that_of_the_plain_loss():
     how: dict[str, Any] = {"temperature": 0.2, "symmetric": True, "margin": None}
 
     def loss(anchors: jax.Array) -> jax.Array:
-        found_B, _ = contrastive.in_batch(anchors, jnp.float32(texts), jnp.array(IDS), WEIGHTS, **how)
+        scores = contrastive.scores(anchors, jnp.float32(texts))
+        found_B, _ = contrastive.in_batch(scores, jnp.array(IDS), WEIGHTS, **how)
         return (found_B * WEIGHTS).sum()
 
     found = jax.grad(loss)(jnp.float32(anchors))
@@ -95,13 +97,11 @@ def test_a_gradient_is_that_of_the_plain_loss():
 
 
 def test_a_hit_is_a_positive_that_is_closest():
-    anchors, texts = np.eye(2), np.eye(2)[:, None]
+    scores_BxBxT = jnp.eye(2)[:, :, None]
     ids, weights = jnp.array([[0, 1], [2, 3]]), np.ones(2)
-    _, hit_B = contrastive.in_batch(jnp.float32(anchors), jnp.float32(texts), ids, weights, temperature=1.0)
+    _, hit_B = contrastive.in_batch(scores_BxBxT, ids, weights, temperature=1.0)
     assert hit_B.tolist() == [1, 1]
-    _, hit_B = contrastive.in_batch(
-        jnp.float32(anchors), jnp.float32(texts[::-1]), ids, weights, temperature=1.0
-    )
+    _, hit_B = contrastive.in_batch(scores_BxBxT[::-1], ids, weights, temperature=1.0)
     assert hit_B.tolist() == [0, 0]
 
 

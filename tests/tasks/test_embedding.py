@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.config import BertConfig, EmbeddingConfig
+from bert_jax.config import BertConfig, EmbeddingConfig, TaskConfig
 from bert_jax.ops.attention import PLAIN
 from bert_jax.parallel import sharding
-from bert_jax.tasks import embedding, ranking
+from bert_jax.tasks import embedding, groups, ranking, task_of
 from bert_jax.tasks.groups import Texts
 from bert_jax.training.network import Network, modules, parameters, sums
 from data_pipeline.batch import unpack
@@ -107,7 +107,7 @@ def test_texts_of_an_example_are_the_sequences_of_a_row():
         [[5, 0], [3, 0], [0, 0]],
     ]
     assert features.cut == ["row 1"]
-    assert features.arrays["labels"].tolist() == [[0, 1, 2], [3, 4, embedding.NO_TEXT]]
+    assert features.arrays["labels"].tolist() == [[0, 1, 2], [3, 4, groups.NO_TEXT]]
 
 
 # The loss of a batch
@@ -130,12 +130,18 @@ EXAMPLES = {
 
 
 def gradient(
-    settings: EmbeddingConfig, mesh: tuple[int, int, int], *, microbatches: int, dropout: bool
+    settings: TaskConfig,
+    mesh: tuple[int, int, int],
+    *,
+    examples: list[Texts],
+    microbatches: int,
+    dropout: bool,
 ) -> tuple[float, Any]:
-    network = Network(MODEL, embedding, settings)
+    """Loss and gradient of 16 examples."""
+    network = Network(MODEL, task_of(settings), settings)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: rng.normal(0, 0.2, p.shape).astype(np.float32), parameters(network))
-    arrays = features_of(settings, EXAMPLES[settings.loss]).arrays
+    arrays = features_of(settings, examples).arrays
     built = mesh_of(mesh)
     with jax.set_mesh(built):
         batch = sharding.global_batch(dict(arrays), built, batch_size=16)
@@ -167,12 +173,13 @@ def gradient(
 def test_a_batch_gives_the_same_gradient_however_it_is_cut(loss: Any):
     """Into microbatches, over devices, or both: all texts are compared, and dropout is the same."""
     settings = EmbeddingConfig(sequence_length=16, loss=loss, dimensions=(4,))
-    value, expected = gradient(settings, (1, 1, 1), microbatches=1, dropout=True)
+    examples = EXAMPLES[loss]
+    value, expected = gradient(settings, (1, 1, 1), examples=examples, microbatches=1, dropout=True)
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     assert scale > 1e-3
     cuts = [((1, 1, 1), 4), ((2, 2, 2), 2)] if loss == "contrastive" else [((1, 1, 1), 4)]
     for mesh, microbatches in cuts:
-        again, found = gradient(settings, mesh, microbatches=microbatches, dropout=True)
+        again, found = gradient(settings, mesh, examples=examples, microbatches=microbatches, dropout=True)
         assert again == pytest.approx(value, rel=1e-5)
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5 * scale, rtol=0),
@@ -206,8 +213,7 @@ def test_a_rank_counts_each_other_text_once():
     anchors = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
     texts = np.array([[0.6, 0.8], [1.0, 0.1], [1.0, 0.1], [0.1, 1.0], [1.0, 0.0]], np.float32)
     found = ranking.ranks(
-        anchors,
-        texts,
+        ranking.cosines(anchors, texts),
         anchors=["a", "b"],
         texts=["one", "near", "near", "two", "a"],
         positives=["one", "two"],
@@ -218,6 +224,9 @@ def test_a_rank_counts_each_other_text_once():
 def test_another_positive_of_the_same_anchor_is_no_mistake():
     vectors = np.array([[1.0, 0.0], [0.9, 0.1]], np.float32)
     found = ranking.ranks(
-        vectors[[0, 0]], vectors, anchors=["a", "a"], texts=["x", "y"], positives=["x", "y"]
+        ranking.cosines(vectors[[0, 0]], vectors),
+        anchors=["a", "a"],
+        texts=["x", "y"],
+        positives=["x", "y"],
     )
     assert found.tolist() == [1, 1]

@@ -18,6 +18,7 @@ from bert_jax.config import (
     BertConfig,
     ClassificationConfig,
     EmbeddingConfig,
+    LateInteractionConfig,
     MultiLabelConfig,
     QuestionAnsweringConfig,
     RegressionConfig,
@@ -143,6 +144,17 @@ CASES = {
         EmbeddingConfig(sequence_length=8),
         [Texts("", ("a", "b", "c", "d")), Texts("", ("e", "f"))],
         [{"embeddings": [[1, 0], [0, 1], [1, 0], [1, 1]]}, {"embeddings": [[1, 1], [1, 1]]}],
+    ),
+    "late_interaction": Case(
+        (
+            "a.jsonl",
+            '{"anchor": "a", "positive": "b", "negative": ["c", "d"]}\n{"anchor": "e", "positive": "f"}\n',
+        ),
+        '{"anchor": "a", "positive": "b"}',
+        ("a", "b"),
+        LateInteractionConfig(sequence_length=8, query_length=8, dimensions=4),
+        [Texts("", ("a", "b", "c", "d")), Texts("", ("e", "f"))],
+        [{"scores": [1.0, 2.0, 0.5], "rank": 2}, {"scores": [1.0], "rank": 1}],
     ),
 }
 
@@ -300,11 +312,14 @@ def test_special_pieces_of_a_text_are_plain_text(task: Task, kind: str):
         "question_answering": question(awkward, question=""),
         "embedding": Texts("row 1", (awkward,)),
         "reranking": Texts("row 1", (awkward, awkward)),
+        "late_interaction": Texts("row 1", ("", awkward)),
     }
     asked = dataclasses.replace(case_of(task).settings, sequence_length=64)
     features = features_of(asked, [examples.get(asked.kind, text(awkward))], kind=kind)
     found = pieces(features, kind=kind)
     expected = ["[CLS]", *["[SEP]"] * (2 if asked.kind in ("question_answering", "reranking") else 1)]
+    if asked.kind == "late_interaction":
+        expected *= 2
     assert [piece for piece in found if piece in SPECIAL_PIECES and piece != "[UNK]"] == expected
 
 
