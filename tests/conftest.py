@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +21,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -38,15 +35,14 @@ from bert_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from bert_jax.interop import huggingface, multi_vector, sentence_transformers
 from bert_jax.objectives import OBJECTIVES
-from bert_jax.tasks import TASKS, embedding, late_interaction
-from bert_jax.training.network import Network, init_params
+from bert_jax.tasks import TASKS
+from bert_jax.training.network import Network
 from data_pipeline import tokenizer
 from data_pipeline.prepare import prepare
-from data_pipeline.special_tokens import SpecialTokens
 from tests.helpers.configs import recipe_of
 from tests.helpers.data import read_batches, real_documents
+from tests.helpers.folders import write_folder
 
 
 @pytest.fixture(scope="session")
@@ -95,22 +91,9 @@ def folder_of(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Calla
         objective = next(found for found in (*OBJECTIVES, *TASKS) if found.Config.kind == kind)
         fields = {field.name for field in dataclasses.fields(objective.Config)}
         settings = objective.Config(**({"labels": labels} if "labels" in fields else {}))
+        words = tokenizer.load(Path(config.data.dir) / "tokenizer")
         network = Network(config.model, objective, settings)
-        params = init_params(network, jax.random.key(3))
-        params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-        folder = tmp_path_factory.mktemp(kind)
-        tensors = huggingface.to_tensors(network, params)
-        if objective is late_interaction:
-            words = tokenizer.load(Path(config.data.dir) / "tokenizer")
-            tensors = multi_vector.write(folder, network, tensors, words)
-        safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(
-            json.dumps(huggingface.to_config(network, special_tokens=SpecialTokens()))
-        )
-        shutil.copytree(Path(config.data.dir) / "tokenizer", folder, dirs_exist_ok=True)
-        if objective is embedding:
-            sentence_transformers.write(folder, network, dimensions=None)
-        return folder
+        return write_folder(tmp_path_factory.mktemp(kind), network, words)
 
     return functools.cache(make)
 

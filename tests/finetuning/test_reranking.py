@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import sentence_transformers
 
-from bert_jax.config import Config, InitConfig, ModelConfig, OptimizerConfig, RerankingConfig, TrainConfig
+from bert_jax.config import (
+    Config,
+    InitConfig,
+    ModelConfig,
+    ModernBertConfig,
+    OptimizerConfig,
+    RerankingConfig,
+    TrainConfig,
+)
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.inference.predict import predictions
 from bert_jax.interop.export import export
+from bert_jax.tasks import reranking
+from bert_jax.training.network import Network
+from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
 from tests.finetuning.test_embeddings import PAIRS
 from tests.finetuning.test_finetune import encoder  # noqa: F401 a fixture
 from tests.helpers.configs import replace
+from tests.helpers.embeddings import shapes
+from tests.helpers.folders import write_folder
 
 
 @pytest.fixture
@@ -57,6 +71,21 @@ def test_groups_are_learned_by_heart(groups: Config, tmp_path: Path):
     np.testing.assert_allclose(ours, again, atol=1e-5)
     theirs = sentence_transformers.CrossEncoder(str(tmp_path / "out"), device="cpu").predict(PAIRS)
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_modernbert_scores_pairs_as_their_cross_encoder_does(
+    config: Config, tmp_path: Path, pooling: Literal["cls", "mean"]
+):
+    model = ModernBertConfig(**shapes(config), classifier_pooling=pooling)
+    words = tokenizer.load(Path(config.data.dir) / "tokenizer")
+    folder = write_folder(tmp_path / "model", Network(model, reranking, RerankingConfig()), words)
+    pairs = [(one, other) for one, _ in PAIRS for _, other in PAIRS[:3]]
+    lines = [json.dumps({"anchor": one, "positive": other}).encode() for one, other in pairs]
+    ours = [answer["score"] for answer in predictions(folder, file=None, lines=lines, batch_size=4, top=1)]
+    theirs = sentence_transformers.CrossEncoder(str(folder), device="cpu").predict(pairs)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert np.ptp(ours) > 0.01
 
 
 def test_a_group_without_a_negative_is_refused(groups: Config, tmp_path: Path):

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
-import safetensors.numpy
 
 from bert_jax.config import BertConfig, Config, EmbeddingConfig, EncoderConfig, InitConfig, ModelConfig
 from bert_jax.inference.vectors import Vectorizer
-from bert_jax.interop import huggingface, sentence_transformers
 from bert_jax.interop.load import load_embedder
 from bert_jax.objectives.objective import RowShape
 from bert_jax.ops.attention import PLAIN
 from bert_jax.tasks import embedding
-from bert_jax.training.network import Network, Params, init_params
+from bert_jax.training.network import Network
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import init_state
 from bert_jax.workdir import run_files
 from bert_jax.workdir.checkpoint import Checkpoints
 from bert_jax.workdir.progress import Progress
-from data_pipeline.special_tokens import SpecialTokens
+from data_pipeline import tokenizer
+from tests.helpers import folders
 from tests.helpers.data import real_documents
 
 LONGEST = 48
@@ -34,12 +31,6 @@ LONGEST = 48
 _lines = [line for document in real_documents(12) for line in document if line.strip()]
 TEXTS = [*_lines[:20], "a", "東京 café", " ".join(_lines[20:24]), *_lines[24:30]]
 """Real ones of many lengths."""
-
-
-def lively(network: Network) -> Params:
-    """Weights that make different vectors of different texts."""
-    params = init_params(network, jax.random.key(3))
-    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
 
 
 def write_folder(
@@ -52,13 +43,8 @@ def write_folder(
 ) -> Path:
     """A folder for SentenceTransformer, with the tokenizer of `config`."""
     network = Network(model or config.model, embedding, settings)
-    shutil.copytree(Path(config.data.dir) / "tokenizer", folder)
-    tensors = huggingface.to_tensors(network, lively(network))
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    fields = huggingface.to_config(network, special_tokens=SpecialTokens())
-    (folder / "config.json").write_text(json.dumps(fields))
-    sentence_transformers.write(folder, network, dimensions=dimensions)
-    return folder
+    words = tokenizer.load(Path(config.data.dir) / "tokenizer")
+    return folders.write_folder(folder, network, words, dimensions=dimensions)
 
 
 def embedding_spec(config: Config, settings: EmbeddingConfig) -> RunSpec:
@@ -83,7 +69,7 @@ def write_run(workdir: Path, config: Config, spec: RunSpec) -> Path:
     run_files.write(spec, workdir)
     shutil.copytree(Path(config.data.dir) / "tokenizer", workdir / "tokenizer")
     with Checkpoints(workdir, spec) as checkpoints:
-        checkpoints.save(0, init_state(spec)._replace(params=lively(spec.network)), Progress())
+        checkpoints.save(0, init_state(spec)._replace(params=folders.lively(spec.network)), Progress())
     return workdir
 
 

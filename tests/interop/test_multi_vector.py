@@ -29,7 +29,8 @@ from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
 from tests.helpers.embeddings import TEXTS, shapes
 from tests.helpers.examples import MINILM
-from tests.helpers.late_interaction import vectors_of, write_folder
+from tests.helpers.folders import write_folder
+from tests.helpers.late_interaction import vectors_of
 from tests.helpers.steps import mesh_of
 from tests.interop.test_sentence_transformers import edit
 
@@ -55,7 +56,9 @@ def usual(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = tokenizer.load(MINILM)
     model = dataclasses.replace(config.model, vocab_size=words.vocab_size)
     settings = dataclasses.replace(EXPANDED, **BY_PIECES)
-    return write_folder(tmp_path_factory.mktemp("late") / "model", model, settings, words)
+    return write_folder(
+        tmp_path_factory.mktemp("late") / "model", Network(model, late_interaction, settings), words
+    )
 
 
 @pytest.fixture
@@ -88,14 +91,16 @@ def test_vectors_and_scores_are_theirs(
     words = tokenizer.load(MINILM)
     model = dataclasses.replace(config.model, vocab_size=words.vocab_size)
     settings = dataclasses.replace(settings, **prompts)
-    folder = write_folder(tmp_path / "model", model, settings, words)
+    folder = write_folder(tmp_path / "model", Network(model, late_interaction, settings), words)
     assert load_model(folder).network.settings == settings
     assert_theirs(folder, MultiVectorEncoder(str(folder)))
 
 
 def test_vectors_of_another_encoder_and_tokenizer(config: Config, tmp_path: Path, MultiVectorEncoder: Any):
     words = tokenizer.load(Path(config.data.dir) / "tokenizer")
-    folder = write_folder(tmp_path / "model", ModernBertConfig(**shapes(config)), EXPANDED, words)
+    folder = write_folder(
+        tmp_path / "model", Network(ModernBertConfig(**shapes(config)), late_interaction, EXPANDED), words
+    )
     assert_theirs(folder, MultiVectorEncoder(str(folder)))
 
 
