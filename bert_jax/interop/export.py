@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import safetensors.numpy
@@ -106,8 +106,7 @@ def _write(
         tensors = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
     folder.mkdir(parents=True)
     words.save(folder)
-    if words.is_ours or spec.config.task is not None:
-        _note_length(folder / "tokenizer_config.json", spec)
+    _note(folder / "tokenizer_config.json", spec, network, is_given=not words.is_ours)
     if isinstance(network.settings, LateInteractionConfig):
         tensors = multi_vector.write(folder, network, tensors, words)
     weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
@@ -155,13 +154,18 @@ def _check_dimensions(dimensions: int, settings: ObjectiveConfig) -> None:
         )
 
 
-def _note_length(file: Path, spec: RunSpec) -> None:
-    """`model_max_length`, to which Transformers cuts where it is asked to: the rows of the fine-tuning."""
-    length = spec.network.model.longest
-    if spec.config.task is not None:
-        length = spec.config.task.sequence_length
-    fields = tokenizer.settings(file.parent) | {"model_max_length": length}
-    file.write_text(json.dumps(fields, indent=2) + "\n")
+def _note(file: Path, spec: RunSpec, network: Network, *, is_given: bool) -> None:
+    """What Transformers has to know of a tokenizer for the model. One that was given stays as it is."""
+    noted: dict[str, Any] = {}
+    if not is_given or spec.config.task is not None:  # to which it cuts where it is asked to
+        task, longest = spec.config.task, network.model.longest
+        noted["model_max_length"] = longest if task is None else task.sequence_length
+    is_new = not is_given or spec.config.init.vocabulary == "transplant"
+    # The second of two texts would have a type that is past the end.
+    if is_new and getattr(network.model, "token_types", 0) < 2:
+        noted["model_input_names"] = ["input_ids", "attention_mask"]
+    if noted:
+        file.write_text(json.dumps(tokenizer.settings(file.parent) | noted, indent=2) + "\n")
 
 
 def export_every(

@@ -16,7 +16,7 @@ from bert_jax.config import EncoderConfig, ModelConfig, RtdConfig
 from bert_jax.interop import huggingface
 from bert_jax.interop.huggingface import CONFIG_FILE, Tensors
 from bert_jax.interop.tiling import check_sizes
-from bert_jax.objectives import rtd
+from bert_jax.objectives import mlm, rtd
 from bert_jax.training.network import Network, Params, parameters
 from data_pipeline.errors import UserError
 
@@ -66,12 +66,27 @@ def read(folder: Path) -> dict[str, Any]:
     return {rtd.GENERATOR + name: x for name, x in zip(names, jax.tree.leaves(params), strict=True)}
 
 
+def load_network(source: Path, folder: Path) -> Network:
+    """The generator in a folder of its own, which is that of `source`; raises UserError if it is none."""
+    try:
+        network = huggingface.load_network(folder)
+        if network.objective is not mlm:
+            raise UserError(f"it is of {network.huggingface_class}, not for masked tokens")
+    except UserError as error:
+        raise UserError(
+            f"init.source {source}: its folder {FOLDER} holds no generator ({error}); move it away, so that "
+            "a new one is trained"
+        ) from error
+    return network
+
+
 def check_size(source: Path, theirs: EncoderConfig, ours: Network, *, tiles: bool) -> None:
     """Raises UserError unless the generator of a source is as large as that of `ours`, or no larger."""
     assert ours.generator is not None
     if tiles:
         check_sizes(theirs, ours.generator.model)
         return
+    was = ours.generator.model.hidden_size / ours.model.hidden_size
     free = {
         "max_position_embeddings",
         "initializer_range",
@@ -80,10 +95,11 @@ def check_size(source: Path, theirs: EncoderConfig, ours: Network, *, tiles: boo
     for field in dataclasses.fields(ours.generator.model):
         one, other = getattr(theirs, field.name, None), getattr(ours.generator.model, field.name)
         if one != other and field.name not in free and "dropout" not in field.name:
-            size = f"{theirs.hidden_size / ours.model.hidden_size:.6g}"
+            size = theirs.hidden_size / ours.model.hidden_size
+            use = f"use --objective.generator-size {size:.6g}, or " if size <= 1 and size != was else ""
             raise UserError(
-                f"the generator of init.source {source} has {field.name} {one}, not {other}: use "
-                f"--objective.generator-size {size}, or move its folder away, so that a new one is trained"
+                f"the generator of init.source {source} has {field.name} {one}, not {other}: {use}move its "
+                f"folder {FOLDER} away, so that a new one is trained"
             )
 
 

@@ -118,7 +118,10 @@ def _fitted(config: EncoderConfig, parameter: Parameter, name: str, tensor: np.n
     if "parts" in parameter.logical_axes and tensor.size == math.prod(wanted):
         array = array.reshape(wanted)
     if array.shape != wanted:
-        raise UserError(f"the tensor {name} has shape {tensor.shape}, which does not fit the model")
+        shape = wanted[::-1] if parameter.transposed else wanted
+        raise UserError(f"the tensor {name} has shape {tensor.shape}, but {shape} is what config.json gives")
+    if not np.isfinite(array).all():
+        raise UserError(f"the tensor {name} has numbers that are not finite")
     return np.pad(array, [(0, surplus)] + [(0, 0)] * (array.ndim - 1)).astype(np.float32)
 
 

@@ -49,6 +49,8 @@ def source_network(source: Path, *, field: str = "init.source") -> Network:
         raise FileNotFoundError(f"{field} {source} is a run that has no checkpoint yet")
     try:
         return _format(source).load_network(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{field}: {error}") from error
     except UserError as error:
         raise UserError(f"{field} {source}: {error}") from error
 
@@ -58,7 +60,7 @@ def source_generator(source: Path) -> Network | None:
     if is_run(source):
         return load_spec(source).network.generator
     folder = generator.folder_of(source)
-    return None if folder is None else huggingface.load_network(folder)
+    return None if folder is None else generator.load_network(source, folder)
 
 
 def is_run(source: Path) -> bool:
@@ -102,7 +104,7 @@ def check_tokenizer(source: Path, config: Config, *, field: str = "init.source")
             what = f"{a[number]!r} as piece {number}, not {b[number]!r}"
         raise UserError(
             f"the tokenizer of data.dir {config.data.dir} has {what} as {field} {source} has: prepare "
-            "the data with the tokenizer of the source (data.tokenizer.vocab_file)"
+            "the data with that one (data.tokenizer.vocab_file)"
         )
     x, y = (words.library.encode(CASE_PROBE).tokens for words in (ours, theirs))
     if x != y:
@@ -136,6 +138,8 @@ def read_weights(source: Path, network: Network, mesh: Mesh, *, field: str = "in
             weights = _by_name(reading, params)
             if network.generator is not None and (folder := generator.folder_of(source)) is not None:
                 weights |= generator.read(folder)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{field}: {error}") from error
         except UserError as error:
             raise UserError(f"{field} {source}: {error}") from error
     weights = generator.share(network, weights)

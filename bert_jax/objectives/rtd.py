@@ -28,6 +28,7 @@ from bert_jax.objectives.objective import Metric, RowShape, Sums, pairs
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.sampling import sample
 from data_pipeline.config import DataConfig
+from data_pipeline.errors import UserError
 
 Config = RtdConfig
 INPUT_FORMATS: tuple[str, ...] = ()
@@ -46,8 +47,19 @@ GENERATOR_DROPOUT, SAMPLES = 1 << 20, (1 << 20) + 1
 
 
 def generator_config(settings: RtdConfig, model: EncoderConfig) -> EncoderConfig:
-    """The generator: a whole number of heads of the encoder's size, and as wide as these are."""
-    heads = max(1, round(settings.generator_size * model.num_attention_heads))
+    """The generator: a whole number of heads of the encoder's size, and as wide as these are.
+
+    Raises:
+      UserError: objective.generator_size makes no whole number of heads.
+    """
+    wanted = settings.generator_size * model.num_attention_heads
+    heads = round(wanted)
+    if heads < 1 or abs(wanted - heads) > 0.05:  # 0.333 is a third of 12
+        raise UserError(
+            f"objective.generator_size {settings.generator_size} of {model.num_attention_heads} heads is "
+            f"{wanted:.3g} heads; it must be a whole number of them: {max(1, heads)} are "
+            f"{max(1, heads) / model.num_attention_heads:.4g}"
+        )
     return dataclasses.replace(
         model,
         hidden_size=heads * model.head_dim,

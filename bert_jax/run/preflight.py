@@ -68,7 +68,8 @@ def open_dataset(spec: RunSpec) -> Manifest:
     if manifest.vocab_size > spec.network.model.vocab_size:
         raise UserError(
             f"the tokenizer of data.dir {config.data.dir} has {manifest.vocab_size} pieces, more than "
-            f"model.vocab_size {spec.network.model.vocab_size}"
+            f"model.vocab_size {spec.network.model.vocab_size}: --model.vocab-size {manifest.vocab_size} for "
+            "a new model, --init.vocabulary extend or transplant for one that starts from another"
         )
     pad, wanted = manifest.special_tokens.pad, getattr(spec.network.model, "pad_token_id", None)
     if wanted not in (None, pad):  # Transformers counts positions from the padding on

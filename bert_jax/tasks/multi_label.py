@@ -53,18 +53,35 @@ def read(source: str, settings: MultiLabelConfig, *, labelled: bool = True) -> l
 
 
 def labels_reader(labels: Sequence[str]) -> Callable[[str, str, Any], tuple[str, ...]]:
-    """What reads a list of labels, or a text with commas between them; each as `label_reader` does."""
-    one = label_reader(labels)
+    """What reads a list of labels, or a text with commas between them; each as `label_reader` does.
+
+    Or a list of a 0 or 1 for each of `labels`, as Transformers' loss takes it.
+    """
+    one, names = label_reader(labels), tuple(map(canonical, labels))
 
     def read(where: str, name: str, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
             value = _listed(where, name, value.strip())
-        found = tuple(one(where, name, item) for item in (value if isinstance(value, list) else [value]))
+        items = value if isinstance(value, list) else [value]
+        if _are_indicators(items):
+            if len(items) != len(names):
+                raise UserError(
+                    f"{where}: {name!r} has a 0 or 1 for each of {len(items)} labels, but task.labels names "
+                    f"{len(names)}: name them with --task.labels, in their order"
+                )
+            return tuple(label for label, item in zip(names, items, strict=True) if item)
+        found = tuple(one(where, name, item) for item in items)
         if twice := [label for label in found if found.count(label) > 1]:
             raise UserError(f"{where}: {name!r} has {twice[0]!r} twice")
         return found
 
     return read
+
+
+def _are_indicators(items: list[Any]) -> bool:
+    """Whether these are a 0 or 1 for each label, rather than numbers of labels: whole, each of them once."""
+    are = len(items) > 1 and all(isinstance(item, int | float) and item in (0, 1) for item in items)
+    return are and (len(set(items)) < len(items) or not all(type(item) is int for item in items))
 
 
 def _listed(where: str, name: str, cell: str) -> list[Any]:

@@ -124,6 +124,13 @@ def write_examples(kind: str, path: Path, *, times: int = 1) -> Path:
                 for number, (question, context, answer) in enumerate(QUESTIONS * times)
             ]
             path.write_text(json.dumps({"data": [{"title": "", "paragraphs": paragraphs}]}))
+        case _:
+            assert kind in ("embedding", "reranking", "late_interaction")
+            path = path.with_suffix(".jsonl")
+            texts = [text for text, _ in TEXTS]
+            groups = zip(texts, texts[1:], texts[2:], strict=False)
+            rows = [dict(zip(("anchor", "positive", "negative"), group, strict=True)) for group in groups]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows * times))
     return path
 
 

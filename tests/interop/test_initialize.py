@@ -314,7 +314,7 @@ REFUSED = {
     "nothing is there": (shutil.rmtree, "has no config.json"),
     "only a pickle": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-        "is a pickle, which could run code: have Transformers save it again",
+        r"^init\.source: .* is a pickle, which could run code: have Transformers save it again",
     ),
     "a tensor is missing": (
         lambda folder: spoil_tensors(folder, lambda saved: saved.pop(QUERY)),
@@ -330,14 +330,14 @@ REFUSED = {
     ),
     "another shape": (
         lambda folder: spoil_tensors(folder, lambda saved: saved.update({QUERY: np.zeros((32, 31))})),
-        "does not fit the model",
+        r"shape \(32, 31\), but \(32, 32\) is what config\.json gives",
     ),
     "another tokenizer": (
         lambda folder: [
             file.write_text(file.read_text().replace('"[MASK]"', '"<mask>"'))
             for file in folder.glob("tokenizer*.json")
         ],
-        r"as piece 4, not '<mask>' as init.source .*: prepare the data with the tokenizer of the source",
+        r"as piece 4, not '<mask>' as init.source .*: prepare the data with that one",
     ),
     "a tokenizer that keeps the case": (
         lambda folder: (folder / "tokenizer.json").write_text(

@@ -157,6 +157,12 @@ def test_a_run_with_a_kernel_for_a_chip_opens_without_one(config: Config, tmp_pa
     assert fill_mask(tmp_path, TEXT)
 
 
+def spoil_a_number(folder: Path) -> None:
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors["bert.pooler.dense.bias"][3] = np.nan
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "only a pickle": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
@@ -187,8 +193,9 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "embeddings of another vocabulary": (
         lambda folder: edit(folder / "config.json", lambda f: f.update(vocab_size=690)),
-        r"word_embeddings\.weight has shape \(700, 32\)",
+        r"word_embeddings\.weight has shape \(700, 32\), but \(690, 32\) is what config\.json gives",
     ),
+    "numbers that are none": (spoil_a_number, r"pooler\.dense\.bias has numbers that are not finite"),
 }
 
 

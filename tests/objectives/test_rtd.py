@@ -52,7 +52,7 @@ def lively(found: Network) -> Params:
         ((256, 4, 1024), 1 / 4, (64, 1, 256)),
         ((768, 12, 3072), 1 / 3, (256, 4, 1024)),
         ((1024, 16, 4096), 1 / 4, (256, 4, 1024)),
-        ((768, 12, 3072), 0.01, (64, 1, 256)),
+        ((768, 12, 3072), 0.333, (256, 4, 1024)),
         ((768, 12, 3072), 1.0, (768, 12, 3072)),
     ],
 )
@@ -62,6 +62,14 @@ def test_a_generator_is_a_part_of_the_heads_and_as_wide_as_they_are(sizes: Any, 
     found = rtd.generator_config(RtdConfig(generator_size=part), model)
     assert tuple(getattr(found, name) for name in names) == expected
     assert (found.embedding_size, found.num_hidden_layers) == (128, 12)
+
+
+@pytest.mark.parametrize(("size", "advice"), [(0.3, "4 are 0.3333"), (0.01, "1 are 0.08333")])
+def test_a_part_of_a_head_is_refused(size: float, advice: str):
+    with pytest.raises(UserError, match=rf"^objective\.generator_size {size} of 12 heads is .*: {advice}$"):
+        rtd.generator_config(
+            RtdConfig(generator_size=size), ElectraConfig(hidden_size=768, num_attention_heads=12)
+        )
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from bert_jax.interop import huggingface
 from bert_jax.interop.export import export
 from bert_jax.interop.initialize import start_from
 from bert_jax.interop.load import load_workdir
+from bert_jax.interop.sentence_transformers import WITHOUT_POOLER
 from bert_jax.interop.tiling import check_sizes, positions
 from bert_jax.objectives import mlm
 from bert_jax.run.pretrain import pretrain
@@ -186,8 +187,10 @@ def test_it_is_fine_tuned_and_predicts(name: str, task: str, source_of: Any, tmp
     assert one == other
     assert result.scores
     suffix = next(found for found in TASKS if found.Config.kind == task).HUGGINGFACE_SUFFIX
-    loader = getattr(transformers, f"AutoModel{suffix}")
-    _, info = loader.from_pretrained(tmp_path / "out", output_loading_info=True)
+    loader = getattr(transformers, f"AutoModel{suffix.removeprefix(huggingface.NO_HEAD)}")
+    names = huggingface.load_network(tmp_path / "out").encoder.HUGGINGFACE
+    how = WITHOUT_POOLER if names.has_pooler and suffix == huggingface.NO_HEAD else {}
+    _, info = loader.from_pretrained(tmp_path / "out", output_loading_info=True, **how)
     assert not any(info.values()), info
 
 

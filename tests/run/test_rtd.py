@@ -227,6 +227,25 @@ def test_generators_that_do_not_fit_are_one_line(electra: Config, workdir: Path,
             started(replace(electra, objective__embeddings="shared"), source)
 
 
+def test_what_is_no_generator_of_a_source_is_one_line(electra: Config, out: Path, tmp_path: Path):
+    wide = tmp_path / "wide"
+    shutil.copytree(out, wide)
+    fields = json.loads((wide / "generator/config.json").read_text())
+    (wide / "generator/config.json").write_text(json.dumps(fields | {"hidden_size": 64}))
+    message = (
+        r"generator of init\.source .* has hidden_size 64, not 16: move its folder generator away, so that"
+    )
+    with pytest.raises(UserError, match=message):
+        started(electra, wide)
+    other = tmp_path / "other"
+    shutil.copytree(out, other, ignore=shutil.ignore_patterns("generator"))
+    shutil.copytree(out, other / "generator", ignore=shutil.ignore_patterns("generator"))
+    with pytest.raises(
+        UserError, match=r"generator holds no generator \(it is of ElectraForPreTraining, not"
+    ):
+        started(electra, other)
+
+
 def test_a_generator_larger_than_its_discriminator_is_one_line(electra: Config, tmp_path: Path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(recipe_of(electra))

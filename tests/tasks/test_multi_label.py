@@ -34,7 +34,7 @@ SAME: list[tuple[tuple[str, ...], list[object]]] = [
     ((), [[], "", " ", "[]"]),
     (("a", "b"), ["['a', 'b']"]),
     (("0", "1"), ["[0, 1]", [0, 1]]),
-    (("1", "true"), [[1.0, True], "1.0,TRUE", ["1", "true"]]),
+    (("2", "true"), [[2.0, True], "2.0,TRUE", ["2", "true"]]),
     (("7",), [[7], 7, "7"]),
 ]
 """Sets of labels, and how a JSONL writes them; of a table those that are texts."""
@@ -73,6 +73,23 @@ def test_numbers_count_the_labels_that_have_names(tmp_path: Path):
         multi_label.read(path, MultiLabelConfig(labels=("x", "y")))
 
 
+def test_a_zero_or_one_for_each_label_is_read(tmp_path: Path):
+    """As Transformers' loss takes them; whole numbers that differ are numbers of labels."""
+    rows = {
+        "[1.0, 0.0, 0.0]": ("5",),
+        "[0, 1, 1]": ("x", "y"),
+        "[0, 0, 0]": (),
+        "[true, false, true]": ("5", "y"),
+        '"[0.0, 1.0, 0.0]"': ("x",),
+    }
+    lines = (f'{{"sentence": "one", "labels": {labels}}}' for labels in rows)
+    path = write(tmp_path, "a.jsonl", "\n".join(lines))
+    found = multi_label.read(path, MultiLabelConfig(labels=("5", "x", "y")))
+    assert [example.label for example in found] == list(rows.values())
+    path = write(tmp_path, "b.jsonl", '{"sentence": "one", "labels": [1, 0]}')
+    assert multi_label.read(path, MultiLabelConfig(labels=("x", "y")))[0].label == ("y", "x")
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -84,7 +101,8 @@ def test_numbers_count_the_labels_that_have_names(tmp_path: Path):
         ('"a,,b"', "'labels' is empty"),
         ('"[a, b]"', r"'labels' is '\[a, b\]', which begins as a list does and is none"),
         ('["a", "b", "a"]', "'labels' has 'a' twice"),
-        ("[1, 1.0]", "'labels' has '1' twice"),
+        ("[1, 1.0]", "'labels' has a 0 or 1 for each of 2 labels, but task.labels names 0: name them with"),
+        ("[7, 7.0]", "'labels' has '7' twice"),
     ],
 )
 def test_what_is_no_set_of_labels_is_said_with_its_row(tmp_path: Path, labels: str, message: str):
