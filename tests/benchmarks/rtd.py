@@ -7,7 +7,7 @@ corpus with 30 % of their tokens masked, from which so short a run learns most (
 get as many steps as take the processor as long as --steps of masked ones; what a step takes is measured
 first, so that what runs beside it does not count. Both are judged by the accuracy on SST-2's development set
 after fine-tuning on the first 6,000 of its training examples. Runs that are there already are not made again.
-One run a core, side by side.
+One run a core, side by side. Losses are drawn to OUT/losses.png.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ALIKE = (*SMALL, "--data.masking.rate", "0.3", "--data.masking.max-predictions",
 
 class Run(NamedTuple):
     steps: int
-    metrics: dict[str, float]
-    """Of the held-out rows, at the last step."""
+    metrics: dict[int, dict[str, float]]
+    """Of the held-out rows, by step."""
     accuracy: float
     """On SST-2's development set."""
 
@@ -57,9 +57,28 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for variant in VARIANTS:
         of_seeds = [runs[variant, seed] for seed in args.seeds]
-        loss = spread([run.metrics["mlm_loss"] for run in of_seeds], 3)
+        loss = spread([run.metrics[run.steps]["mlm_loss"] for run in of_seeds], 3)
         accuracy = spread([100 * run.accuracy for run in of_seeds], 1)
         print(f"| {variant} | {seconds[variant]:.2f} s | {steps[variant]} | {loss} | {accuracy} |")
+    draw(args.out / "losses.png", seconds, runs)
+
+
+def draw(file: Path, seconds: dict[str, float], runs: dict[tuple[str, int], Run]) -> None:
+    """Held-out losses by the time of a processor, a line a seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for (variant, seed), run in runs.items():
+        minutes = [step * seconds[variant] / 60 for step in run.metrics]
+        color, label = ("C0", "C1")[variant != "masked tokens"], variant if seed == 0 else None
+        axes[0].plot(minutes, [m["mlm_loss"] for m in run.metrics.values()], color=color, label=label)
+        if "rtd_loss" in run.metrics[run.steps]:
+            axes[1].plot(minutes, [m["rtd_loss"] for m in run.metrics.values()], color=color)
+    axes[0].set(xlabel="minutes of a processor", ylabel="loss of masked tokens, nats")
+    axes[1].set(xlabel="minutes of a processor", ylabel="loss of replaced tokens, nats")
+    axes[0].legend()
+    figure.savefig(file, dpi=120)
 
 
 def seconds_a_step(args: argparse.Namespace, source: tuple[str, ...], variant: str, core: int) -> float:
@@ -90,7 +109,8 @@ def pretrained_and_judged(
         file.write_text(json.dumps(accuracy))
         print(f"{variant}, seed {seed}: accuracy {accuracy:.3f}", file=sys.stderr, flush=True)
     lines = read_metrics(place / "pretrained/metrics.jsonl")
-    return Run(steps, lines[steps, "validation"], json.loads(file.read_text()))
+    metrics = {step: found for (step, split), found in lines.items() if split == "validation"}
+    return Run(steps, metrics, json.loads(file.read_text()))
 
 
 if __name__ == "__main__":
