@@ -6,6 +6,7 @@ the division happens once, at the end. So any split of a batch gives the same va
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -120,6 +121,26 @@ class WholeBatchObjective(Objective, Protocol):
 
     def loss_sums(self, settings: Any, logits: jax.Array, batch: Batch) -> Sums:
         """The loss and the accuracy of a batch with labels, as `sums` has them."""
+
+
+def through_logits(
+    logits: Callable[..., jax.Array], loss_sums: Callable[[Any, jax.Array, Batch], Sums]
+) -> Callable[..., Sums]:
+    """The `sums` of a `WholeBatchObjective`."""
+
+    def sums(
+        settings: Any,
+        head: Any,
+        encoder: EncoderModule,
+        batch: Batch,
+        *,
+        kernels: Kernels,
+        dropout_keys: jax.Array | None = None,
+    ) -> Sums:
+        found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
+        return loss_sums(settings, found, batch)
+
+    return sums
 
 
 def mean(pair: tuple[jax.Array, jax.Array]) -> jax.Array:

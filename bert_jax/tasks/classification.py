@@ -15,7 +15,7 @@ from flax import nnx
 
 from bert_jax.config import ClassificationConfig, EncoderConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
-from bert_jax.objectives.objective import Metric, RowShape, Sums
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import text
@@ -97,24 +97,14 @@ def logits(
     return head(hidden_BxSxD, batch["segment_ids"], dropout_keys=dropout_keys)
 
 
-def sums(
-    settings: Any,
-    head: Any,
-    encoder: EncoderModule,
-    batch: Batch,
-    *,
-    kernels: Kernels,
-    dropout_keys: jax.Array | None = None,
-) -> Sums:
-    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(settings, found, batch)
-
-
 def loss_sums(settings: Any, logits_BxC: jax.Array, batch: Batch) -> Sums:
     """loss, in nats, and accuracy."""
     weights = batch["weights"]
     loss, hits = cross_entropy(logits_BxC, batch["labels"], weights)
     return {"loss": (loss, weights.sum()), "accuracy": (hits, weights.sum())}
+
+
+sums = through_logits(logits, loss_sums)
 
 
 def weights(batch: Batch) -> dict[str, jax.Array]:

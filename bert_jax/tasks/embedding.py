@@ -19,7 +19,7 @@ from flax import nnx
 
 from bert_jax.config import EmbeddingConfig, EncoderConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule, max_segments
-from bert_jax.objectives.objective import Metric, RowShape, Sums
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
 from bert_jax.ops import contrastive
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.pooling import normalized, pool
@@ -185,19 +185,6 @@ def logits(
     return vectors_BxPxD.reshape(len(vectors_BxPxD), -1)
 
 
-def sums(
-    settings: EmbeddingConfig,
-    head: Any,
-    encoder: EncoderModule,
-    batch: Batch,
-    *,
-    kernels: Kernels,
-    dropout_keys: jax.Array | None = None,
-) -> Sums:
-    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(settings, found, batch)
-
-
 def loss_sums(settings: EmbeddingConfig, logits: jax.Array, batch: Batch) -> Sums:
     """loss, the mean over the whole vectors and those cut to each of task.dimensions; and accuracy, of whole
     ones: how often the positive is closest."""
@@ -207,6 +194,9 @@ def loss_sums(settings: EmbeddingConfig, logits: jax.Array, batch: Batch) -> Sum
     weight = batch["weights"].sum()
     losses = jnp.stack([sums["loss"][0] for sums in found])
     return found[0] | {"loss": (losses.mean(), weight)}
+
+
+sums = through_logits(logits, loss_sums)
 
 
 def _sums(settings: EmbeddingConfig, vectors_BxPxD: jax.Array, batch: Batch) -> Sums:

@@ -21,7 +21,7 @@ from flax import nnx
 from bert_jax.config import EncoderConfig, LateInteractionConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule, max_segments
 from bert_jax.models.layers import Dense
-from bert_jax.objectives.objective import Metric, RowShape, Sums
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
 from bert_jax.ops import contrastive, maxsim
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.pooling import normalized
@@ -161,19 +161,6 @@ def logits(
     return head(encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys))
 
 
-def sums(
-    settings: LateInteractionConfig,
-    head: Any,
-    encoder: EncoderModule,
-    batch: Batch,
-    *,
-    kernels: Kernels,
-    dropout_keys: jax.Array | None = None,
-) -> Sums:
-    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(settings, found, batch)
-
-
 def loss_sums(settings: LateInteractionConfig, logits_BxSxD: jax.Array, batch: Batch) -> Sums:
     """loss; and accuracy: how often the positive has the highest score."""
     weights_B = batch["weights"]
@@ -182,6 +169,9 @@ def loss_sums(settings: LateInteractionConfig, logits_BxSxD: jax.Array, batch: B
     )
     weight = weights_B.sum()
     return {"loss": ((loss_B * weights_B).sum(), weight), "accuracy": ((hit_B * weights_B).sum(), weight)}
+
+
+sums = through_logits(logits, loss_sums)
 
 
 def _scores(settings: LateInteractionConfig, vectors_BxSxD: jax.Array, batch: Batch) -> jax.Array:

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import MultiLabelConfig
-from bert_jax.models.encoder import Batch, EncoderModule
-from bert_jax.objectives.objective import Metric, Sums
-from bert_jax.ops.attention.kernel import Kernels
+from bert_jax.models.encoder import Batch
+from bert_jax.objectives.objective import Metric, Sums, through_logits
 from bert_jax.tasks import classification, text
 from bert_jax.tasks.columns import canonical, label_reader
 from bert_jax.tasks.features import Features, all_labelled, label_index
@@ -133,19 +132,6 @@ def _indicators(examples: Sequence[Text], settings: MultiLabelConfig) -> np.ndar
 # Loss
 
 
-def sums(
-    settings: Any,
-    head: Any,
-    encoder: EncoderModule,
-    batch: Batch,
-    *,
-    kernels: Kernels,
-    dropout_keys: jax.Array | None = None,
-) -> Sums:
-    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(settings, found, batch)
-
-
 def loss_sums(settings: Any, logits_BxC: jax.Array, batch: Batch) -> Sums:
     """loss: binary cross-entropy in nats, the mean over labels; subset_accuracy: all of a text are right."""
     labels_BxC, weights_B = batch["labels"][:, 0], batch["weights"]
@@ -154,6 +140,9 @@ def loss_sums(settings: Any, logits_BxC: jax.Array, batch: Batch) -> Sums:
     right_B = ((logits_BxC > 0) == (labels_BxC > 0)).all(axis=-1).astype(jnp.float32)
     found = {"loss": loss_B, "subset_accuracy": right_B}
     return {name: ((value_B * weights_B).sum(), weights_B.sum()) for name, value_B in found.items()}
+
+
+sums = through_logits(logits, loss_sums)
 
 
 # Predictions and scores

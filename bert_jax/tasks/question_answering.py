@@ -18,7 +18,7 @@ from flax import nnx
 
 from bert_jax.config import EncoderConfig, QuestionAnsweringConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
-from bert_jax.objectives.objective import Metric, RowShape, Sums
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import classification, squad
@@ -138,19 +138,6 @@ def logits(
     return head(hidden_BxSxD, dropout_keys=dropout_keys)
 
 
-def sums(
-    settings: Any,
-    head: Any,
-    encoder: EncoderModule,
-    batch: Batch,
-    *,
-    kernels: Kernels,
-    dropout_keys: jax.Array | None = None,
-) -> Sums:
-    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(settings, found, batch)
-
-
 def loss_sums(settings: Any, logits_BxSx2: jax.Array, batch: Batch) -> Sums:
     """loss, in nats, and accuracy: means over beginning and end, each a choice among the tokens."""
     weights = jnp.repeat(batch["weights"], 2)
@@ -159,6 +146,9 @@ def loss_sums(settings: Any, logits_BxSx2: jax.Array, batch: Batch) -> Sums:
     by_end = logits_BxSx2.swapaxes(1, 2).reshape(-1, logits_BxSx2.shape[1])
     loss, hits = cross_entropy(by_end, batch["labels"].ravel(), weights)
     return {"loss": (loss, weights.sum()), "accuracy": (hits, weights.sum())}
+
+
+sums = through_logits(logits, loss_sums)
 
 
 def weights(batch: Batch) -> dict[str, jax.Array]:

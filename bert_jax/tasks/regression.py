@@ -14,9 +14,8 @@ import numpy as np
 from flax import nnx
 
 from bert_jax.config import EncoderConfig, RegressionConfig
-from bert_jax.models.encoder import Batch, Encoder, EncoderModule
-from bert_jax.objectives.objective import Metric, RowShape, Sums
-from bert_jax.ops.attention.kernel import Kernels
+from bert_jax.models.encoder import Batch, Encoder
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
 from bert_jax.tasks import classification, ranking, text
 from bert_jax.tasks.columns import number
 from bert_jax.tasks.features import Features, all_labelled
@@ -64,23 +63,13 @@ def init(settings: Any, encoder: Encoder, model: EncoderConfig, *, rngs: nnx.Rng
     return encoder.sequence_classification_head(model, num_labels=1, rngs=rngs)
 
 
-def sums(
-    settings: Any,
-    head: Any,
-    encoder: EncoderModule,
-    batch: Batch,
-    *,
-    kernels: Kernels,
-    dropout_keys: jax.Array | None = None,
-) -> Sums:
-    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(settings, found, batch)
-
-
 def loss_sums(settings: Any, logits_Bx1: jax.Array, batch: Batch) -> Sums:
     """loss: the squared error."""
     weights = batch["weights"]
     return {"loss": ((jnp.square(logits_Bx1[:, 0] - batch["labels"]) * weights).sum(), weights.sum())}
+
+
+sums = through_logits(logits, loss_sums)
 
 
 def flops(settings: Any, model: EncoderConfig, rows: RowShape) -> float:

@@ -19,7 +19,7 @@ from flax import nnx
 from bert_jax.config import EncoderConfig, RerankingConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.models.layers import fold_in
-from bert_jax.objectives.objective import Metric, RowShape, Sums
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.tasks import groups, text
 from bert_jax.tasks.features import Features
@@ -133,19 +133,6 @@ def logits(
     return jnp.stack(found, axis=1)
 
 
-def sums(
-    settings: RerankingConfig,
-    head: Any,
-    encoder: EncoderModule,
-    batch: Batch,
-    *,
-    kernels: Kernels,
-    dropout_keys: jax.Array | None = None,
-) -> Sums:
-    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(settings, found, batch)
-
-
 def loss_sums(settings: RerankingConfig, logits_BxP: jax.Array, batch: Batch) -> Sums:
     """loss, in nats; and accuracy: how often the positive is before all negatives of its example."""
     weights_B = batch["weights"]
@@ -160,6 +147,9 @@ def loss_sums(settings: RerankingConfig, logits_BxP: jax.Array, batch: Batch) ->
     hit_B = (logits_BxP[:, 1:] < logits_BxP[:, :1]).all(axis=1)
     weight = weights_B.sum()
     return {"loss": ((loss_B * weights_B).sum(), weight), "accuracy": ((hit_B * weights_B).sum(), weight)}
+
+
+sums = through_logits(logits, loss_sums)
 
 
 def weights(batch: Batch) -> dict[str, jax.Array]:

@@ -19,7 +19,7 @@ from flax import nnx
 
 from bert_jax.config import EncoderConfig, TokenClassificationConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
-from bert_jax.objectives.objective import Metric, RowShape, Sums
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.cross_entropy import cross_entropy
 from bert_jax.tasks import classification, columns, conll, records
@@ -219,25 +219,15 @@ def logits(
     return head(hidden_BxSxD, dropout_keys=dropout_keys)
 
 
-def sums(
-    settings: Any,
-    head: Any,
-    encoder: EncoderModule,
-    batch: Batch,
-    *,
-    kernels: Kernels,
-    dropout_keys: jax.Array | None = None,
-) -> Sums:
-    found = logits(settings, head, encoder, batch, kernels=kernels, dropout_keys=dropout_keys)
-    return loss_sums(settings, found, batch)
-
-
 def loss_sums(settings: Any, logits_BxSxC: jax.Array, batch: Batch) -> Sums:
     """loss, in nats, and accuracy, both of words."""
     weights = batch["weights"].ravel()
     by_word = logits_BxSxC.reshape(-1, logits_BxSxC.shape[-1])
     loss, hits = cross_entropy(by_word, batch["labels"].ravel(), weights)
     return {"loss": (loss, weights.sum()), "accuracy": (hits, weights.sum())}
+
+
+sums = through_logits(logits, loss_sums)
 
 
 def flops(settings: TokenClassificationConfig, model: EncoderConfig, rows: RowShape) -> float:
