@@ -41,9 +41,8 @@ def export(
     """Writes a run's weights and tokenizer to the new folder `out`, for AutoModel and AutoTokenizer.
 
     One that was trained for embeddings is for SentenceTransformer too, one of late interaction for
-    MultiVectorEncoder and PyLate. The files of a tokenizer that a
-    pretraining was given are those that it was given. A discriminator's generator is in the folder
-    `generator` of `out`, with a tokenizer and a card too.
+    MultiVectorEncoder and PyLate. The files of a tokenizer that a pretraining was given are those that it was
+    given. A discriminator's generator is in the folder `generator` of `out`, with a tokenizer and a card too.
 
     Args:
       step: of the checkpoint; None: the latest one of a pretraining, the best one of a fine-tuning.

@@ -53,12 +53,12 @@ def generator_config(settings: RtdConfig, model: EncoderConfig) -> EncoderConfig
       UserError: objective.generator_size makes no whole number of heads.
     """
     wanted = settings.generator_size * model.num_attention_heads
-    heads = round(wanted)
-    if heads < 1 or abs(wanted - heads) > 0.05:  # 0.333 is a third of 12
+    heads = max(1, round(wanted))
+    if abs(wanted - heads) > 0.05:  # 0.333 is a third of 12
         raise UserError(
             f"objective.generator_size {settings.generator_size} of {model.num_attention_heads} heads is "
-            f"{wanted:.3g} heads; it must be a whole number of them: {max(1, heads)} are "
-            f"{max(1, heads) / model.num_attention_heads:.4g}"
+            f"{wanted:.3g} heads; it must be a whole number of them: {heads} are "
+            f"{heads / model.num_attention_heads:.4g}"
         )
     return dataclasses.replace(
         model,

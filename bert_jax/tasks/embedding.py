@@ -124,7 +124,8 @@ def featurize(examples: Sequence[Texts], tokenizer: Tokenizer, settings: Embeddi
     """labels: [N, P] int32, equal for equal texts, for contrastive; [N] float32 for cosent; [N, P - 2]
     float32, NaN where there is no negative, for margin_mse."""
     pieces, S = Pieces(tokenizer), settings.sequence_length
-    P, room = max(len(example.texts) for example in examples), S - pieces.alone.size
+    N, P = len(examples), max(len(example.texts) for example in examples)
+    room = S - pieces.alone.size
     prompts = (settings.query_prompt, *[settings.document_prompt] * (P - 1))
     texts = [
         prompt + text for example in examples for prompt, text in zip(prompts, example.texts, strict=False)
@@ -132,8 +133,7 @@ def featurize(examples: Sequence[Texts], tokenizer: Tokenizer, settings: Embeddi
     rows = ((pieces.alone.row(ids[:room], None)[0], len(ids) > room) for ids in pieces.of_texts(texts))
     arrays, cut = groups.packed(examples, rows, pad=pieces.pad, columns=P * S)
     if len(examples[0].texts) > 1:
-        arrays |= {"labels": _labels(examples, settings, P=P), "weights": np.ones(len(examples), np.float32)}
-    N = len(examples)
+        arrays |= {"labels": _labels(examples, settings, P=P), "weights": np.ones(N, np.float32)}
     return Features(arrays, np.arange(N, dtype=np.int32), np.zeros((N, 0), np.int32), cut)
 
 

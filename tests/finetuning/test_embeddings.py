@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import sentence_transformers
 
-from bert_jax.config import Config, EmbeddingConfig, InitConfig, ModelConfig, OptimizerConfig, TrainConfig
+from bert_jax.config import Config
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.inference.predict import predictions
 from bert_jax.interop.export import export
 from bert_jax.interop.load import load_workdir
 from data_pipeline.errors import UserError
-from tests.finetuning.test_finetune import encoder  # noqa: F401 a fixture
+from tests.finetuning.test_finetune import config_of, encoder  # noqa: F401 a fixture
 from tests.helpers.configs import replace
 from tests.helpers.runs import metrics
 
@@ -34,24 +34,25 @@ PAIRS = [
 ]
 
 
-@pytest.fixture
-def pairs(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
+def write_pairs(folder: Path) -> Path:
+    """train.jsonl, several times over, and validation.jsonl. Returns the first."""
     for name, times in (("train", 8), ("validation", 1)):
         rows = [{"anchor": one, "positive": other} for one, other in PAIRS] * times
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Config(
-        model=ModelConfig(),
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.0),
-        train=TrainConfig(global_batch_size=8, log_every=10),
-        init=InitConfig(source=str(encoder)),
-        task=EmbeddingConfig(
-            train=str(tmp_path / "train.jsonl"),
-            validation=str(tmp_path / "validation.jsonl"),
-            epochs=6.0,
-            sequence_length=16,
-            dropout=0.1,
-            dimensions=(16,),
-        ),
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "train.jsonl"
+
+
+@pytest.fixture
+def pairs(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
+    return config_of(
+        "embedding",
+        encoder,
+        write_pairs(tmp_path),
+        validation=str(tmp_path / "validation.jsonl"),
+        epochs=6.0,
+        sequence_length=16,
+        dropout=0.1,
+        dimensions=(16,),
     )
 
 

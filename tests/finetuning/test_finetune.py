@@ -135,7 +135,14 @@ def write_examples(kind: str, path: Path, *, times: int = 1) -> Path:
 
 
 def config_of(kind: str, encoder: Path, examples: Path, **task: object) -> Config:
-    task = {"epochs": 60.0, "sequence_length": 48, "evaluations": 1, "dropout": 0.0} | task
+    task = {
+        "train": str(examples),
+        "validation": str(examples),
+        "epochs": 60.0,
+        "sequence_length": 48,
+        "evaluations": 1,
+        "dropout": 0.0,
+    } | task
     own = {"stride": 12} if kind == "question_answering" else {}
     settings = next(found.Config for found in TASKS if found.Config.kind == kind)
     return Config(
@@ -143,7 +150,7 @@ def config_of(kind: str, encoder: Path, examples: Path, **task: object) -> Confi
         optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.0),
         train=TrainConfig(global_batch_size=8, log_every=10),
         init=InitConfig(source=str(encoder)),
-        task=settings(train=str(examples), validation=str(examples), **own, **task),
+        task=settings(**own, **task),
     )
 
 

@@ -12,41 +12,29 @@ import sentence_transformers
 from bert_jax.cli import main as cli
 from bert_jax.config import (
     Config,
-    InitConfig,
-    LateInteractionConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
 )
 from bert_jax.inference.predict import predictions
 from bert_jax.workdir.metrics_file import read_metrics
-from tests.finetuning.test_embeddings import PAIRS
-from tests.finetuning.test_finetune import encoder  # noqa: F401 a fixture
-from tests.helpers.configs import recipe_of
+from tests.finetuning.test_embeddings import PAIRS, write_pairs
+from tests.finetuning.test_finetune import config_of, encoder  # noqa: F401 a fixture
+from tests.helpers.configs import recipe_of, replace
 
 
 @pytest.fixture
 def pairs(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
-    for name, times in (("train", 8), ("validation", 1)):
-        rows = [{"anchor": one, "positive": other} for one, other in PAIRS] * times
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Config(
-        model=ModelConfig(),
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.0),
-        train=TrainConfig(global_batch_size=16, microbatches=2, log_every=10),
-        init=InitConfig(source=str(encoder)),
-        task=LateInteractionConfig(
-            train=str(tmp_path / "train.jsonl"),
-            validation=str(tmp_path / "validation.jsonl"),
-            epochs=6.0,
-            sequence_length=16,
-            query_length=12,
-            query_expansion=True,
-            query_prompt="? ",
-            dimensions=8,
-            dropout=0.0,
-        ),
+    config = config_of(
+        "late_interaction",
+        encoder,
+        write_pairs(tmp_path),
+        validation=str(tmp_path / "validation.jsonl"),
+        epochs=6.0,
+        sequence_length=16,
+        query_length=12,
+        query_expansion=True,
+        query_prompt="? ",
+        dimensions=8,
     )
+    return replace(config, train__global_batch_size=16, train__microbatches=2)
 
 
 def test_pairs_are_learned_by_heart(pairs: Config, tmp_path: Path):

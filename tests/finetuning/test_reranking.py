@@ -12,12 +12,8 @@ import sentence_transformers
 
 from bert_jax.config import (
     Config,
-    InitConfig,
-    ModelConfig,
     ModernBertConfig,
-    OptimizerConfig,
     RerankingConfig,
-    TrainConfig,
 )
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.inference.predict import predictions
@@ -27,7 +23,7 @@ from bert_jax.training.network import Network
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
 from tests.finetuning.test_embeddings import PAIRS
-from tests.finetuning.test_finetune import encoder  # noqa: F401 a fixture
+from tests.finetuning.test_finetune import config_of, encoder  # noqa: F401 a fixture
 from tests.helpers.configs import replace
 from tests.helpers.embeddings import shapes
 from tests.helpers.folders import write_folder
@@ -42,19 +38,13 @@ def groups(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
     ]
     for name, times in (("train", 8), ("validation", 1)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * times))
-    return Config(
-        model=ModelConfig(),
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.0),
-        train=TrainConfig(global_batch_size=8, log_every=10),
-        init=InitConfig(source=str(encoder)),
-        task=RerankingConfig(
-            train=str(tmp_path / "train.jsonl"),
-            validation=str(tmp_path / "validation.jsonl"),
-            epochs=15.0,
-            evaluations=1,
-            sequence_length=32,
-            dropout=0.0,
-        ),
+    return config_of(
+        "reranking",
+        encoder,
+        tmp_path / "train.jsonl",
+        validation=str(tmp_path / "validation.jsonl"),
+        epochs=15.0,
+        sequence_length=32,
     )
 
 
