@@ -18,7 +18,7 @@ from bert_jax import models, objectives, tasks
 from bert_jax.config import EncoderConfig, ObjectiveConfig
 from bert_jax.interop import multi_vector
 from bert_jax.models.encoder import Encoder, HuggingFace
-from bert_jax.objectives import mlm
+from bert_jax.objectives import mlm, rtd
 from bert_jax.objectives.objective import Objective
 from bert_jax.training.network import Network, Parameter, Params, parameters
 from data_pipeline.config import read_object
@@ -213,7 +213,7 @@ def _objective(encoder: Encoder, fields: dict[str, Any]) -> tuple[Objective, Obj
         # ELECTRA's class of this suffix is for another objective.
         has_heads = objective.refuses(objective.Config(), encoder, None) is None
         if suffix == objective.HUGGINGFACE_SUFFIX and has_heads:
-            return objective, objective.Config()
+            return objective, rtd.DISCRIMINATOR_ALONE if objective is rtd else objective.Config()
     return mlm, mlm.Config()
 
 

@@ -31,6 +31,8 @@ from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
 
 Config = RtdConfig
+DISCRIMINATOR_ALONE = RtdConfig(generator_size=1.0)
+"""Of one that was read without its generator, whose size is nowhere said: one that every encoder can have."""
 INPUT_FORMATS: tuple[str, ...] = ()
 REDUCTION: Literal["rows", "batch"] = "rows"
 PREDICTS_TOKENS = False

@@ -178,7 +178,11 @@ def test_a_folder_gives_encoder_and_projection(usual: Path):
             {"activation_function": "torch.nn.Tanh"},
             'activation_function "torch.nn.Tan',
         ),
-        ("1_Dense/config.json", {"out_features": 4}, r"the tensor linear\.weight has shape \(8, 32\), which"),
+        (
+            "1_Dense/config.json",
+            {"out_features": 4},
+            r"linear\.weight has shape \(8, 32\), but \(4, 32\) is what",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_named_in_a_line(copy: Path, file: str, changes: Any, message: str):

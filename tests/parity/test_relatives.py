@@ -24,7 +24,6 @@ from bert_jax.config import (
     ElectraConfig,
     PostLNConfig,
     RobertaConfig,
-    RtdConfig,
     XlmRobertaConfig,
 )
 from bert_jax.interop import huggingface
@@ -341,7 +340,7 @@ def test_the_discriminator_of_electra_is_one_of_replaced_tokens_without_its_gene
     theirs = transformers.ElectraForPreTraining(transformers.ElectraConfig(**fields))
     theirs.save_pretrained(tmp_path)
     network = huggingface.load_network(tmp_path)
-    assert network == Network(config, rtd, RtdConfig())
+    assert network == Network(config, rtd, rtd.DISCRIMINATOR_ALONE)
     tensors = huggingface.load_tensors(tmp_path)
     found = huggingface.from_tensors(network, tensors, head_may_lack=True)
     assert found["objective"].keys() == {"discriminator"}
