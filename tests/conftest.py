@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -164,3 +166,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
 
     items.sort(key=place)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Where the time went, the most last: a log that is cut keeps its end."""
+    seconds: collections.Counter[str] = collections.Counter()
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.location[0]] += report.duration
+    if seconds.total() < 60:
+        return
+    terminalreporter.section("seconds by file")
+    for file, took in reversed(seconds.most_common(40)):
+        terminalreporter.write_line(f"{took:6.0f}  {file}")

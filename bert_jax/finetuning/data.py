@@ -56,8 +56,9 @@ class TaskData:
         self._train, self._validation = train, validation
         self._batch_size = config.train.global_batch_size
         most = max(split.features.shape.sequence_length for split in (train, validation))
-        self._known = lengths.widths(most, batches=spec.steps)
-        self._widths = lengths.widths_of(train.features.arrays, self._known)
+        lengths_N = lengths.lengths_of(train.features.arrays)
+        self._known = lengths.widths(lengths_N, columns=most, batches=spec.steps)
+        self._widths = lengths.fitting(lengths_N, self._known)
         self.fingerprint = _digest(train.features.arrays, validation.features.arrays)
         assert_processes_agree(facts(config) | {"the examples": f"of fingerprint {self.fingerprint[:12]}"})
 
@@ -145,7 +146,7 @@ def logits_of(
       known: the widths that batches may have.
     """
     count, S = arrays["token_ids"].shape
-    widths = lengths.widths_of(arrays, known)
+    widths = lengths.fitting(lengths.lengths_of(arrays), known)
     by_width = np.argsort(widths, kind="stable")
     mine = np.array(sharding.local_rows(mesh, batch_size))
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 MOST_WIDTHS = 4
-WORTH = 50
-"""Batches that pay for the compilation of one more width."""
+WORTH = 10
+"""Batches of full width that one more width must save, to pay for its compilation."""
 WINDOW = 32
 """Batches among which rows find others of their length: few enough that an epoch stays well mixed."""
 
@@ -22,15 +22,31 @@ def unit(sequence_length: int) -> int:
     return 128 if sequence_length >= 512 else 16
 
 
-def widths(columns: int, *, batches: int) -> list[int]:
-    """The widths of batches of rows with so many columns at most, ascending and as far apart as they can be.
+def widths(lengths_N: np.ndarray, *, columns: int, batches: int) -> list[int]:
+    """The widths of batches of such rows, ascending up to `columns`: those that leave the least padding.
 
     Args:
+      lengths_N: tokens of each row.
+      columns: of a row at most.
       batches: how many there are. Few of them have one width.
     """
-    wanted = min(MOST_WIDTHS, 1 + batches // WORTH)
-    step = -(-columns // (wanted * unit(columns))) * unit(columns)
-    return [*range(step, columns, step), columns]
+    ends = np.array([*range(unit(columns), columns, unit(columns)), columns])
+    rows = np.searchsorted(np.sort(lengths_N), ends, side="right") / len(lengths_N)
+    # For each end the columns of all rows up to there, as a part of the full width, and the widths they have:
+    # with one width, and then with one more than before, the last but one at the best of the ends before it.
+    best = [(part * end / columns, (int(end),)) for part, end in zip(rows, ends, strict=True)]
+    chosen, least = best[-1][1], batches * best[-1][0]
+    for more in range(1, min(MOST_WIDTHS, len(ends))):
+        fewer, best = best, [(np.inf, ())]
+        for i in range(1, len(ends)):
+            with_one_more = (
+                (used + (rows[i] - rows[j]) * ends[i] / columns, (*widths, int(ends[i])))
+                for j, (used, widths) in enumerate(fewer[:i])
+            )
+            best.append(min(with_one_more))
+        if (cost := batches * best[-1][0] + more * WORTH) < least:
+            chosen, least = best[-1][1], cost
+    return list(chosen)
 
 
 def lengths_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -38,9 +54,9 @@ def lengths_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return arrays["segment_lengths"].sum(axis=(1, 2))
 
 
-def widths_of(arrays: Mapping[str, np.ndarray], known: Sequence[int]) -> np.ndarray:
-    """Which of the `known` widths each row needs, [N]."""
-    return np.array(known)[np.searchsorted(known, lengths_of(arrays))]
+def fitting(lengths_N: np.ndarray, known: Sequence[int]) -> np.ndarray:
+    """The smallest of the `known` widths that holds each row, [N]."""
+    return np.array(known)[np.searchsorted(known, lengths_N)]
 
 
 def cut(array: np.ndarray, *, columns: int, of: int) -> np.ndarray:

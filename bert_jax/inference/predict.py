@@ -103,7 +103,9 @@ def _predicted(
                 ((_, features),) = make_splits(settings, [given], tokenizer)
                 cut += features.cut
                 count, columns = features.arrays["token_ids"].shape
-                known = lengths.widths(columns, batches=count // batch_size)
+                known = lengths.widths(
+                    lengths.lengths_of(features.arrays), columns=columns, batches=count // batch_size
+                )
                 found = logits_of(
                     features.arrays, params, apply=apply, mesh=mesh, batch_size=batch_size, known=known
                 )

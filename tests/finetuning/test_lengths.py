@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -48,22 +51,39 @@ def test_each_epoch_has_other_batches():
 
 
 @pytest.mark.parametrize(
-    ("columns", "batches", "expected"),
+    ("longest", "columns", "batches", "expected"),
     [
-        (16, 1000, [16]),
-        (64, 1000, [16, 32, 48, 64]),
-        (64, 49, [64]),
-        (64, 50, [32, 64]),
-        (108, 1000, [32, 64, 96, 108]),
-        (384, 1000, [96, 192, 288, 384]),
-        (512, 1000, [128, 256, 384, 512]),
-        (640, 1000, [256, 512, 640]),
+        (16, 16, 1000, [16]),
+        (64, 64, 1000, [16, 32, 48, 64]),
+        (64, 64, 30, [64]),
+        (64, 64, 60, [32, 64]),
+        (108, 108, 1000, [32, 64, 80, 108]),
+        (384, 384, 1000, [96, 192, 288, 384]),
+        (512, 512, 1000, [128, 256, 384, 512]),
+        (640, 640, 1000, [128, 256, 512, 640]),
+        (60, 384, 1000, [16, 32, 64, 384]),
     ],
 )
 def test_there_are_four_widths_at_most_and_long_ones_suit_the_kernels(
-    columns: int, batches: int, expected: list[int]
+    longest: int, columns: int, batches: int, expected: list[int]
 ):
-    assert lengths.widths(columns, batches=batches) == expected
+    rows = np.arange(1, longest + 1)
+    assert lengths.widths(rows, columns=columns, batches=batches) == expected
+
+
+@pytest.mark.parametrize("batches", [20, 200, 2000])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_other_widths_cost_less(seed: int, batches: int):
+    """Columns of all batches in full ones, and what a compilation counts as: against all sets of widths."""
+    random = np.random.default_rng(seed)
+    rows = np.clip(random.normal(random.integers(20, 100), 15, 500), 3, 120).astype(int)
+
+    def cost(widths: Sequence[int]) -> float:
+        return batches * np.mean(lengths.fitting(rows, widths)) / 120 + lengths.WORTH * len(widths)
+
+    sets = itertools.chain.from_iterable(itertools.combinations(range(16, 120, 16), n) for n in range(4))
+    found = lengths.widths(rows, columns=120, batches=batches)
+    assert cost(found) == pytest.approx(min(cost([*some, 120]) for some in sets))
 
 
 def test_a_batch_is_cut_to_its_width():
@@ -72,7 +92,7 @@ def test_a_batch_is_cut_to_its_width():
         "segment_lengths": np.array([[[10, 0]], [[20, 13]], [[64, 0]], [[5, 0]]]),
         "labels": np.arange(4),
     }
-    assert lengths.widths_of(arrays, [16, 48, 64]).tolist() == [16, 48, 64, 16]
+    assert lengths.fitting(lengths.lengths_of(arrays), [16, 48, 64]).tolist() == [16, 48, 64, 16]
     found = lengths.batch(arrays, np.array([3, 1]), columns=48)
     assert found["token_ids"].tolist() == arrays["token_ids"][[3, 1], :48].tolist()
     assert found["labels"].tolist() == [3, 1]
