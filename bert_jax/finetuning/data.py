@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import TaskConfig
 from bert_jax.finetuning import lengths
+from bert_jax.finetuning.balance import Balanced
 from bert_jax.interop.source import copy_tokenizer
 from bert_jax.models.encoder import Batch
 from bert_jax.objectives.objective import Sums
@@ -44,7 +45,7 @@ class Split(NamedTuple):
 
 class TaskData:
     """The `TrainingData` of a task, all in memory. Each epoch has the rows in another order, a function of
-    the seed, and batches of like length (finetuning/lengths.py)."""
+    the seed; and little padding, for which there are two ways (finetuning/lengths.py, balance.py)."""
 
     has_validation = True
     baselines: dict[str, float] = {}  # noqa: RUF012 (as in TrainingData; never changed)
@@ -52,13 +53,16 @@ class TaskData:
     def __init__(self, spec: RunSpec, *, train: Split, validation: Split):
         config = spec.config
         assert config.init.source is not None
-        self._source, self._seed = source_folder(config.init.source), config.train.seed
-        self._train, self._validation = train, validation
-        self._batch_size = config.train.global_batch_size
-        most = max(split.features.shape.sequence_length for split in (train, validation))
-        lengths_N = lengths.lengths_of(train.features.arrays)
-        self._known = lengths.widths(lengths_N, columns=most, batches=spec.steps)
-        self._widths = lengths.fitting(lengths_N, self._known)
+        self._source = source_folder(config.init.source)
+        self._validation, self._count = validation, len(train.features.examples_N)
+        layout = Balanced if train.features.texts_may_move else lengths.ByLength
+        self._layout = layout(
+            train.features.arrays,
+            columns=max(split.features.shape.sequence_length for split in (train, validation)),
+            batches=spec.steps,
+            batch_size=config.train.global_batch_size,
+            seed=config.train.seed,
+        )
         self.fingerprint = _digest(train.features.arrays, validation.features.arrays)
         assert_processes_agree(facts(config) | {"the examples": f"of fingerprint {self.fingerprint[:12]}"})
 
@@ -69,15 +73,13 @@ class TaskData:
         def read() -> Iterator[dict[str, np.ndarray]]:
             first = position
             while True:
-                records = np.array(self.records(range(first, first + batch_size)))
-                columns = int(self._widths[records].max())  # of all processes' rows
-                yield lengths.batch(self._train.features.arrays, records[list(rows)], columns=columns)
+                yield self._layout.batch(np.array(self.records(range(first, first + batch_size))), rows)
                 first += batch_size
 
         yield read()
 
     def records(self, positions: Sequence[int]) -> list[int]:
-        places = (divmod(position, len(self._widths)) for position in positions)
+        places = (divmod(position, self._count) for position in positions)
         return [int(self._order(epoch)[place]) for epoch, place in places]
 
     def evaluator(self, spec: RunSpec, mesh: Mesh) -> Evaluator:
@@ -93,7 +95,7 @@ class TaskData:
                 apply=apply,
                 mesh=mesh,
                 batch_size=batch_size,
-                known=self._known,
+                known=self._layout.known,
                 stop=stop,
             )
             if found is None:
@@ -109,7 +111,7 @@ class TaskData:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 it lives as long as its run
     def _order(self, epoch: int) -> np.ndarray:
-        return lengths.shuffled(self._widths, epoch=epoch, batch_size=self._batch_size, seed=self._seed)
+        return self._layout.order(epoch)
 
 
 Apply = Callable[[Params, Batch], tuple[jax.Array, Sums]]

@@ -19,7 +19,7 @@ WINDOW = 32
 
 def unit(sequence_length: int) -> int:
     """What widths are multiples of: kernels for long rows take 128 columns at a time."""
-    return 128 if sequence_length >= 512 else 16
+    return 128 if sequence_length >= 512 else 8
 
 
 def widths(lengths_N: np.ndarray, *, columns: int, batches: int) -> list[int]:
@@ -34,6 +34,7 @@ def widths(lengths_N: np.ndarray, *, columns: int, batches: int) -> list[int]:
     rows = np.searchsorted(np.sort(lengths_N), ends, side="right") / len(lengths_N)
     # For each end the columns of all rows up to there, as a part of the full width, and the widths they have:
     # with one width, and then with one more than before, the last but one at the best of the ends before it.
+    best: list[tuple[float, tuple[int, ...]]]
     best = [(part * end / columns, (int(end),)) for part, end in zip(rows, ends, strict=True)]
     chosen, least = best[-1][1], batches * best[-1][0]
     for more in range(1, min(MOST_WIDTHS, len(ends))):
@@ -68,6 +69,37 @@ def batch(arrays: Mapping[str, np.ndarray], records: np.ndarray, *, columns: int
     """These rows, so wide."""
     S = arrays["token_ids"].shape[1]
     return {name: cut(array[records], columns=columns, of=S) for name, array in arrays.items()}
+
+
+class ByLength:
+    """The rows of a task in batches of like rows.
+
+    Args:
+      arrays: token_ids, segment_lengths and others, as in `Features`.
+      columns: of a row at most.
+      batches: how many there are.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        columns: int,
+        batches: int,
+        batch_size: int,
+        seed: int,
+    ):
+        self._arrays, self._batch_size, self._seed = arrays, batch_size, seed
+        self.known = widths(lengths_of(arrays), columns=columns, batches=batches)
+        self._widths_N = fitting(lengths_of(arrays), self.known)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """All rows, in an order that is a function of seed and epoch."""
+        return shuffled(self._widths_N, epoch=epoch, batch_size=self._batch_size, seed=self._seed)
+
+    def batch(self, records: np.ndarray, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Some rows of the batch of these records, which all have one width."""
+        return batch(self._arrays, records[list(rows)], columns=int(self._widths_N[records].max()))
 
 
 def shuffled(widths_N: np.ndarray, *, epoch: int, batch_size: int, seed: int) -> np.ndarray:

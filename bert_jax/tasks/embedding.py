@@ -134,7 +134,9 @@ def featurize(examples: Sequence[Texts], tokenizer: Tokenizer, settings: Embeddi
     arrays, cut = groups.packed(examples, rows, pad=pieces.pad, columns=P * S)
     if len(examples[0].texts) > 1:
         arrays |= {"labels": _labels(examples, settings, P=P), "weights": np.ones(N, np.float32)}
-    return Features(arrays, np.arange(N, dtype=np.int32), np.zeros((N, 0), np.int32), cut)
+    return Features(
+        arrays, np.arange(N, dtype=np.int32), np.zeros((N, 0), np.int32), cut, texts_may_move=True
+    )
 
 
 def _labels(examples: Sequence[Texts], settings: EmbeddingConfig, *, P: int) -> np.ndarray:
@@ -175,7 +177,7 @@ def logits(
     kernels: Kernels,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """[B, P * D]: the vectors of a row's texts, one after the other."""
+    """[B, P * D]: the vectors of the texts in a row, one after the other."""
     hidden_BxSxD = encoder.encode(batch, kernels=kernels, dropout_keys=dropout_keys)
     vectors_BxPxD = pool(
         hidden_BxSxD, batch["segment_ids"], sequences=max_segments(batch), how=settings.pooling
@@ -189,6 +191,8 @@ def loss_sums(settings: EmbeddingConfig, logits: jax.Array, batch: Batch) -> Sum
     """loss, the mean over the whole vectors and those cut to each of task.dimensions; and accuracy, of whole
     ones: how often the positive is closest."""
     vectors_BxPxD = logits.reshape(len(logits), max_segments(batch), -1)
+    if "text_places" in batch:
+        vectors_BxPxD = vectors_BxPxD.reshape(-1, vectors_BxPxD.shape[-1])[batch["text_places"]]
     sizes = dict.fromkeys((vectors_BxPxD.shape[-1], *settings.dimensions))
     found = [_sums(settings, vectors_BxPxD[:, :, :size], batch) for size in sizes]
     weight = batch["weights"].sum()

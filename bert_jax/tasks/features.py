@@ -33,6 +33,9 @@ class Features(NamedTuple):
     """int32, from columns to what the example is made of, as the task has it; [N, 0] if it needs none."""
     cut: list[str]
     """`where` of each text, sentence or question that lost its end; a context loses nothing."""
+    texts_may_move: bool = False
+    """Whether each text may lie in any row of its batch, where `text_places` says then, [B, P], which of all
+    places: P in each row."""
 
     @property
     def shape(self) -> RowShape:

@@ -1,6 +1,6 @@
 """The same training for embeddings, by us and by Sentence Transformers' trainer: time, and what is found.
 
-    python -m tests.benchmarks.contrastive --out runs/contrastive [--pairs 1920] [--batch 64]
+    python -m tests.benchmarks.contrastive --out runs/contrastive [--pairs 3840] [--batch 64]
 
 all-MiniLM-L6-v2 learns from neighbouring passages of the shared corpus, of 24 to 48 words, with all others of
 a batch as negatives: one epoch with AdamW, the same rate and warm-up. Sentence Transformers' side is its
@@ -29,9 +29,9 @@ RATE, WARMUP, TEMPERATURE, LONGEST = 2e-5, 0.1, 0.05, 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--pairs", type=int, default=1920)
+    parser.add_argument("--pairs", type=int, default=3840)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--memory", action="store_true", help="a step of --pairs, in 64 microbatches")
+    parser.add_argument("--memory", action="store_true", help="a step of --pairs, in 256 microbatches")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out = args.out.resolve()
@@ -46,7 +46,7 @@ def main() -> None:
     (args.out / "validation.jsonl").write_text("\n".join(held_out[:64]) + "\n")
     write_collection(args.out / "held-out", [json.loads(line) for line in held_out])
     if args.memory:
-        our_side(args.out, args.pairs, microbatches=64)
+        our_side(args.out, args.pairs, microbatches=256)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{len(lines):,} pairs in a batch: {peak:.2f} GiB at most")
         return

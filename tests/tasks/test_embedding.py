@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import BertConfig, EmbeddingConfig, TaskConfig
+from bert_jax.finetuning.balance import Balanced
 from bert_jax.ops.attention import PLAIN
 from bert_jax.parallel import sharding
 from bert_jax.tasks import embedding, groups, ranking, task_of
@@ -133,7 +134,7 @@ def gradient(
     settings: TaskConfig,
     mesh: tuple[int, int, int],
     *,
-    examples: list[Texts],
+    arrays: dict[str, np.ndarray],
     microbatches: int,
     dropout: bool,
 ) -> tuple[float, Any]:
@@ -141,10 +142,9 @@ def gradient(
     network = Network(MODEL, task_of(settings), settings)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: rng.normal(0, 0.2, p.shape).astype(np.float32), parameters(network))
-    arrays = features_of(settings, examples).arrays
     built = mesh_of(mesh)
     with jax.set_mesh(built):
-        batch = sharding.global_batch(dict(arrays), built, batch_size=16)
+        batch = sharding.global_batch(arrays, built, batch_size=16)
 
         @jax.jit
         def apply(params: Any, batch: Any) -> Any:
@@ -173,19 +173,36 @@ def gradient(
 def test_a_batch_gives_the_same_gradient_however_it_is_cut(loss: Any):
     """Into microbatches, over devices, or both: all texts are compared, and dropout is the same."""
     settings = EmbeddingConfig(sequence_length=16, loss=loss, dimensions=(4,))
-    examples = EXAMPLES[loss]
-    value, expected = gradient(settings, (1, 1, 1), examples=examples, microbatches=1, dropout=True)
+    arrays = features_of(settings, EXAMPLES[loss]).arrays
+    value, expected = gradient(settings, (1, 1, 1), arrays=arrays, microbatches=1, dropout=True)
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     assert scale > 1e-3
     cuts = [((1, 1, 1), 4), ((2, 2, 2), 2)] if loss == "contrastive" else [((1, 1, 1), 4)]
     for mesh, microbatches in cuts:
-        again, found = gradient(settings, mesh, examples=examples, microbatches=microbatches, dropout=True)
+        again, found = gradient(settings, mesh, arrays=arrays, microbatches=microbatches, dropout=True)
         assert again == pytest.approx(value, rel=1e-5)
         jax.tree.map(
             lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5 * scale, rtol=0),
             found,
             expected,
         )
+
+
+@pytest.mark.parametrize(("mesh", "microbatches"), [((1, 1, 1), 1), ((2, 2, 2), 2)])
+def test_the_gradient_is_the_same_wherever_texts_lie(mesh: tuple[int, int, int], microbatches: int):
+    """Dealt out to the rows of the batch anew, as a fine-tuning does."""
+    settings = EmbeddingConfig(sequence_length=16)
+    features = features_of(settings, EXAMPLES["contrastive"])
+    assert features.texts_may_move
+    value, expected = gradient(settings, (1, 1, 1), arrays=features.arrays, microbatches=1, dropout=False)
+    layout = Balanced(features.arrays, columns=48, batches=1, batch_size=16, seed=0)
+    moved = layout.batch(np.arange(16), range(16))
+    assert (moved["text_places"] != np.arange(48).reshape(16, 3)).any()
+    again, found = gradient(settings, mesh, arrays=moved, microbatches=microbatches, dropout=False)
+    assert again == pytest.approx(value, rel=1e-5)
+    scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * scale, rtol=0)
 
 
 def test_texts_of_a_row_do_not_see_each_other():

@@ -1,0 +1,100 @@
+"""The texts of a batch dealt out to its rows anew, so that all rows are about as long: less padding.
+
+For tasks whose texts have nothing to do with each other before the loss (`Features.texts_may_move`). Any rows
+can be in one batch, where rows of like length (lengths.py) would have negatives of like length.
+
+Shapes in names: N rows, B rows of a batch, P texts of a row at most, R rows of a batch on this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bert_jax.finetuning import lengths
+
+
+class Balanced:
+    """The rows of a task in random batches; `text_places` of a batch says where its texts are.
+
+    Args:
+      arrays: token_ids, segment_lengths and others, as in `Features`.
+      columns: of a row at most.
+      batches: how many there are.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        columns: int,
+        batches: int,
+        batch_size: int,
+        seed: int,
+    ):
+        self._arrays, self._seed = arrays, seed
+        self._lengths_NxP = arrays["segment_lengths"].sum(axis=2)
+        count = max(1, len(self._lengths_NxP) // batch_size)
+        first_epoch = np.resize(self.order(0), (count, batch_size))
+        longest = np.array([self._filled(deal(self._lengths_NxP[r]), r).max() for r in first_epoch])
+        unit = lengths.unit(columns)
+        most = min(columns, -(-int(longest.max()) // unit) * unit)
+        self.known = lengths.widths(longest, columns=most, batches=batches)
+        if most < columns:  # should a later epoch have a batch that needs it
+            self.known.append(columns)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """All rows, in an order that is a function of seed and epoch."""
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._lengths_NxP))
+
+    def batch(self, records: np.ndarray, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Some rows of the batch of these records."""
+        places_BxP = deal(self._lengths_NxP[records])
+        columns = int(lengths.fitting(self._filled(places_BxP, records).max(), self.known))
+        here, P = np.array(rows), places_BxP.shape[1]
+        # At each place of the rows here: the text there, counted through the batch as it came.
+        texts_RxP = np.argsort(places_BxP, axis=None).reshape(-1, P)[here]
+        segment_lengths = self._arrays["segment_lengths"][records].reshape(-1, 2)[texts_RxP]
+        found = {name: array[records[here]] for name, array in self._arrays.items() if name != "token_ids"}
+        return found | {
+            "token_ids": self._tokens(records, texts_RxP, columns=columns),
+            "segment_lengths": segment_lengths,
+            "text_places": places_BxP[here],
+        }
+
+    def _filled(self, places_BxP: np.ndarray, records: np.ndarray) -> np.ndarray:
+        """Tokens of each row, [B]."""
+        rows_BxP, sizes_BxP = places_BxP // places_BxP.shape[1], self._lengths_NxP[records]
+        return np.bincount(rows_BxP.ravel(), sizes_BxP.ravel(), minlength=len(records)).astype(np.int64)
+
+    def _tokens(self, records: np.ndarray, texts_RxP: np.ndarray, *, columns: int) -> np.ndarray:
+        """token_ids of rows with these texts one after the other, [R, columns]."""
+        sizes_BxP, from_ids = self._lengths_NxP[records], self._arrays["token_ids"][records]
+        starts_BxP = (
+            np.cumsum(sizes_BxP, axis=1) - sizes_BxP + np.arange(len(records))[:, None] * from_ids.shape[1]
+        )
+        sizes, starts = sizes_BxP.ravel()[texts_RxP], starts_BxP.ravel()[texts_RxP]
+        ends = np.cumsum(sizes, axis=1) - sizes + np.arange(len(texts_RxP))[:, None] * columns
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes.ravel(), sizes.ravel())
+        token_ids = np.zeros((len(texts_RxP), columns), np.int32)
+        token_ids.ravel()[within + np.repeat(ends, sizes.ravel())] = from_ids.ravel()[
+            within + np.repeat(starts, sizes.ravel())
+        ]
+        return token_ids
+
+
+def deal(lengths_BxP: np.ndarray) -> np.ndarray:
+    """[B, P] int32: the place that each text gets, its row times P and its place in that row.
+
+    In P rounds, from the longest text to the shortest; in each the emptiest row gets the longest one.
+    """
+    B, P = lengths_BxP.shape
+    longest_first = np.argsort(-lengths_BxP, axis=None, kind="stable").reshape(P, B)
+    sizes, filled = lengths_BxP.ravel(), np.zeros(B, np.int64)
+    places = np.empty(B * P, np.int32)
+    for turn, texts in enumerate(longest_first):
+        rows = np.argsort(filled, kind="stable")
+        places[texts] = rows * P + turn
+        filled[rows] += sizes[texts]
+    return places.reshape(B, P)
