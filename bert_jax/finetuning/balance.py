@@ -70,24 +70,23 @@ class Balanced:
 
     def _tokens(self, records: np.ndarray, texts_RxP: np.ndarray, *, columns: int) -> np.ndarray:
         """token_ids of rows with these texts one after the other, [R, columns]."""
-        sizes_BxP, from_ids = self._lengths_NxP[records], self._arrays["token_ids"][records]
-        starts_BxP = (
-            np.cumsum(sizes_BxP, axis=1) - sizes_BxP + np.arange(len(records))[:, None] * from_ids.shape[1]
-        )
-        sizes, starts = sizes_BxP.ravel()[texts_RxP], starts_BxP.ravel()[texts_RxP]
-        ends = np.cumsum(sizes, axis=1) - sizes + np.arange(len(texts_RxP))[:, None] * columns
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes.ravel(), sizes.ravel())
+        rows, sizes_BxP = self._arrays["token_ids"][records], self._lengths_NxP[records]
+        starts_BxP, P = np.cumsum(sizes_BxP, axis=1) - sizes_BxP, sizes_BxP.shape[1]
         token_ids = np.zeros((len(texts_RxP), columns), np.int32)
-        token_ids.ravel()[within + np.repeat(ends, sizes.ravel())] = from_ids.ravel()[
-            within + np.repeat(starts, sizes.ravel())
-        ]
+        for row, texts in zip(token_ids, texts_RxP, strict=True):
+            end = 0
+            for b, p in zip(*divmod(texts, P), strict=True):
+                start, size = starts_BxP[b, p], sizes_BxP[b, p]
+                row[end : end + size] = rows[b, start : start + size]
+                end += size
         return token_ids
 
 
 def deal(lengths_BxP: np.ndarray) -> np.ndarray:
     """[B, P] int32: the place that each text gets, its row times P and its place in that row.
 
-    In P rounds, from the longest text to the shortest; in each the emptiest row gets the longest one.
+    In P rounds, from the longest text to the shortest; in each the emptiest row gets the longest one. Where
+    that makes no row shorter, texts stay where they are.
     """
     B, P = lengths_BxP.shape
     longest_first = np.argsort(-lengths_BxP, axis=None, kind="stable").reshape(P, B)
@@ -97,4 +96,6 @@ def deal(lengths_BxP: np.ndarray) -> np.ndarray:
         rows = np.argsort(filled, kind="stable")
         places[texts] = rows * P + turn
         filled[rows] += sizes[texts]
+    if filled.max() >= lengths_BxP.sum(axis=1).max():
+        places = np.arange(B * P, dtype=np.int32)
     return places.reshape(B, P)
