@@ -42,8 +42,8 @@ SHORTEST_ROW = 128
 TOKENS = {"cpu": 4096}
 MANY_TOKENS = 65_536
 """Columns of a batch on one device, by platform; and where none is named."""
-FEW_BATCHES = 4
-"""So many do not pay for the compilation of a second width, which is kept for the next time."""
+FEW_BATCHES = 16
+"""So many do not pay for the compilation of a second width."""
 SHORTEST_TEXT = 8
 """Tokens. A row takes no more texts than if all had so many."""
 
