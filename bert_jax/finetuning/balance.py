@@ -8,55 +8,42 @@ Shapes in names: N rows, B rows of a batch, P texts of a row at most, R rows of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from bert_jax.finetuning import lengths
 
 
-class Balanced:
-    """The rows of a task in random batches; `text_places` of a batch says where its texts are.
+class Balanced(lengths.Layout):
+    """Rows in random batches; `text_places` of a batch says where its texts are."""
 
-    Args:
-      arrays: token_ids, segment_lengths and others, as in `Features`.
-      columns: of a row at most.
-      batches: how many there are.
-    """
-
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        *,
-        columns: int,
-        batches: int,
-        batch_size: int,
-        seed: int,
-    ):
-        self._arrays, self._seed = arrays, seed
-        self._lengths_NxP = arrays["segment_lengths"].sum(axis=2)
-        count = max(1, len(self._lengths_NxP) // batch_size)
-        first_epoch = np.resize(self.order(0), (count, batch_size))
+    @functools.cached_property
+    def known(self) -> list[int]:
+        count = max(1, len(self._lengths_NxP) // self.batch_size)
+        first_epoch = np.resize(self.order(0), (count, self.batch_size))
         longest = np.array([self._filled(deal(self._lengths_NxP[r]), r).max() for r in first_epoch])
-        unit = lengths.unit(columns)
-        most = min(columns, -(-int(longest.max()) // unit) * unit)
-        self.known = lengths.widths(longest, columns=most, batches=batches)
-        if most < columns:  # should a later epoch have a batch that needs it
-            self.known.append(columns)
+        most = lengths.columns_for(int(longest.max()), most=self.columns)
+        found = lengths.widths(longest, columns=most, batches=self.batches)
+        # The last one is for a batch of a later epoch that may need it.
+        return found if most == self.columns else [*found, self.columns]
+
+    @functools.cached_property
+    def _lengths_NxP(self) -> np.ndarray:
+        return self.arrays["segment_lengths"].sum(axis=2)
 
     def order(self, epoch: int) -> np.ndarray:
-        """All rows, in an order that is a function of seed and epoch."""
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._lengths_NxP))
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self._lengths_NxP))
 
     def batch(self, records: np.ndarray, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Some rows of the batch of these records."""
         places_BxP = deal(self._lengths_NxP[records])
         columns = int(lengths.fitting(self._filled(places_BxP, records).max(), self.known))
         here, P = np.array(rows), places_BxP.shape[1]
         # At each place of the rows here: the text there, counted through the batch as it came.
         texts_RxP = np.argsort(places_BxP, axis=None).reshape(-1, P)[here]
-        segment_lengths = self._arrays["segment_lengths"][records].reshape(-1, 2)[texts_RxP]
-        found = {name: array[records[here]] for name, array in self._arrays.items() if name != "token_ids"}
+        segment_lengths = self.arrays["segment_lengths"][records].reshape(-1, 2)[texts_RxP]
+        found = {name: array[records[here]] for name, array in self.arrays.items() if name != "token_ids"}
         return found | {
             "token_ids": self._tokens(records, texts_RxP, columns=columns),
             "segment_lengths": segment_lengths,
@@ -70,7 +57,7 @@ class Balanced:
 
     def _tokens(self, records: np.ndarray, texts_RxP: np.ndarray, *, columns: int) -> np.ndarray:
         """token_ids of rows with these texts one after the other, [R, columns]."""
-        rows, sizes_BxP = self._arrays["token_ids"][records], self._lengths_NxP[records]
+        rows, sizes_BxP = self.arrays["token_ids"][records], self._lengths_NxP[records]
         starts_BxP, P = np.cumsum(sizes_BxP, axis=1) - sizes_BxP, sizes_BxP.shape[1]
         token_ids = np.zeros((len(texts_RxP), columns), np.int32)
         for row, texts in zip(token_ids, texts_RxP, strict=True):

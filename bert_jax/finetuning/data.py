@@ -187,8 +187,7 @@ def make_splits(settings: TaskConfig, splits: Sequence[list[Any]], tokenizer: To
     features = [task.featurize(examples, tokenizer, settings) for examples in splits]
     used = max(int(lengths.lengths_of(f.arrays).max()) for f in features)
     most = max(f.shape.sequence_length for f in features)
-    unit = lengths.unit(most)
-    columns = min(most, -(-used // unit) * unit)
+    columns = lengths.columns_for(used, most=most)
     return [Split(e, _cut(f, columns)) for e, f in zip(splits, features, strict=True)]
 
 

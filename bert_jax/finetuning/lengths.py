@@ -6,7 +6,9 @@ A few widths, so that a step is compiled a few times. Hugging Face's trainer doe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +22,11 @@ WINDOW = 32
 def unit(sequence_length: int) -> int:
     """What widths are multiples of: kernels for long rows take 128 columns at a time."""
     return 128 if sequence_length >= 512 else 8
+
+
+def columns_for(tokens: int, *, most: int) -> int:
+    """The narrowest row for so many tokens, among rows of at most `most` columns."""
+    return min(most, -(-tokens // unit(most)) * unit(most))
 
 
 def widths(lengths_N: np.ndarray, *, columns: int, batches: int) -> list[int]:
@@ -41,8 +48,8 @@ def widths(lengths_N: np.ndarray, *, columns: int, batches: int) -> list[int]:
         fewer, best = best, [(np.inf, ())]
         for i in range(1, len(ends)):
             with_one_more = (
-                (used + (rows[i] - rows[j]) * ends[i] / columns, (*widths, int(ends[i])))
-                for j, (used, widths) in enumerate(fewer[:i])
+                (used + (rows[i] - rows[j]) * ends[i] / columns, (*before, int(ends[i])))
+                for j, (used, before) in enumerate(fewer[:i])
             )
             best.append(min(with_one_more))
         if (cost := batches * best[-1][0] + more * WORTH) < least:
@@ -71,35 +78,49 @@ def batch(arrays: Mapping[str, np.ndarray], records: np.ndarray, *, columns: int
     return {name: cut(array[records], columns=columns, of=S) for name, array in arrays.items()}
 
 
-class ByLength:
-    """The rows of a task in batches of like rows.
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How the rows of a task become batches with little padding: one way is a subclass."""
 
-    Args:
-      arrays: token_ids, segment_lengths and others, as in `Features`.
-      columns: of a row at most.
-      batches: how many there are.
-    """
+    arrays: Mapping[str, np.ndarray]
+    """token_ids, segment_lengths and others, as in `Features`."""
+    columns: int
+    """Of a row at most."""
+    batches: int
+    """How many there are."""
+    batch_size: int
+    seed: int
 
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        *,
-        columns: int,
-        batches: int,
-        batch_size: int,
-        seed: int,
-    ):
-        self._arrays, self._batch_size, self._seed = arrays, batch_size, seed
-        self.known = widths(lengths_of(arrays), columns=columns, batches=batches)
-        self._widths_N = fitting(lengths_of(arrays), self.known)
+    @property
+    def known(self) -> list[int]:
+        """The widths that batches have, ascending up to `columns`."""
+        raise NotImplementedError
 
     def order(self, epoch: int) -> np.ndarray:
         """All rows, in an order that is a function of seed and epoch."""
-        return shuffled(self._widths_N, epoch=epoch, batch_size=self._batch_size, seed=self._seed)
+        raise NotImplementedError
 
     def batch(self, records: np.ndarray, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Some rows of the batch of these records, which all have one width."""
-        return batch(self._arrays, records[list(rows)], columns=int(self._widths_N[records].max()))
+        """Some rows of the batch of these records."""
+        raise NotImplementedError
+
+
+class ByLength(Layout):
+    """Rows of like length in one batch, which is as wide as the longest of them needs."""
+
+    @functools.cached_property
+    def known(self) -> list[int]:
+        return widths(lengths_of(self.arrays), columns=self.columns, batches=self.batches)
+
+    @functools.cached_property
+    def _widths_N(self) -> np.ndarray:
+        return fitting(lengths_of(self.arrays), self.known)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return shuffled(self._widths_N, epoch=epoch, batch_size=self.batch_size, seed=self.seed)
+
+    def batch(self, records: np.ndarray, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        return batch(self.arrays, records[list(rows)], columns=int(self._widths_N[records].max()))
 
 
 def shuffled(widths_N: np.ndarray, *, epoch: int, batch_size: int, seed: int) -> np.ndarray:
