@@ -185,16 +185,16 @@ def _text_lines(path: str, file: IO[bytes]) -> Iterator[str]:
     carried = b""  # the start of a character that a cut went through
     while raw := file.readline(MAX_LINE):
         if number == 1 and 3 * raw.count(b"\0") > len(raw):  # a character is a byte with a NUL beside it
-            raise UserError(f"{path}, line 1: not UTF-8, but UTF-16 or UTF-32; convert it, as with iconv")
+            raise UserError(f"{path} line 1: not UTF-8, but UTF-16 or UTF-32; convert it, as with iconv")
         ends = raw.endswith(b"\n")
         raw, carried = (carried + raw, b"") if ends else _split_at_character(carried + raw)
-        line = sanitize(_decode(raw, f"{path}, line {number}")).strip()
+        line = sanitize(_decode(raw, f"{path} line {number}")).strip()
         if line or (ends and not is_piece):
             yield line
         is_piece = not ends
         number += ends
     if carried:
-        _decode(carried, f"{path}, line {number}")  # raises: the file ends inside a character
+        _decode(carried, f"{path} line {number}")  # raises: the file ends inside a character
 
 
 def _split_at_character(raw: bytes) -> tuple[bytes, bytes]:
@@ -220,7 +220,7 @@ def _decode(raw: bytes, where: str) -> str:
 
 def _json_texts(path: str, file: IO[bytes], field: str) -> Iterator[str | None]:
     for number, raw in enumerate(file, 1):
-        where = f"{path}, line {number}"
+        where = f"{path} line {number}"
         line = _decode(raw, where).strip("\ufeff \t\r\n")
         if not line:
             continue

@@ -83,9 +83,14 @@ def write_pairs(
                     counts[split] += 1
         for split in files:
             if not counts[split]:
+                drawn = (
+                    "a larger --validation-fraction"
+                    if split == "validation"
+                    else "a smaller --validation-fraction"
+                )
                 raise UserError(
                     f"{source} has no two passages of {words} words beside each other for {split}: give more "
-                    "text, or fewer --words"
+                    f"text, fewer --words, {drawn}, or another --seed"
                 )
         unfinished.rename(out)
     finally:

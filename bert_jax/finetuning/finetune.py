@@ -112,7 +112,7 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
     if config.task.sequence_length > model.longest:
         raise UserError(
             f"task.sequence_length is {config.task.sequence_length}, but init.source "
-            f"{config.init.source} has {model.longest} positions"
+            f"{config.init.source} has {model.longest} positions: give --task.sequence-length {model.longest}"
         )
     examples = {name: task.read(getattr(config.task, name), config.task) for name in ("train", "validation")}
     settings = task.with_labels(config.task, examples["train"])
@@ -146,7 +146,7 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
 
 def _log_size(name: str, split: Split) -> None:
     rows, cut = len(split.features.examples_N), split.features.cut
-    note = f"; {len(cut):,} are too long and were cut, the first is {cut[0]}" if cut else ""
+    note = f"; cut, because too long: {len(cut):,}, the first is {cut[0]}" if cut else ""
     log.info("%s: %s examples in %s rows%s", name, f"{len(split.examples):,}", f"{rows:,}", note)
 
 

@@ -60,7 +60,8 @@ def predictions(
     if empty:
         places = ", ".join(empty[:NAMED]) + ", ..." * (len(empty) > NAMED)
         raise UserError(
-            f"{len(empty):,} of {count:,} texts are empty, and the others are answered; empty: {places}"
+            "no answer where something is empty, and the others are there: "
+            f"{len(empty):,} of {count:,}, {places}"
         )
 
 
@@ -114,7 +115,7 @@ def _predicted(
             for example in chunk:
                 yield example if isinstance(example, Empty) else next(answers)
     if cut:
-        log.warning("%s examples are too long and were cut, the first is %s", f"{len(cut):,}", cut[0])
+        log.warning("cut, because too long: %s, the first is %s", f"{len(cut):,}", cut[0])
 
 
 def _filled(loaded: LoadedModel, text: str, *, where: str, top: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def evaluate(
         search.add(vectors.array_NxD)
         cut += len(vectors.cut)
     if cut:
-        log.warning("%s documents are too long and were cut", f"{cut:,}")
+        log.warning("documents cut, because too long: %s", f"{cut:,}")
     return retrieval_metrics.metrics(search.found()[1].tolist(), collection.relevant)
 
 
@@ -98,7 +98,10 @@ def read(folder: Path) -> Collection:
     }
     judged_queries = [query for query in queries if positive[query]]
     if not judged_queries:
-        raise UserError(f"{folder} judges no document relevant to any query")
+        raise UserError(
+            f"{folder} judges no document relevant to any query; judgements are rows below a header, "
+            "query-id corpus-id score"
+        )
     return Collection(
         [documents[id] for id in sorted(documents)],
         [queries[query] for query in judged_queries],
@@ -123,7 +126,7 @@ def _texts(file: Path, parts: tuple[str, ...]) -> dict[str, str]:
     for where, record in records.filled(records.json_lines(str(file))):
         id = columns.identifier(where, "_id", columns.column(where, record, "_id"))
         if id in first:
-            raise UserError(f"{where}: the _id {id!r} is that of {first[id]} too")
+            raise UserError(f"{where}: the _id {id!r} is that of {first[id].removeprefix(f'{file} ')} too")
         first[id] = where
         columns.column(where, record, parts[-1])
         found = [record.get(name) or "" for name in parts]

@@ -6,6 +6,8 @@ negatives; D size of a vector. All is float32.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +20,17 @@ def scores(anchors_BxD: jax.Array, texts_BxTxD: jax.Array) -> jax.Array:
     return jnp.einsum("id,jtd->ijt", anchors_BxD, texts_BxTxD, precision=jax.lax.Precision.HIGHEST)
 
 
+class InBatch(NamedTuple):
+    """What is found of the positive of each example, [B] float32."""
+
+    nll_B: jax.Array
+    """Its negative log-likelihood, in nats."""
+    hit_B: jax.Array
+    """Whether it is closer than all negatives, those too that the margin leaves out."""
+    left_out_B: jax.Array
+    """The share of its negatives that the margin leaves out."""
+
+
 def in_batch(
     scores_BxBxT: jax.Array,
     ids_BxP: jax.Array,
@@ -26,13 +39,13 @@ def in_batch(
     temperature: float,
     symmetric: bool = False,
     margin: float | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Negative log-likelihood, in nats, of each positive among the texts of all examples; and whether it is
-    the closest one, [B] float32 both.
+) -> InBatch:
+    """How likely each positive is among the texts of all examples.
 
     InfoNCE (van den Oord et al. 2018, arXiv 1807.03748, equation 4) with all texts of the batch as negatives
-    (Henderson et al. 2017); MultipleNegativesRankingLoss of Sentence Transformers. Not among the negatives:
-    the positive's text in another example, the anchor's own text, and positives of the same anchor.
+    (Henderson et al. 2017); MultipleNegativesRankingLoss of Sentence Transformers. A text that is there twice
+    counts once. Not among the negatives: the positive's text in another example, the anchor's own text, and
+    positives of the same anchor.
 
     Args:
       scores_BxBxT: of each anchor and each text of each example.
@@ -43,7 +56,7 @@ def in_batch(
     """
     anchor_B, positive_B, ids_BxT = ids_BxP[:, 0], ids_BxP[:, 1], ids_BxP[:, 1:]
     own_BxB = jnp.eye(len(ids_BxP), dtype=bool)
-    counts_BxT = (ids_BxT >= 0) & (weights_B > 0)[:, None]
+    counts_BxT = _first((ids_BxT >= 0) & (weights_B > 0)[:, None], ids_BxT)
     same_anchor_BxB = _equal(anchor_B, anchor_B)
     first_1x1xT = (jnp.arange(ids_BxT.shape[1]) == 0)[None, None]
     excluded_BxBxT = (
@@ -53,38 +66,51 @@ def in_batch(
         | (same_anchor_BxB[:, :, None] & first_1x1xT)
     )
     own_BxBxT = own_BxB[:, :, None] & first_1x1xT
-    nll_B, hit_B = _nll(scores_BxBxT, own_BxBxT, excluded_BxBxT, temperature=temperature, margin=margin)
-    if symmetric:
-        back_BxB = scores_BxBxT[:, :, 0].T  # a positive and the anchors
-        excluded_BxB = (
-            (weights_B == 0)[None]
-            | same_anchor_BxB
-            | _equal(positive_B, positive_B)
-            | _equal(positive_B, anchor_B)
-        )
-        back_B, _ = _nll(back_BxB, own_BxB, excluded_BxB, temperature=temperature, margin=margin)
-        nll_B = (nll_B + back_B) / 2
-    return nll_B, hit_B
+    found = _among(scores_BxBxT, own_BxBxT, excluded_BxBxT, temperature=temperature, margin=margin)
+    if not symmetric:
+        return found
+    back_BxB = scores_BxBxT[:, :, 0].T  # a positive and the anchors
+    excluded_BxB = (
+        ~_first(weights_B > 0, anchor_B)[None]
+        | same_anchor_BxB
+        | _equal(positive_B, positive_B)
+        | _equal(positive_B, anchor_B)
+    )
+    back = _among(back_BxB, own_BxB, excluded_BxB, temperature=temperature, margin=margin)
+    return found._replace(nll_B=(found.nll_B + back.nll_B) / 2)
+
+
+def _first(counts: jax.Array, ids: jax.Array) -> jax.Array:
+    """Which of those that count are the first with their id."""
+    known = jnp.where(counts, ids, -1).ravel()
+    order = jnp.argsort(known, stable=True)
+    ascending = known[order]
+    is_new = jnp.append(True, ascending[1:] != ascending[:-1])
+    return counts & jnp.zeros_like(is_new).at[order].set(is_new).reshape(ids.shape)
 
 
 def _equal(one_B: jax.Array, other_B: jax.Array) -> jax.Array:
     return one_B[:, None] == other_B[None]
 
 
-def _nll(
+def _among(
     scores: jax.Array, own: jax.Array, excluded: jax.Array, *, temperature: float, margin: float | None
-) -> tuple[jax.Array, jax.Array]:
+) -> InBatch:
     """Along all axes but the first: where `own` is, among what is not excluded."""
     rows = len(scores)
     scores_BxN, own_BxN, excluded_BxN = (x.reshape(rows, -1) for x in (scores, own, excluded))
     found_B = jnp.where(own_BxN, scores_BxN, 0).sum(axis=1)
+    negative_BxN = kept_BxN = ~(own_BxN | excluded_BxN)
     if margin is not None:
-        excluded_BxN |= jax.lax.stop_gradient(scores_BxN > found_B[:, None] - margin)
-    excluded_BxN &= ~own_BxN
-    logits_BxN = jnp.where(excluded_BxN, LEAST, scores_BxN / temperature)
-    others_B = jnp.where(own_BxN, LEAST, logits_BxN).max(axis=1)
-    own_B = found_B / temperature
-    return jax.nn.logsumexp(logits_BxN, axis=1) - own_B, (own_B > others_B).astype(jnp.float32)
+        kept_BxN = negative_BxN & (scores_BxN <= found_B[:, None] - margin)
+    logits_BxN = jnp.where(own_BxN | kept_BxN, scores_BxN / temperature, LEAST)
+    closest_B = jnp.where(negative_BxN, scores_BxN, LEAST).max(axis=1)
+    left_out_B = (negative_BxN & ~kept_BxN).sum(axis=1)
+    return InBatch(
+        nll_B=jax.nn.logsumexp(logits_BxN, axis=1) - found_B / temperature,
+        hit_B=(found_B > closest_B).astype(jnp.float32),
+        left_out_B=left_out_B / jnp.maximum(negative_BxN.sum(axis=1), 1),
+    )
 
 
 def cosent(

@@ -116,7 +116,9 @@ def example(text: str, pair: str | None, settings: EmbeddingConfig) -> Texts:
 
 
 def with_labels(settings: EmbeddingConfig, examples: Sequence[Texts]) -> EmbeddingConfig:
-    """`settings` as they are: there are no labels."""
+    """`settings` as they are: there are no labels. Raises UserError if nothing can be learned."""
+    if settings.loss == "contrastive":
+        groups.check_compares(settings.train, examples)
     return settings
 
 
@@ -188,8 +190,9 @@ def logits(
 
 
 def loss_sums(settings: EmbeddingConfig, logits: jax.Array, batch: Batch) -> Sums:
-    """loss, the mean over the whole vectors and those cut to each of task.dimensions; and accuracy, of whole
-    ones: how often the positive is closest."""
+    """loss, the mean over the whole vectors and those cut to each of task.dimensions; and of whole ones
+    accuracy, how often the positive is closest, and left_out, the share of negatives that task.margin leaves
+    out."""
     vectors_BxPxD = logits.reshape(len(logits), max_segments(batch), -1)
     if "text_places" in batch:
         vectors_BxPxD = vectors_BxPxD.reshape(-1, vectors_BxPxD.shape[-1])[batch["text_places"]]
@@ -213,7 +216,7 @@ def _sums(settings: EmbeddingConfig, vectors_BxPxD: jax.Array, batch: Batch) -> 
             loss = contrastive.cosent(cosines_B, labels, weights_B, temperature=settings.temperature)
             return {"loss": (loss * weights_B.sum(), weights_B.sum())}
         case "contrastive":
-            loss_B, hit_B = contrastive.in_batch(
+            found = contrastive.in_batch(
                 contrastive.scores(anchors_BxD, texts_BxTxD),
                 labels,
                 weights_B,
@@ -221,14 +224,18 @@ def _sums(settings: EmbeddingConfig, vectors_BxPxD: jax.Array, batch: Batch) -> 
                 symmetric=settings.symmetric,
                 margin=settings.margin,
             )
+            of_rows = {"loss": found.nll_B, "accuracy": found.hit_B}
+            if settings.margin is not None:
+                of_rows["left_out"] = found.left_out_B
         case "margin_mse":
             kept_BxPxD = unit_BxPxD if settings.normalize else vectors_BxPxD
             exists_BxN = ~jnp.isnan(labels)
             loss_B, hit_B = contrastive.margin_mse(
                 kept_BxPxD[:, 0], kept_BxPxD[:, 1:], jnp.where(exists_BxN, labels, 0), exists_BxN
             )
+            of_rows = {"loss": loss_B, "accuracy": hit_B}
     weight = weights_B.sum()
-    return {"loss": ((loss_B * weights_B).sum(), weight), "accuracy": ((hit_B * weights_B).sum(), weight)}
+    return {name: ((value_B * weights_B).sum(), weight) for name, value_B in of_rows.items()}
 
 
 def weights(batch: Batch) -> dict[str, jax.Array]:

@@ -16,6 +16,7 @@ import numpy as np
 from bert_jax.config import GroupTaskConfig
 from bert_jax.tasks import columns, records
 from bert_jax.tasks.records import Empty
+from data_pipeline.errors import UserError
 
 FORMATS = {
     ".tsv": records.tsv,
@@ -96,6 +97,20 @@ def negatives(where: str, record: dict[str, Any], settings: GroupTaskConfig) -> 
         texts = value if isinstance(value, list) else [value]
         found += [columns.string(where, {name: text}, name) for text in texts]
     return tuple(found)
+
+
+def check_compares(source: str, examples: Sequence[Texts]) -> None:
+    """Raises UserError if no anchor has a text to tell its positives from: the loss would be 0."""
+    texts = [example.texts for example in examples]
+    known = {text for _, *others in texts for text in others}
+    positives: dict[str, set[str]] = {}
+    for anchor, positive, *_ in texts:
+        positives.setdefault(anchor, {anchor}).add(positive)
+    if all(known <= own for own in positives.values()):
+        raise UserError(
+            f"{source} has nothing to compare: each text is a copy of the anchor, or one of its positives; "
+            "give more examples, or negatives"
+        )
 
 
 def packed(

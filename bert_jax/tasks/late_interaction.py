@@ -48,7 +48,6 @@ RANKED = 256
 """Examples whose texts the positive of each is looked for among: the cost is linear in the examples."""
 
 example = embedding.example
-with_labels = embedding.with_labels
 refuses = embedding.refuses
 weights = embedding.weights
 to_huggingface = embedding.to_huggingface
@@ -117,6 +116,12 @@ def skiplist(tokenizer: Tokenizer, settings: LateInteractionConfig) -> list[int]
     return [tokenizer.ids[word] for word in words if word in tokenizer.ids]
 
 
+def with_labels(settings: LateInteractionConfig, examples: Sequence[Texts]) -> LateInteractionConfig:
+    """As that of embeddings."""
+    groups.check_compares(settings.train, examples)
+    return settings
+
+
 # Vectors and loss
 
 
@@ -143,7 +148,8 @@ def init(
 ) -> nnx.Module:
     if settings.query_length > model.longest:
         raise UserError(
-            f"task.query_length is {settings.query_length}, but init.source has {model.longest} positions"
+            f"task.query_length is {settings.query_length}, but init.source has {model.longest} positions: "
+            f"give --task.query-length {model.longest}"
         )
     return Projection(model, dimensions=settings.dimensions, rngs=rngs)
 
@@ -164,11 +170,12 @@ def logits(
 def loss_sums(settings: LateInteractionConfig, logits_BxSxD: jax.Array, batch: Batch) -> Sums:
     """loss; and accuracy: how often the positive has the highest score."""
     weights_B = batch["weights"]
-    loss_B, hit_B = contrastive.in_batch(
+    found = contrastive.in_batch(
         _scores(settings, logits_BxSxD, batch), batch["labels"], weights_B, temperature=settings.temperature
     )
+    of_rows = {"loss": found.nll_B, "accuracy": found.hit_B}
     weight = weights_B.sum()
-    return {"loss": ((loss_B * weights_B).sum(), weight), "accuracy": ((hit_B * weights_B).sum(), weight)}
+    return {name: ((value_B * weights_B).sum(), weight) for name, value_B in of_rows.items()}
 
 
 sums = through_logits(logits, loss_sums)

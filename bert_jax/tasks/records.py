@@ -218,7 +218,7 @@ def _table(path: str, rows: Any) -> Iterator[Record]:
                 yield where, {}
                 continue
             if len(cells) < len(columns) or _has_text(cells[len(columns) :]):
-                raise UserError(f"{where} has {len(cells)} cells; the header has {len(columns)}")
+                raise UserError(f"{where}: a row of {len(cells)} where the header has {len(columns)}")
             yield where, dict(zip(columns, cells, strict=False))
     except csv.Error as error:  # by strict=True: a quote that never ends, or one in the middle of a cell
         raise UserError(f"{where} cannot be read: {error}") from error

@@ -62,7 +62,7 @@ def test_several_workers_make_the_dataset_of_one_machine(data: DataConfig, tmp_p
 
 def test_a_fault_leaves_nothing(data: DataConfig, tmp_path: Path):
     (tmp_path / "last.jsonl").write_bytes(b"not \xff fine")
-    with pytest.raises(Exception, match=r"last\.jsonl, line 1: not valid UTF-8"):
+    with pytest.raises(Exception, match=r"last\.jsonl line 1: not valid UTF-8"):
         prepare_on_beam(data, runner="direct")
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 

@@ -350,7 +350,7 @@ def test_a_complaint_of_a_worker_is_raised_here(data: DataConfig, tmp_path: Path
     for name, content in (("a", b"fine"), ("b", b"not \xff fine")):
         (tmp_path / f"{name}.txt").write_bytes(content)
     monkeypatch.setattr(module, "_cores", lambda: 2)
-    with pytest.raises(ValueError, match=r"b\.txt, line 1: not valid UTF-8") as caught:
+    with pytest.raises(ValueError, match=r"b\.txt line 1: not valid UTF-8") as caught:
         prepare(change(data, source=f"files:{tmp_path}/*.txt"))
     assert Path(caught.traceback[-1].path).name == "prepare.py"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]

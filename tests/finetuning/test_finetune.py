@@ -470,7 +470,9 @@ def test_the_commands(
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [sorted(answer["scores"]) for answer in said] == [["name", "value"]] * 2
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the value\n\na name\n")))
-    with pytest.raises(ValueError, match=r"1 of 3 texts are empty, .* empty: standard input line 2"):
+    with pytest.raises(
+        ValueError, match=r"no answer where something is empty, .*: 1 of 3, standard input line 2"
+    ):
         cli.run(["predict", str(tmp_path / "run" / "seed-0")])
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert answers == [said[0], {"error": "standard input line 2: 'sentence' is empty"}, said[1]]

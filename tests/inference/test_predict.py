@@ -86,7 +86,7 @@ def test_texts_that_lost_their_end_are_counted(
         said(folder_of(kind), short, short)
         assert not caplog.messages
         assert len(said(folder_of(kind), short, long, short, long)) == 4
-    assert caplog.messages == ["2 examples are too long and were cut, the first is standard input line 2"]
+    assert caplog.messages == ["cut, because too long: 2, the first is standard input line 2"]
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_what_is_empty_has_a_place_among_the_answers_and_is_named_at_the_end(
     assert answers[0]["error"].startswith("standard input line 1")
     assert answers[0]["error"].endswith(reason)
     places = ", ".join(f"standard input line {number}" for number in (1, 3, 4))
-    with pytest.raises(ValueError, match=f"^3 of 5 texts are empty, .*; empty: {places}$"):
+    with pytest.raises(ValueError, match=f"^no answer where something is empty, .*: 3 of 5, {places}$"):
         next(found)
 
 
 def test_a_file_of_nothing_but_empty_lines_is_named(folder_of, tmp_path: Path):
     (tmp_path / "a.txt").write_text("\n \n\n")
-    with pytest.raises(ValueError, match=r"of .* texts are empty|has no examples"):
+    with pytest.raises(ValueError, match=r"where something is empty|has no examples"):
         said(folder_of("classification"), file=tmp_path / "a.txt")
 
 

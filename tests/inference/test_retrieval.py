@@ -215,7 +215,7 @@ def test_a_model_is_evaluated(config: Config, tmp_path: Path, collection: Callab
         (
             "corpus.jsonl",
             lines([*CORPUS, CORPUS[1]]),
-            f"corpus.jsonl line {1 + len(CORPUS)}: the _id 'd1' is that of .*corpus.jsonl line 2 too",
+            f"corpus.jsonl line {1 + len(CORPUS)}: the _id 'd1' is that of line 2 too",
         ),
         ("queries.jsonl", lines([{"_id": "q0", "text": ""}]), "queries.jsonl line 1: 'text' is empty"),
         (
@@ -227,6 +227,7 @@ def test_a_model_is_evaluated(config: Config, tmp_path: Path, collection: Callab
         ("qrels/test.tsv", table([("q0", "d0", "x")]), "row 1: 'score' is 'x', not a finite number"),
         ("qrels/test.tsv", table([("q0", "d0", 1)] * 2), "row 2: 'd0' was judged for 'q0' before"),
         ("qrels/test.tsv", table([("q0", "d0", 0)]), "judges no document relevant to any query"),
+        ("qrels/test.tsv", b"q0 0 d0 1\n", "are rows below a header, query-id corpus-id score"),
         ("qrels/test.tsv", b"q0\td0\t1\nq1\td1\t1\n", "row 1 has no column 'query-id'; it has q0, d0, 1"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from bert_jax.ops import contrastive
 from bert_jax.ops.pooling import normalized, pool
 
-B, T, D = 6, 3, 5
+B, T, D = 9, 3, 5
 
 
 def units(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -29,9 +29,12 @@ IDS = np.array(
         [9, 10, 0, 11],  # the first one's anchor is its negative
         [12, 12, -1, -1],  # is its own positive
         [13, 14, 15, 16],  # weighs nothing
+        [17, 7, 10, 14],  # texts of others
+        [0, 1, 2, -1],  # the first one again, as at the end of an epoch
+        [9, 18, -1, -1],  # an anchor again
     ]
 )
-WEIGHTS = np.array([1, 1, 2, 1, 1, 0], np.float64)
+WEIGHTS = np.array([1, 1, 2, 1, 1, 0, 1, 1, 1], np.float64)
 
 
 def nll(cosines: list[float], own: float, *, temperature: float, margin: float | None) -> float:
@@ -42,22 +45,25 @@ def nll(cosines: list[float], own: float, *, temperature: float, margin: float |
 def plain_in_batch(
     anchors: np.ndarray, texts: np.ndarray, *, temperature: float, symmetric: bool, margin: float | None
 ) -> list[float]:
+    """A text has the vector that it has where it is first; so has an anchor."""
+    places, rows = {}, {}
+    for j, t in np.ndindex(B, T):
+        if WEIGHTS[j]:
+            places.setdefault(IDS[j, 1 + t], (j, t))
+            rows.setdefault(IDS[j, 0], j)
     losses = []
     for i, (anchor, positive, *_) in enumerate(IDS):
         others = [
             anchors[i] @ texts[j, t]
-            for j in range(B)
-            for t in range(T)
-            if WEIGHTS[j]
-            and IDS[j, 1 + t] not in (-1, anchor, positive)
-            and not (t == 0 and IDS[j, 0] == anchor)
+            for id, (j, t) in places.items()
+            if id not in (-1, anchor, positive) and not (t == 0 and IDS[j, 0] == anchor)
         ]
         loss = nll(others, anchors[i] @ texts[i, 0], temperature=temperature, margin=margin)
         if symmetric:
             others = [
                 anchors[j] @ texts[i, 0]
-                for j in range(B)
-                if WEIGHTS[j] and IDS[j, 0] not in (anchor, positive) and IDS[j, 1] != positive
+                for id, j in rows.items()
+                if id not in (anchor, positive) and IDS[j, 1] != positive
             ]
             loss += nll(others, anchors[i] @ texts[i, 0], temperature=temperature, margin=margin)
             loss /= 2
@@ -68,13 +74,13 @@ def plain_in_batch(
 @pytest.mark.parametrize("margin", [None, 0.1])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_the_positive_among_the_texts_of_all_examples(symmetric: bool, margin: float | None):
-    """But those that are no negatives: duplicates of anchor and positive, fillers, and what is too close."""
+    """But those that are no negatives: duplicates of anchor and positive, fillers, what is too close,
+    and what was there before."""
     anchors, texts = units((B, D), 0), units((B, T, D), 1)
     how: dict[str, Any] = {"temperature": 0.2, "symmetric": symmetric, "margin": margin}
     scores = contrastive.scores(*map(jnp.float32, (anchors, texts)))
-    loss_B, hit_B = contrastive.in_batch(scores, jnp.array(IDS), WEIGHTS, **how)
-    np.testing.assert_allclose(loss_B, plain_in_batch(anchors, texts, **how), rtol=2e-5)
-    assert {*hit_B.tolist()} <= {0.0, 1.0}
+    found = contrastive.in_batch(scores, jnp.array(IDS), WEIGHTS, **how)
+    np.testing.assert_allclose(found.nll_B, plain_in_batch(anchors, texts, **how), rtol=2e-5)
 
 
 def test_a_gradient_is_that_of_the_plain_loss():
@@ -83,8 +89,7 @@ def test_a_gradient_is_that_of_the_plain_loss():
 
     def loss(anchors: jax.Array) -> jax.Array:
         scores = contrastive.scores(anchors, jnp.float32(texts))
-        found_B, _ = contrastive.in_batch(scores, jnp.array(IDS), WEIGHTS, **how)
-        return (found_B * WEIGHTS).sum()
+        return (contrastive.in_batch(scores, jnp.array(IDS), WEIGHTS, **how).nll_B * WEIGHTS).sum()
 
     found = jax.grad(loss)(jnp.float32(anchors))
     for place in np.ndindex(B, D):
@@ -99,10 +104,21 @@ def test_a_gradient_is_that_of_the_plain_loss():
 def test_a_hit_is_a_positive_that_is_closest():
     scores_BxBxT = jnp.eye(2)[:, :, None]
     ids, weights = jnp.array([[0, 1], [2, 3]]), np.ones(2)
-    _, hit_B = contrastive.in_batch(scores_BxBxT, ids, weights, temperature=1.0)
-    assert hit_B.tolist() == [1, 1]
-    _, hit_B = contrastive.in_batch(scores_BxBxT[::-1], ids, weights, temperature=1.0)
-    assert hit_B.tolist() == [0, 0]
+    right = contrastive.in_batch(scores_BxBxT, ids, weights, temperature=1.0)
+    assert right.hit_B.tolist() == [1, 1]
+    wrong = contrastive.in_batch(scores_BxBxT[::-1], ids, weights, temperature=1.0)
+    assert wrong.hit_B.tolist() == [0, 0]
+
+
+def test_what_the_margin_leaves_out_is_counted_and_is_no_hit():
+    """The first anchor is closer to the second one's positive than to its own, the second to its own."""
+    scores_BxBxT = jnp.array([[0.5, 0.6, 0.1], [0.0, 0.9, 0.1], [0.2, 0.3, 0.4]])[:, :, None]
+    ids = jnp.array([[0, 1], [2, 3], [4, 5]])
+    found = contrastive.in_batch(scores_BxBxT, ids, np.ones(3), temperature=1.0, margin=0.2)
+    assert found.hit_B.tolist() == [0, 1, 1]
+    assert found.left_out_B.tolist() == [0.5, 0, 0.5]
+    alone = contrastive.in_batch(scores_BxBxT[:1, :1], ids[:1], np.ones(1), temperature=1.0, margin=0.2)
+    assert (alone.nll_B.tolist(), alone.left_out_B.tolist()) == ([0], [0])
 
 
 def test_pairs_in_the_order_of_their_scores():

@@ -16,7 +16,7 @@ from bert_jax.config import BertConfig, EmbeddingConfig, TaskConfig
 from bert_jax.finetuning.balance import Balanced
 from bert_jax.ops.attention import PLAIN
 from bert_jax.parallel import sharding
-from bert_jax.tasks import embedding, groups, ranking, task_of
+from bert_jax.tasks import embedding, groups, late_interaction, ranking, task_of
 from bert_jax.tasks.groups import Texts
 from bert_jax.training.network import Network, modules, parameters, sums
 from data_pipeline.batch import unpack
@@ -109,6 +109,24 @@ def test_texts_of_an_example_are_the_sequences_of_a_row():
     ]
     assert features.cut == ["row 1"]
     assert features.arrays["labels"].tolist() == [[0, 1, 2], [3, 4, groups.NO_TEXT]]
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        [("a", "b")],
+        [("a", "b"), ("a", "b"), ("b", "a")],
+        [("a", "b"), ("a", "c", "a")],
+        [("a", "a"), ("a", "a")],
+    ],
+)
+@pytest.mark.parametrize("task", [embedding, late_interaction])
+def test_where_nothing_is_a_negative_nothing_is_learned(examples: list[tuple[str, ...]], task: Any):
+    settings = task.Config(train="a.jsonl")
+    found = [Texts("", texts) for texts in examples]
+    with pytest.raises(UserError, match=r"^a\.jsonl has nothing to compare: .* more examples, or negatives$"):
+        task.with_labels(settings, found)
+    assert task.with_labels(settings, [*found, Texts("", ("c", "d"))]) == settings
 
 
 # The loss of a batch
