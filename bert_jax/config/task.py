@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from bert_jax.config.objective import ObjectiveConfig
 from data_pipeline.errors import require
@@ -16,6 +17,8 @@ class TaskConfig(ObjectiveConfig):
     path: ClassVar[str] = "task"
     noted: ClassVar[tuple[str, ...]] = ("sequence_length",)
     """Fields that an exported model keeps, to read and cut new texts as those of the training."""
+    of_source: ClassVar[tuple[str, ...]] = ()
+    """Fields that are as in an init.source for the same task, but where they are not at their default."""
 
     train: str = ""
     """A file of examples, packed or not, or tfds:NAME:SPLIT, such as tfds:glue/sst2:train. Which kinds of
@@ -52,6 +55,14 @@ class TaskConfig(ObjectiveConfig):
             self.dropout is None or 0 <= self.dropout < 1,
             f"task.dropout is {self.dropout}; it must be at least 0 and less than 1, or None",
         )
+
+    def like(self, theirs: TaskConfig) -> Self:
+        """With the fields `of_source` as they are there, but those that are not at their default here."""
+        if type(theirs) is not type(self):
+            return self
+        usual = type(self)()
+        same = (name for name in self.of_source if getattr(self, name) == getattr(usual, name))
+        return dataclasses.replace(self, **{name: getattr(theirs, name) for name in same})
 
 
 @dataclass(frozen=True)
@@ -184,6 +195,7 @@ class EmbeddingConfig(GroupTaskConfig):
         *TaskConfig.noted,
         *("pooling", "normalize", "dimensions", "query_prompt", "document_prompt"),
     )
+    of_source: ClassVar[tuple[str, ...]] = ("pooling", "normalize", "query_prompt", "document_prompt")
 
     loss: Literal["contrastive", "cosent", "margin_mse"] = "contrastive"
     """contrastive: the positive among all texts of the batch (InfoNCE; van den Oord et al. 2018). cosent: two
@@ -248,6 +260,7 @@ class LateInteractionConfig(GroupTaskConfig):
         *TaskConfig.noted,
         *("query_length", "query_expansion", "query_prompt", "document_prompt", "skip_punctuation"),
     )
+    of_source: ClassVar[tuple[str, ...]] = noted[1:]
 
     dimensions: int = 128
     """Numbers of a token's vector."""

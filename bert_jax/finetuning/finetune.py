@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import jax
 
-from bert_jax.config import Config
+from bert_jax.config import Config, TaskConfig
 from bert_jax.config.sections import check_steps
 from bert_jax.finetuning.data import Split, TaskData, make_splits
 from bert_jax.interop.initialize import source_model
-from bert_jax.interop.source import source_tokenizer
+from bert_jax.interop.source import source_task, source_tokenizer
 from bert_jax.models import encoder_of
 from bert_jax.parallel.platform import local_platform
 from bert_jax.parallel.processes import from_process_0
@@ -29,7 +29,7 @@ from bert_jax.training.run_spec import RunSpec, best_metric, kernels_for
 from bert_jax.workdir.bucket import source_folder
 from bert_jax.workdir.inventory import best_step, validation_metrics
 from data_pipeline.errors import UserError
-from data_pipeline.tokenizer import load
+from data_pipeline.tokenizer import Tokenizer, load
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
     task.check_libraries()
     platform = local_platform()
     model = source_model(config, platform)
+    source = source_folder(str(config.init.source))
     for name in ("train", "validation"):
         if not getattr(config.task, name):
             raise UserError(f"task.{name} is not given: a file of examples, or tfds:NAME:SPLIT")
@@ -115,10 +116,10 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
             f"{config.init.source} has {model.longest} positions: give --task.sequence-length {model.longest}"
         )
     examples = {name: task.read(getattr(config.task, name), config.task) for name in ("train", "validation")}
-    settings = task.with_labels(config.task, examples["train"])
+    tokenizer = load(source_tokenizer(source))
+    settings = _like_source(task.with_labels(config.task, examples["train"]), source, tokenizer)
     if reason := task.refuses(settings, encoder_of(model), None):
         raise UserError(reason)
-    tokenizer = load(source_tokenizer(source_folder(str(config.init.source))))
     for_training, for_validation = make_splits(settings, list(examples.values()), tokenizer)
     _log_size("train", for_training)
     _log_size("validation", for_validation)
@@ -142,6 +143,17 @@ def finetuning_spec(config: Config) -> tuple[RunSpec, functools.partial[TaskData
         kernels=kernels_for(network, rows, platform),
     )
     return spec, functools.partial(TaskData, train=for_training, validation=for_validation)
+
+
+def _like_source(settings: TaskConfig, source: Path, tokenizer: Tokenizer) -> TaskConfig:
+    """The settings of a task with what its source says of vectors, which is logged."""
+    theirs = source_task(source, tokenizer) if settings.of_source else None
+    if theirs is None or (like := settings.like(theirs)) == settings:
+        return settings
+    taken = ((name, getattr(like, name)) for name in settings.of_source)
+    changed = ", ".join(f"task.{name} {x!r}" for name, x in taken if x != getattr(settings, name))
+    log.info("as in init.source %s: %s", source, changed)
+    return like
 
 
 def _log_size(name: str, split: Split) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from bert_jax.config import Config
-from bert_jax.interop import generator, huggingface, tensorflow_v1
+from bert_jax.config import Config, LateInteractionConfig, TaskConfig
+from bert_jax.interop import generator, huggingface, multi_vector, sentence_transformers, tensorflow_v1
 from bert_jax.parallel.processes import from_process_0, wait_until_visible
 from bert_jax.training.network import Network, Params, parameters
 from bert_jax.workdir.checkpoint import PARAMS, read_params
@@ -27,6 +27,7 @@ from bert_jax.workdir.run_files import load_spec
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
 from data_pipeline.storage import dataset_folder
+from data_pipeline.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,29 @@ def source_generator(source: Path) -> Network | None:
         return load_spec(source).network.generator
     folder = generator.folder_of(source)
     return None if folder is None else generator.load_network(source, folder)
+
+
+def source_task(source: Path, words: Tokenizer) -> TaskConfig | None:
+    """How a source is used, as far as it says it; None if it was not trained for a task.
+
+    Args:
+      words: its tokenizer.
+
+    Raises:
+      FileNotFoundError, UserError: as `source_network` does; or it asks for what cannot be run here.
+    """
+    network = source_network(source)
+    settings = network.settings if isinstance(network.settings, TaskConfig) else None
+    if is_run(source):
+        return settings
+    try:
+        if isinstance(settings, LateInteractionConfig):
+            return multi_vector.read(source, settings, model=network.model, tokenizer=words)
+        if sentence_transformers.is_folder(source):
+            return sentence_transformers.read(source, model=network.model, tokenizer=words).settings
+    except UserError as error:
+        raise UserError(f"init.source {source}: {error}") from error
+    return settings
 
 
 def is_run(source: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,14 +13,19 @@ import numpy as np
 import pytest
 import sentence_transformers
 
-from bert_jax.config import Config
-from bert_jax.finetuning.finetune import finetune
+from bert_jax.config import Config, EmbeddingConfig, LateInteractionConfig, TaskConfig
+from bert_jax.finetuning.finetune import finetune, finetuning_spec
 from bert_jax.inference.predict import predictions
 from bert_jax.interop.export import export
 from bert_jax.interop.load import load_workdir
+from bert_jax.interop.source import source_network, source_tokenizer
+from bert_jax.tasks import task_of
+from bert_jax.training.network import Network
+from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
 from tests.finetuning.test_finetune import config_of, encoder  # noqa: F401 a fixture
 from tests.helpers.configs import replace
+from tests.helpers.folders import write_folder
 from tests.helpers.runs import metrics
 
 PAIRS = [
@@ -61,7 +67,7 @@ def test_pairs_are_learned_by_heart(pairs: Config, tmp_path: Path):
     assert result.scores["mrr"] == result.scores["accuracy"] == 1.0
     lines = io.BytesIO("\n".join([*(text for pair in PAIRS for text in pair), "", "a"]).encode())
     found: list[dict[str, Any]] = []
-    with pytest.raises(UserError, match="1 of 18 texts are empty"):
+    with pytest.raises(UserError, match=r"where something is empty, .* 1 of 18, standard input line 17"):
         found.extend(predictions(tmp_path / "run", file=None, lines=lines, batch_size=4, top=1))
     assert found[16] == {"error": "standard input line 17: 'anchor' is empty"}
     vectors = np.array([answer["embedding"] for answer in found[:16]])
@@ -88,6 +94,47 @@ def test_what_is_trained_in_parts_and_resumed_is_the_same(pairs: Config, tmp_pat
     finetune(pairs, workdir=tmp_path / "stopped")
     ends = [load_workdir(tmp_path / name)[1] for name in ("at once", "stopped")]
     jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "asked", "expected"),
+    [
+        (
+            EmbeddingConfig(sequence_length=32, pooling="cls", normalize=False, query_prompt="q: "),
+            "embedding",
+            {"pooling": "last"},
+            {"pooling": "last", "normalize": False, "query_prompt": "q: ", "sequence_length": 16},
+        ),
+        (
+            LateInteractionConfig(query_length=12, query_expansion=True, document_prompt="d: ", dimensions=8),
+            "late_interaction",
+            {"dimensions": 8, "query_length": 14},
+            {"query_length": 14, "query_expansion": True, "document_prompt": "d: ", "sequence_length": 16},
+        ),
+        (EmbeddingConfig(pooling="cls", query_prompt="q: "), "late_interaction", {}, {"query_prompt": ""}),
+    ],
+)
+def test_a_source_that_makes_vectors_is_trained_as_it_makes_them(
+    encoder: Path,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    settings: TaskConfig,
+    task: str,
+    asked: dict[str, Any],
+    expected: dict[str, Any],
+):
+    model, words = source_network(encoder).model, tokenizer.load(source_tokenizer(encoder))
+    source = write_folder(tmp_path / "source", Network(model, task_of(settings), settings), words)
+    validation = str(write_pairs(tmp_path).with_stem("validation"))
+    config = config_of(task, source, tmp_path / "train.jsonl", validation=validation, sequence_length=16)
+    with caplog.at_level("INFO"):
+        spec, _ = finetuning_spec(
+            replace(config, **{f"task__{name}": value for name, value in asked.items()})
+        )
+    found = dataclasses.asdict(spec.network.settings)
+    assert {name: found[name] for name in expected} == expected
+    same_kind = task == settings.kind
+    assert any(line.startswith(f"as in init.source {source}: ") for line in caplog.messages) == same_kind
 
 
 def test_a_batch_of_one_has_nothing_to_compare(pairs: Config, tmp_path: Path):
