@@ -28,6 +28,7 @@ from bert_jax.run.prefetch import run_all
 from bert_jax.tasks import task_of
 from bert_jax.tasks.features import Features
 from bert_jax.training import network as networks
+from bert_jax.training.microbatches import cut, joined
 from bert_jax.training.network import Network, Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.bucket import source_folder
@@ -86,7 +87,8 @@ class TaskData:
         task, settings = task_of(spec.network.settings), spec.network.settings
         examples, features = self._validation
         batch_size = spec.config.train.global_batch_size
-        apply = compile_apply(spec.network, spec.kernels, mesh)
+        parts = spec.config.train.microbatches
+        apply = compile_apply(spec.network, spec.kernels, mesh, microbatches=parts)
 
         def run(params: Params, stop: Callable[[], bool]) -> dict[str, float] | None:
             found = logits_of(
@@ -117,14 +119,22 @@ class TaskData:
 Apply = Callable[[Params, Batch], tuple[jax.Array, Sums]]
 
 
-def compile_apply(network: Network, kernels: Kernels, mesh: Mesh) -> Apply:
-    """The logits of a batch, on all devices, and the sums of its loss where it has labels."""
+def compile_apply(network: Network, kernels: Kernels, mesh: Mesh, *, microbatches: int = 1) -> Apply:
+    """The logits of a batch, on all devices, and the sums of its loss where it has labels.
+
+    Args:
+      microbatches: parts of the batch that go through the network one after the other.
+    """
     task, settings = task_of(network.settings), network.settings
 
     def apply(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
         with precision(network.model.dtype):
             batch, both = unpack(batch), networks.modules(network, params)
-            logits = task.logits(settings, both.objective, both.encoder, batch, kernels=kernels)
+
+            def logits_of_part(part: Batch) -> jax.Array:
+                return task.logits(settings, both.objective, both.encoder, part, kernels=kernels)
+
+            logits = joined(jax.lax.map(logits_of_part, cut(batch, microbatches)))
             return logits, task.loss_sums(settings, logits, batch) if "labels" in batch else {}
 
     return jax.jit(apply, out_shardings=sharding.replicated(mesh))

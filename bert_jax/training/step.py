@@ -197,5 +197,13 @@ def gradients(
 
 
 def eval_step(spec: RunSpec, params: Params, batch: Batch) -> Sums:
-    """(sum, weight) pairs of a held-out batch, without dropout. `params` are `with_constants`."""
-    return network.sums(spec.network, params, unpack(batch), kernels=spec.kernels)
+    """(sum, weight) pairs of a held-out batch, without dropout. `params` are `with_constants`.
+
+    In microbatches, as in training: a batch that has to be cut there has no room as a whole here.
+    """
+    sums = functools.partial(network.sums, spec.network, params, kernels=spec.kernels)
+    batch, parts = unpack(batch), spec.config.train.microbatches
+    if parts == 1 or spec.network.objective.REDUCTION == "batch":
+        return sums(batch, microbatches=parts)
+    of_parts = jax.lax.map(sums, microbatches.cut(batch, parts))
+    return jax.tree.map(lambda x: x.sum(axis=0), of_parts)

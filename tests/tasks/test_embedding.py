@@ -14,6 +14,7 @@ import pytest
 
 from bert_jax.config import BertConfig, EmbeddingConfig, TaskConfig
 from bert_jax.finetuning.balance import Balanced
+from bert_jax.finetuning.data import compile_apply
 from bert_jax.ops.attention import PLAIN
 from bert_jax.parallel import sharding
 from bert_jax.tasks import embedding, groups, late_interaction, ranking, task_of
@@ -229,6 +230,23 @@ def test_the_gradient_is_the_same_wherever_texts_lie(mesh: tuple[int, int, int],
     again, found = gradient(settings, mesh, arrays=moved, microbatches=microbatches, dropout=False)
     assert again == pytest.approx(value, rel=1e-5)
     assert_alike(found, expected)
+
+
+def test_an_evaluation_in_microbatches_is_of_the_same_whole_batch():
+    settings = EmbeddingConfig(sequence_length=16)
+    network, batch = (
+        Network(MODEL, embedding, settings),
+        features_of(settings, EXAMPLES["contrastive"]).arrays,
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: rng.normal(0, 0.2, p.shape).astype(np.float32), parameters(network))
+    mesh = mesh_of((1, 1, 1))
+    (one, whole), (other, parts) = (
+        compile_apply(network, PLAIN, mesh, microbatches=count)(params, batch) for count in (1, 4)
+    )
+    np.testing.assert_allclose(other, one, atol=2e-6)
+    assert float(parts["loss"][0]) == pytest.approx(float(whole["loss"][0]), rel=1e-5)
+    assert float(whole["loss"][0]) > 16 * 0.1
 
 
 def test_texts_of_a_row_do_not_see_each_other():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from itertools import groupby
 
@@ -273,6 +274,18 @@ def test_the_losses_are_those_of_numpy(config: Config, on_one_device):
         assert float(weight) == weights.sum()
         hits, _ = sums[f"{name}_accuracy"]
         assert float(hits) == ((scores.argmax(axis=-1) == labels) * weights).sum()
+
+
+def test_evaluation_in_microbatches_is_the_same_in_less_memory(config: Config, on_one_device):
+    data, state, _ = on_one_device
+    memory, losses = [], []
+    for count in (1, 4):
+        spec = spec_of(replace(config, train__microbatches=count))
+        compiled = jax.jit(functools.partial(eval_step, spec)).lower(state.params, data[0]).compile()
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
+        losses.append({name: float(x) for name, (x, _) in compiled(state.params, data[0]).items()})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert memory[1] < 0.5 * memory[0]
 
 
 def test_evaluation_has_no_dropout_and_adds_up(config: Config, on_one_device):
