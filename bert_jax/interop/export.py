@@ -74,7 +74,15 @@ def export(
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         for name, (model, tensors) in generator.models(network, params).items():
-            card = model_card(workdir, spec, steps=steps, ema=ema, network=model, license=license)
+            card = model_card(
+                workdir,
+                spec,
+                steps=steps,
+                ema=ema,
+                network=model,
+                license=license,
+                dimensions=dimensions,
+            )
             _write(unfinished / name, model, tensors, workdir=workdir, spec=spec, dtype=dtype, card=card)
         if isinstance(network.settings, EmbeddingConfig):
             sentence_transformers.write(unfinished, network, dimensions=dimensions)

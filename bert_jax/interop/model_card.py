@@ -24,13 +24,21 @@ PIPELINES = {
 
 
 def model_card(
-    workdir: Path, spec: RunSpec, *, steps: tuple[int, ...], ema: bool, network: Network, license: str | None
+    workdir: Path,
+    spec: RunSpec,
+    *,
+    steps: tuple[int, ...],
+    ema: bool,
+    network: Network,
+    license: str | None,
+    dimensions: int | None = None,
 ) -> str:
     """Markdown with the front matter that the Hub reads. All figures are the workdir's.
 
     Args:
       steps: whose weights these are: several if they are the mean of several.
       ema: they are the exponential moving average.
+      dimensions: the numbers of a vector that Sentence Transformers keeps; None: all.
     """
     config, model, train = spec.config, network.model, spec.config.train
     suffix, task = network.objective.HUGGINGFACE_SUFFIX, spec.config.task
@@ -67,7 +75,7 @@ def model_card(
     if ema:
         facts["Weights"] = f"an exponential moving average, decay {config.optimizer.ema_decay:g} a step"
     if isinstance(settings, EmbeddingConfig):
-        facts |= _facts_of_vectors(settings, size=model.hidden_size)
+        facts |= _facts_of_vectors(settings, size=model.hidden_size, dimensions=dimensions)
     if isinstance(settings, LateInteractionConfig):
         facts |= _facts_of_tokens(settings)
     if isinstance(config.objective, DistillationConfig):
@@ -89,13 +97,22 @@ def model_card(
     return "\n".join([*lines, "", *usage]) + "\n"
 
 
-def _facts_of_vectors(settings: EmbeddingConfig, *, size: int) -> dict[str, str]:
+def _facts_of_vectors(settings: EmbeddingConfig, *, size: int, dimensions: int | None) -> dict[str, str]:
     of = {"mean": "the mean of all tokens", "cls": "the first token", "last": "the last token"}
     length = "of length 1" if settings.normalize else "not normalized"
+    numbers = f"{size} numbers"
+    if dimensions is not None:
+        numbers = f"the first {dimensions} of {numbers}"
+        length += " before they are cut" if settings.normalize else ""
     facts = {
-        "Vectors": f"{size} numbers, {of[settings.pooling]}, {length}; texts of up to "
+        "Vectors": f"{numbers}, {of[settings.pooling]}, {length}; texts of up to "
         f"{settings.sequence_length} tokens, longer ones are cut"
     }
+    if dimensions is not None and settings.normalize:
+        facts["Vectors that are cut"] = (
+            "are shorter than length 1, unless `encode` is asked for `normalize_embeddings=True`; "
+            "cosines are the same either way"
+        )
     if settings.dimensions:
         facts["Sizes to which a vector may be cut"] = ", ".join(map(str, settings.dimensions))
     return facts | _prompts(settings)

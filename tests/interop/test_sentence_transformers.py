@@ -166,7 +166,8 @@ def test_a_run_is_exported_for_sentence_transformers(
     front = card.split("---\n")[1].splitlines()
     assert {"library_name: sentence-transformers", "pipeline_tag: sentence-similarity"} < set(front)
     assert "license: apache-2.0" in front
-    assert "Vectors: 32 numbers, the mean of all tokens, of length 1; texts of up to 48 tokens" in card
+    said = "Vectors: the first 16 of 32 numbers, the mean of all tokens, of length 1 before they are cut"
+    assert f"{said}; texts of up to 48 tokens" in card
     assert 'SentenceTransformer("DIR")' in card
     assert 'prompt_name="query"' in card
     assert "Sizes to which a vector may be cut: 16" in card
@@ -174,6 +175,24 @@ def test_a_run_is_exported_for_sentence_transformers(
         with pytest.raises(UserError, match=message):
             export(run, out=tmp_path / "other", dimensions=dimensions)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("dimensions", [None, 16])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_card_says_how_long_vectors_are(
+    config: Config, tmp_path: Path, SentenceTransformer: Any, normalize: bool, dimensions: int | None
+):
+    settings = dataclasses.replace(USUAL, normalize=normalize)
+    run = write_run(tmp_path / "run", config, embedding_spec(config, settings))
+    export(run, out=tmp_path / "out", dimensions=dimensions)
+    found = SentenceTransformer(str(tmp_path / "out")).encode(TEXTS[:4])
+    assert found.shape == (4, dimensions or 32)
+    card = (tmp_path / "out/README.md").read_text()
+    assert ("Vectors: the first 16 of 32 numbers, " in card) == (dimensions == 16)
+    has_length_1 = np.allclose(np.linalg.norm(found, axis=1), 1)
+    assert (", of length 1; texts of up to" in card) == has_length_1
+    is_shorter = normalize and not has_length_1
+    assert ("Vectors that are cut: are shorter than length 1, unless `encode` is asked" in card) == is_shorter
 
 
 def test_weights_have_the_names_of_a_model_without_a_head(usual: Path):
