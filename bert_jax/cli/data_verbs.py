@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from bert_jax.cli.flags import FromFile, at_least_1
+from bert_jax.cli.flags import FromFile, at_least_1, check_folder_of
 from bert_jax.parallel.exit_status import OK
 from data_pipeline.errors import UserError
 
@@ -79,6 +79,7 @@ class InspectData:
         from data_pipeline.inspection import inspect, report
 
         at_least_1("--rows", self.rows)
+        check_folder_of("--html", self.html)
         if self.text is not None and self.against is None:
             raise UserError("--text is what two tokenizers are compared on: give --against too")
         inspection = inspect(self.directory, rows=self.rows, against=self.against, text=self.text)

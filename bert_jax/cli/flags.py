@@ -9,7 +9,7 @@ import tyro
 
 from bert_jax.config import Config
 from data_pipeline.errors import UserError
-from data_pipeline.storage import cache_folder
+from data_pipeline.storage import cache_folder, url_of
 
 FromFile = Annotated[Config, tyro.conf.arg(name="")]
 """The config of a CONFIG file, with a flag for each field and no prefix."""
@@ -23,6 +23,22 @@ def at_least_1(flag: str, value: int) -> None:
 def check_dimensions(value: int | None) -> None:
     if value is not None:
         at_least_1("--dimensions", value)
+
+
+def check_folder_of(flag: str, file: Path | None) -> None:
+    """Checks before the work, not after it, that a file can be written.
+
+    Raises:
+      FileNotFoundError, UserError: its folder is not there, or in a bucket.
+    """
+    if file is None:
+        return
+    if url := url_of(file):
+        raise UserError(f"{flag} {url} is in a bucket; files are written on this machine: give a path of it")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(
+            f"{flag} {file}: there is no folder {file.parent}; make it, or give another {flag}"
+        )
 
 
 def compiled_programs(workdir: Path) -> Path:

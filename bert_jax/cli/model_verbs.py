@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tyro
 
-from bert_jax.cli.flags import at_least_1, check_dimensions
+from bert_jax.cli.flags import at_least_1, check_dimensions, check_folder_of
 from bert_jax.parallel.exit_status import OK
 from data_pipeline.errors import UserError
 from data_pipeline.storage import cache_folder
@@ -107,7 +107,7 @@ class Embed:
     directory: tyro.conf.Positional[Path]
     """A folder of Sentence Transformers or of an encoder, or a workdir."""
     out: Path
-    """FILE.npy: an array of float32, a row a text; or FILE.parquet: the column embedding."""
+    """A new file. FILE.npy: an array of float32, a row a text; or FILE.parquet: the column vector."""
     input: str | None = None
     """A file of texts, a line each (.txt) or in a column (.jsonl, .tsv, .csv), or tfds:NAME:SPLIT. Not given:
     standard input, a text a line."""
@@ -124,6 +124,7 @@ class Embed:
         from bert_jax.parallel import runtime
 
         check_dimensions(self.dimensions)
+        check_folder_of("--out", self.out)
         runtime.configure(cache=cache_folder() / "compiled")
         from bert_jax.inference.embed import embed
 
@@ -203,6 +204,8 @@ class Explain:
     """Write all numbers to this file."""
 
     def __call__(self) -> int:
+        check_folder_of("--html", self.html)
+        check_folder_of("--json", self.json)
         from bert_jax.analysis.explain import explain, report, to_json
         from bert_jax.analysis.explanation_page import explanation_page
 

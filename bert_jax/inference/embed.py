@@ -40,7 +40,7 @@ def embed(
 
     Args:
       directory: a folder of Sentence Transformers, one of an encoder, or a workdir.
-      out: .npy, an array [N, D] of float32; or .parquet, with them in the column `vector`.
+      out: a new file: .npy, an array [N, D] of float32; or .parquet, with them in the column `vector`.
       column: of the text, in a file that has columns.
       prompt: in front of each text; query and document stand for those of the model.
 
@@ -48,11 +48,14 @@ def embed(
       How many vectors there are, and how many numbers each has.
 
     Raises:
+      FileExistsError: `out` exists.
       FileNotFoundError, UserError: something cannot be used. After the last vector: some texts are empty, and
         their vectors 0.
     """
     if out.suffix not in WRITERS:
         raise UserError(f"--out {out} is no file of vectors; known are {', '.join(WRITERS)}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; delete it, or give another --out")
     texts = _read(file, lines, column=column)
     make = Vectorizer(load_embedder(directory), dimensions=dimensions, dtype=dtype)
     settings = make.use.settings

@@ -99,6 +99,11 @@ def test_show_config_resolves_flags(bert_jax, recipe: Path, config: Config):
         (["inspect-data", "nowhere"], "nowhere holds no prepared dataset"),
         (["fill-mask", "nowhere", "a [MASK]"], "nowhere is neither an exported directory nor a workdir"),
         (["evaluate", "RECIPE", "--workdir", "nowhere"], "nowhere holds no run with a checkpoint"),
+        (["embed", "nowhere", "--out", "a/b.npy"], "--out a/b.npy: there is no folder a; make it, or give"),
+        (["embed", "nowhere", "--out", "gs://a/b.npy"], "--out gs://a/b.npy is in a bucket; files are"),
+        (["explain", "nowhere", "a", "--html", "a/b.html"], "--html a/b.html: there is no folder a; make it"),
+        (["explain", "nowhere", "a", "--json", "a/b.json"], "--json a/b.json: there is no folder a; make it"),
+        (["inspect-data", "nowhere", "--html", "a/b.html"], "--html a/b.html: there is no folder a; make it"),
     ],
 )  # fmt: skip
 def test_a_wrong_command_is_one_line(refused, recipe: Path, arguments, message, tmp_path, monkeypatch):
@@ -369,6 +374,8 @@ def test_embed_writes_the_vectors_of_texts(bert_jax, refused, workdir: Path, tmp
     )
     whole = np.load(out)
     texts.write_text("the value of a name\na method\n")
+    assert f"{out} exists already" in refused("embed", workdir, "--input", texts, "--out", out)
+    out = tmp_path / "fewer.npy"
     status, printed, _ = bert_jax("embed", workdir, "--input", texts, "--out", out, "--dimensions", 8)
     assert (status, printed) == (0, f"2 vectors of 8 numbers: {out}\n")
     np.testing.assert_allclose(np.load(out), whole[[0, 2], :8], atol=1e-5)
@@ -379,6 +386,11 @@ def test_embed_writes_the_vectors_of_texts(bert_jax, refused, workdir: Path, tmp
     ):
         assert message in refused("embed", directory, "--input", texts, "--out", tmp_path / "a.npy", *flags)
     assert "is no file of vectors" in refused("embed", workdir, "--input", texts, "--out", tmp_path / "a.csv")
+
+
+def test_help_names_the_column_of_the_vectors(bert_jax):
+    words = re.sub(r"[│|\s]+", " ", bert_jax("embed", "--help")[1])
+    assert "FILE.npy: an array of float32, a row a text; or FILE.parquet: the column vector." in words
 
 
 def test_evaluate_retrieval_prints_how_well_a_model_finds(bert_jax, refused, workdir: Path, tmp_path: Path):

@@ -50,6 +50,7 @@ def made(model: Path, tmp_path: Path) -> Callable[..., np.ndarray]:
             (tmp_path / name).write_bytes(content)
             file = str(tmp_path / name)
         out = tmp_path / "vectors.npy"
+        out.unlink(missing_ok=True)
         count, size = embed(model, file=file, lines=lines, out=out, **asked)
         found = np.load(out)
         assert found.dtype == np.float32
@@ -150,6 +151,16 @@ def test_what_cannot_be_read_writes_nothing(
 def test_a_file_of_another_kind_is_refused(model: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"a\.txt is no file of vectors; known are \.npy, \.parquet"):
         embed(model, file=None, lines=[b"one"], out=tmp_path / "a.txt")
+
+
+def test_a_file_that_is_there_stays_as_it_is(tmp_path: Path):
+    """And the model is not looked for."""
+    out = tmp_path / "a.npy"
+    out.write_bytes(b"of hours")
+    with pytest.raises(FileExistsError, match=r"a\.npy exists already; delete it, or give another --out$"):
+        embed(tmp_path / "nowhere", file=None, lines=[b"one"], out=out)
+    assert out.read_bytes() == b"of hours"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_what_fails_on_the_way_leaves_nothing(
