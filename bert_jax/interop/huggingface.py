@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from bert_jax import models, objectives, tasks
 from bert_jax.config import EncoderConfig, ObjectiveConfig
-from bert_jax.interop import multi_vector
+from bert_jax.interop import multi_vector, sentence_transformers
 from bert_jax.models.encoder import Encoder, HuggingFace
 from bert_jax.objectives import mlm, rtd
 from bert_jax.objectives.objective import Objective
@@ -245,7 +245,8 @@ def load_network(directory: Path) -> Network:
     """Raises as `load` does."""
     if not (directory / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{directory} has no {CONFIG_FILE}")
-    network = from_config(read_object(directory / CONFIG_FILE))
+    fields = read_object(directory / CONFIG_FILE) | sentence_transformers.cross_encoder_fields(directory)
+    network = from_config(fields)
     return multi_vector.load_network(directory, network) if multi_vector.is_folder(directory) else network
 
 

@@ -82,10 +82,12 @@ def load_model(directory: Path) -> LoadedModel:
 def load_embedder(directory: Path) -> Embedder:
     """The encoder of a folder or of a workdir, as `load_model` finds it, and which vectors it makes.
 
-    Unless it was trained to make them, it makes those that Sentence Transformers would make of it.
+    Where nothing was said of vectors, and no head was trained for a task, it makes those that Sentence
+    Transformers would make of it.
 
     Raises:
-      FileNotFoundError, UserError: as `load_model`; or the folder asks for what cannot be run here.
+      FileNotFoundError, UserError: as `load_model`; or it is for something else, or asks for what cannot be
+        run here.
     """
     if steps_of(directory):
         spec, params, _ = load_workdir(directory)
@@ -94,15 +96,22 @@ def load_embedder(directory: Path) -> Embedder:
         if isinstance(settings, EmbeddingConfig):
             use = Use(settings)
         else:
+            _check_has_no_task(directory, spec.network)
             use = sentence_transformers.without_modules(directory, length=spec.rows.sequence_length)
         return Embedder(spec.network, params, words, use)
     _check_folder(directory)
+    if sentence_transformers.is_cross_encoder(directory):
+        raise UserError(
+            f"{directory} is a CrossEncoder, which reads two texts together and has no vector for one: use "
+            "bert-jax predict"
+        )
     network, params = huggingface.load_encoder(directory)
     _check_one_vector(directory, network)
     words, model = tokenizer.load(directory), network.model
     if sentence_transformers.is_folder(directory):
         use = sentence_transformers.read(directory, model=model, tokenizer=words)
     else:
+        _check_has_no_task(directory, network)
         length = sentence_transformers.longest(model, words)
         use = sentence_transformers.without_modules(directory, length=length)
     return Embedder(network, params, words, use)
@@ -111,6 +120,18 @@ def load_embedder(directory: Path) -> Embedder:
 def _check_one_vector(directory: Path, network: Network) -> None:
     if isinstance(network.settings, LateInteractionConfig):
         raise UserError(f"{directory} makes a vector for each token of a text, not one for a text")
+
+
+def _check_has_no_task(directory: Path, network: Network) -> None:
+    """Raises UserError if there is a head for a task.
+
+    A cross-encoder and a classifier of single texts are of the same class: nothing tells them apart.
+    """
+    if isinstance(network.settings, TaskConfig):
+        raise UserError(
+            f"{directory} is a {network.huggingface_class}, for {network.settings.kind} and not for vectors: "
+            "use bert-jax predict"
+        )
 
 
 def _check_folder(directory: Path) -> None:

@@ -71,7 +71,30 @@ class Use(NamedTuple):
 
 
 def is_folder(directory: Path) -> bool:
-    return (directory / MODULES_FILE).is_file()
+    """Whether it says what a text's vector is."""
+    return (directory / MODULES_FILE).is_file() and not is_cross_encoder(directory)
+
+
+def is_cross_encoder(directory: Path) -> bool:
+    """Whether it is of a CrossEncoder, as version 6 saves it: with modules too, but without vectors."""
+    return _use(directory).get("model_type") == "CrossEncoder"
+
+
+def cross_encoder_fields(directory: Path) -> dict[str, Any]:
+    """What config.json says of a CrossEncoder before version 6, if the folder has it in a file of its own.
+
+    Raises:
+      UserError: the folder asks for what cannot be run here.
+    """
+    if not is_cross_encoder(directory):
+        return {}
+    file, use = directory / USE_FILE, _use(directory)
+    default = use.get("default_prompt_name")
+    require(
+        default is None, f"{file} has default_prompt_name {default!r}; a CrossEncoder has no prompts here"
+    )
+    activation = use.get("activation_fn")
+    return {} if activation is None else {"sentence_transformers": {"activation_fn": activation}}
 
 
 def without_modules(directory: Path, *, length: int) -> Use:
@@ -229,15 +252,18 @@ def use_fields(directory: Path, *kinds: str) -> tuple[dict[str, str], dict[str, 
     """The prompts, and all else that is said of how vectors are used. Raises UserError if it is none of a
     model of these kinds, of which the first need not be named."""
     file = directory / USE_FILE
-    if not file.is_file():
-        return {}, {}
-    fields = read_object(file)
+    fields = _use(directory)
     kind = fields.get("model_type") or kinds[0]
     require(kind in kinds, f"{file} is of a {kind}; known is {kinds[0]}")
     prompts = fields.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise UserError(f"{file} has prompts {prompts!r}, which are no texts by name")
     return {name: text or "" for name, text in prompts.items()}, fields
+
+
+def _use(directory: Path) -> dict[str, Any]:
+    file = directory / USE_FILE
+    return read_object(file) if file.is_file() else {}
 
 
 def check(file: Path, module: str, name: str, value: Any, known: Any) -> None:

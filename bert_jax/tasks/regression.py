@@ -124,10 +124,17 @@ def cross_encoder(activation: str) -> dict[str, Any]:
     return {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{activation}"}}
 
 
+def names_activation(fields: dict[str, Any], activation: str) -> bool:
+    """Whether config.json says that of a CrossEncoder; it may also say which version wrote it."""
+    said = fields.get("sentence_transformers")
+    wanted = cross_encoder(activation)["sentence_transformers"]
+    return isinstance(said, dict) and wanted.items() <= said.items()
+
+
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> RegressionConfig | None:
     if suffix != HUGGINGFACE_SUFFIX or fields.get("problem_type") == "multi_label_classification":
         return None
-    if cross_encoder("activation.Sigmoid").items() <= fields.items():
+    if names_activation(fields, "activation.Sigmoid"):
         return None  # see reranking.py
     is_number = fields.get("problem_type") == "regression" or len(classification.labels_of(fields)) == 1
     return RegressionConfig() if is_number else None

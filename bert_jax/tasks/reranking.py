@@ -22,11 +22,12 @@ from bert_jax.models.layers import fold_in
 from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.tasks import groups, text
+from bert_jax.tasks.classification import labels_of
 from bert_jax.tasks.features import Features
 from bert_jax.tasks.groups import Texts
 from bert_jax.tasks.pieces import Pieces
 from bert_jax.tasks.records import Empty
-from bert_jax.tasks.regression import cross_encoder
+from bert_jax.tasks.regression import cross_encoder, names_activation
 from bert_jax.tasks.task import Target, lacks_head
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
@@ -227,5 +228,6 @@ def to_huggingface(settings: RerankingConfig) -> dict[str, Any]:
 
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> RerankingConfig | None:
     """A CrossEncoder with one logit, as Sentence Transformers saves it."""
-    is_one = cross_encoder("activation.Sigmoid").items() <= fields.items()
-    return RerankingConfig() if suffix == HUGGINGFACE_SUFFIX and is_one else None
+    if suffix != HUGGINGFACE_SUFFIX or not names_activation(fields, "activation.Sigmoid"):
+        return None
+    return RerankingConfig() if len(labels_of(fields)) == 1 else None

@@ -17,8 +17,10 @@ from bert_jax.config import (
 )
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.inference.predict import predictions
+from bert_jax.interop import huggingface
 from bert_jax.interop.export import export
-from bert_jax.tasks import reranking
+from bert_jax.interop.load import load_embedder, load_model
+from bert_jax.tasks import classification, reranking
 from bert_jax.training.network import Network
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
@@ -59,6 +61,11 @@ def test_groups_are_learned_by_heart(groups: Config, tmp_path: Path):
         [answer["score"] for answer in predictions(tmp_path / name, **asked)] for name in ("run", "out")
     )
     np.testing.assert_allclose(ours, again, atol=1e-5)
+    for name in ("run", "out"):
+        with pytest.raises(
+            UserError, match=f"{name} is a BertForSequenceClassification, for reranking and not"
+        ):
+            load_embedder(tmp_path / name)
     theirs = sentence_transformers.CrossEncoder(str(tmp_path / "out"), device="cpu").predict(PAIRS)
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
@@ -76,6 +83,48 @@ def test_a_modernbert_scores_pairs_as_their_cross_encoder_does(
     theirs = sentence_transformers.CrossEncoder(str(folder), device="cpu").predict(pairs)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert np.ptp(ours) > 0.01
+
+
+@pytest.mark.parametrize("version", [5, 6])
+def test_their_cross_encoders_are_read_as_they_save_them(config: Config, tmp_path: Path, version: int):
+    """Version 5 names itself in config.json; version 6 has files beside it, as models for vectors have."""
+    words = tokenizer.load(Path(config.data.dir) / "tokenizer")
+    folder = write_folder(tmp_path / "model", Network(config.model, reranking, RerankingConfig()), words)
+    fields = json.loads((folder / "config.json").read_text())
+    if version == 5:
+        fields["sentence_transformers"]["version"] = "5.1.0"
+    else:
+        del fields["sentence_transformers"]
+    (folder / "config.json").write_text(json.dumps(fields))
+    theirs = sentence_transformers.CrossEncoder(str(folder), device="cpu")
+    if version == 6:
+        folder = tmp_path / "theirs"
+        theirs.save(str(folder))
+        assert (folder / "modules.json").exists()
+        assert "sentence_transformers" not in json.loads((folder / "config.json").read_text())
+    lines = [json.dumps({"anchor": one, "positive": other}).encode() for one, other in PAIRS]
+    ours = [answer["score"] for answer in predictions(folder, file=None, lines=lines, batch_size=4, top=1)]
+    np.testing.assert_allclose(ours, theirs.predict(PAIRS), atol=1e-5)
+    with pytest.raises(
+        UserError, match=r"is a (CrossEncoder|Bert\w+, for reranking).*: use bert-jax predict$"
+    ):
+        load_embedder(folder)
+
+
+def test_a_cross_encoder_with_a_prompt_is_refused(config: Config, tmp_path: Path):
+    words = tokenizer.load(Path(config.data.dir) / "tokenizer")
+    folder = write_folder(tmp_path / "model", Network(config.model, reranking, RerankingConfig()), words)
+    use = {"model_type": "CrossEncoder", "prompts": {"topic": "t: "}, "default_prompt_name": "topic"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(use))
+    with pytest.raises(UserError, match="default_prompt_name 'topic'; a CrossEncoder has no prompts here"):
+        load_model(folder)
+
+
+def test_a_cross_encoder_of_several_labels_is_a_classifier(config: Config):
+    fields = huggingface.to_config(Network(config.model, reranking, RerankingConfig()))
+    assert huggingface.from_config(fields).objective is reranking
+    fields |= {"id2label": {"0": "no", "1": "yes"}}
+    assert huggingface.from_config(fields).objective is classification
 
 
 def test_a_group_without_a_negative_is_refused(groups: Config, tmp_path: Path):

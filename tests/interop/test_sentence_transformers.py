@@ -16,9 +16,11 @@ import safetensors.numpy
 import transformers
 
 from bert_jax.config import Config, EmbeddingConfig, ModernBertConfig, RobertaConfig
+from bert_jax.interop import huggingface
 from bert_jax.interop import sentence_transformers as ours
 from bert_jax.interop.export import export
 from bert_jax.interop.load import load_embedder, load_model
+from bert_jax.tasks import TASKS
 from data_pipeline.errors import UserError
 from tests.helpers.data import real_documents
 from tests.helpers.embeddings import (
@@ -135,6 +137,22 @@ def test_vectors_of_an_encoder_that_nobody_has_said_more_about(
     said = f"{folder} does not say what a text's vector is (no modules.json): the mean of its tokens, not"
     assert caplog.messages == [f"{said} normalized"]
     assert_same(found, SentenceTransformer(str(folder)).encode(TEXTS))
+
+
+@pytest.mark.parametrize(
+    "kind", [task.Config.kind for task in TASKS if task.HUGGINGFACE_SUFFIX != huggingface.NO_HEAD]
+)
+def test_an_encoder_with_a_head_for_a_task_has_no_vectors(folder_of: Callable[..., Path], kind: str):
+    """A cross-encoder is a BertForSequenceClassification as one is that reads single texts."""
+    with pytest.raises(
+        UserError, match=rf"is a Bert\w+, for {kind} and not for vectors: use bert-jax predict"
+    ):
+        load_embedder(folder_of(kind))
+
+
+def test_a_folder_that_says_what_its_vectors_are_may_name_any_class(usual: Path, copy: Path):
+    edit(copy / "config.json", architectures=["BertForSequenceClassification"])
+    np.testing.assert_array_equal(vectors_of(copy, TEXTS[:3]), vectors_of(usual, TEXTS[:3]))
 
 
 def test_what_they_save_is_read_as_what_we_wrote(usual: Path, tmp_path: Path, SentenceTransformer: Any):
@@ -298,7 +316,12 @@ USE, POOL, LENGTH = ours.USE_FILE, "1_Pooling/config.json", ours.LENGTH_FILES[0]
         (LENGTH, {"do_lower_case": True}, None),
         (LENGTH, {"max_seq_length": "many"}, "max_seq_length 'many'; it must be a whole number, at least 8"),
         (LENGTH, {"max_seq_length": 3}, "max_seq_length 3; it must be"),
-        (USE, {"model_type": "CrossEncoder"}, "is of a CrossEncoder; known is SentenceTransformer"),
+        (
+            USE,
+            {"model_type": "CrossEncoder"},
+            "copy is a CrossEncoder, which reads two texts together .*predict",
+        ),
+        (USE, {"model_type": "SparseEncoder"}, "is of a SparseEncoder; known is SentenceTransformer"),
         (USE, {"prompts": {"query": 3}}, "which are no texts by name"),
         (USE, {"default_prompt_name": "topic"}, "default_prompt_name 'topic', which is no prompt of it"),
         (USE, {"truncate_dim": "16"}, "truncate_dim '16', which is no size of a vector"),
