@@ -73,7 +73,7 @@ def embed(
             write(vectors.array_NxD)
             first, cut = end, cut + vectors.cut
     if cut:
-        log.warning("%s texts are too long and were cut, the first is %s", f"{len(cut):,}", texts[cut[0]][0])
+        log.warning("cut, because too long: %s, the first is %s", f"{len(cut):,}", texts[cut[0]][0])
     if empty:
         places = ", ".join(texts[index][0] for index in empty[:NAMED]) + ", ..." * (len(empty) > NAMED)
         raise UserError(f"{len(empty):,} of {len(texts):,} texts are empty, and their vectors 0: {places}")

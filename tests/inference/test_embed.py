@@ -121,7 +121,7 @@ def test_texts_that_lost_their_end_are_counted(made: Callable, caplog: pytest.Lo
         made(None, of_texts(["a name"]))
         assert not caplog.messages
         made(None, of_texts(["a name", "name " * 100, "name " * 44, "name " * 100]))
-    assert caplog.messages == ["2 texts are too long and were cut, the first is standard input line 2"]
+    assert caplog.messages == ["cut, because too long: 2, the first is standard input line 2"]
 
 
 @pytest.mark.parametrize(
