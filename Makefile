@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage test-slow test-faults device-check lint format clean
+.PHONY: demo test test-all coverage test-slow test-faults device-check lint format clean
 
 demo: .venv/core
 	rm -rf runs/demo runs/demo-data runs/demo-exported
@@ -19,7 +19,10 @@ demo: .venv/core
 test: .venv/dev
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-coverage: PYTEST := --cov --cov-report term-missing:skip-covered --cov-report html:runs/coverage
+test-all: PYTEST := -m 'not slow'
+test-all: test
+
+coverage: PYTEST := -m 'not slow' --cov --cov-report term-missing:skip-covered --cov-report html:runs/coverage
 coverage: test
 
 test-slow: .venv/dev

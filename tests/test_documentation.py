@@ -32,6 +32,7 @@ class Enough(Exception):
     pass
 
 
+@pytest.mark.long
 def test_the_pipeline_feeds_a_pytorch_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The example of docs/data.md, stopped after three batches."""
     (program,) = [block for block in blocks(ROOT / "docs/data.md", "python") if "import torch" in block]

@@ -63,6 +63,7 @@ def module(name: str, **members: Any) -> ModuleType:
 # A kernel
 
 
+@pytest.mark.long
 def test_a_kernel(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """One that is for CPUs and short rows: `auto` finds it, and what it refuses is said in its words."""
     calls = []
@@ -212,6 +213,7 @@ def bag(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
     return replace(config, model=model, objective=bert_jax.config.MlmConfig(), train__steps=12)
 
 
+@pytest.mark.long
 def test_an_encoder(bag: Config, tmp_path: Path):
     workdir = tmp_path / "run"
     assert pretrain(bag, workdir=workdir)
@@ -290,6 +292,7 @@ def contrast(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
     return replace(config, objective=ContrastConfig(), train__steps=12)
 
 
+@pytest.mark.long
 def test_an_objective(contrast: Config, tmp_path: Path):
     workdir = tmp_path / "run"
     assert pretrain(contrast, workdir=workdir)
@@ -309,6 +312,7 @@ def test_an_objective(contrast: Config, tmp_path: Path):
         score_workdir(spec, workdir=workdir, step=12, rows=4)
 
 
+@pytest.mark.long
 def test_a_loss_over_the_whole_batch_is_the_same_on_any_mesh(contrast: Config):
     """In-batch negatives: those of other devices count too."""
     batches = read_batches(contrast, 3)
@@ -361,6 +365,7 @@ PARITY = module(
 )
 
 
+@pytest.mark.long
 def test_a_task(config: Config, folder_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bert_jax.tasks, "TASKS", (PARITY, *bert_jax.tasks.TASKS))
     texts = tmp_path / "texts.txt"

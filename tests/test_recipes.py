@@ -208,6 +208,7 @@ def all_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return ran
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_commands_of_a_recipe_belong_together(path: Path, monkeypatch: pytest.MonkeyPatch):
     """They parse; each run reads a dataset that was prepared for it, and has a workdir of its own."""

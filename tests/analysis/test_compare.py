@@ -32,6 +32,7 @@ def run(short: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_is_the_same(run: Path, short: Config, tmp_path: Path, capsys):
     """Bit for bit; and so are the tokens it has seen, while its hours go on."""
     pretrain(replace(short, train__stop_at=2), workdir=tmp_path)

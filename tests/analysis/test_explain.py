@@ -43,6 +43,7 @@ def test_a_polynomial_is_shared_out_exactly():
     assert float(found.sum()) == pytest.approx(float(f(end) - f(start)), rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_attributions_add_up(kind: str, folder_of):
     """To the difference from the empty text; special tokens add nothing."""
@@ -111,6 +112,7 @@ def test_attributions_are_those_of_pytorch(folder_of):
     np.testing.assert_allclose(found.attributions, expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_label_may_be_asked_for(folder_of):
     asked = [explain(folder_of("classification"), "a name", label=label) for label in ("O", "<b>", "B-PER")]
     assert sum(np.exp(found.output) for found in asked) == pytest.approx(1, abs=1e-5)
@@ -163,6 +165,7 @@ def test_labels_that_say_nothing_are_explained_where_there_are_no_others(folder_
     assert found.target == "log-probability of O for Ada"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_a_surrogate_pair_of_the_command_line_is_mended(kind: str, folder_of):
     """Python makes such of bytes that are not UTF-8."""

@@ -138,6 +138,7 @@ def test_the_facts_are_those_of_the_files(eventful: Path):
     assert told["versions"] == "bert-jax 0.1.0, jax 0.10.1"
 
 
+@pytest.mark.long
 def test_the_page_needs_nothing_beside_it(eventful: Path, tmp_path: Path):
     index = write(read(eventful), tmp_path / "out")
     page = index.read_text()

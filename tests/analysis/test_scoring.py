@@ -114,6 +114,7 @@ def test_training_counts_are_those_of_the_stored_rows(config: Config):
     assert {token: n for token, n in enumerate(found.tolist()) if n} == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eval_batches", [None, 2])
 def test_buckets_are_a_partition_of_what_evaluate_predicts(
     config: Config, params: Params, manifest: Manifest, mesh: Mesh, eval_batches

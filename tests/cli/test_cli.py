@@ -307,6 +307,7 @@ def test_prepare_says_what_it_made(bert_jax, recipe: Path, tmp_path: Path):
     assert "exists already; delete it" in err
 
 
+@pytest.mark.long
 def test_evaluate_prints_the_loss_beside_the_baselines(bert_jax, recipe: Path, workdir: Path, config: Config):
     flags = ["--workdir", workdir, "--train.steps", 30, "--train.eval-every", 30, "--mesh.data", 8]
     status, out, _ = bert_jax("evaluate", recipe, *flags)
@@ -319,6 +320,7 @@ def test_evaluate_prints_the_loss_beside_the_baselines(bert_jax, recipe: Path, w
     assert 0.5 <= values["majority_nsp_accuracy"] < 1
 
 
+@pytest.mark.long
 def test_evaluate_prints_details_below_what_it_prints_without(bert_jax, refused, recipe: Path, workdir: Path):
     command = ["evaluate", recipe, "--workdir", workdir, "--train.steps", 30, "--train.eval-every", 30]
     plain = bert_jax(*command)[1]

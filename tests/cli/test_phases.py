@@ -45,6 +45,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.long
 def test_each_phase_starts_from_the_weights_of_the_one_before(whole: Path):
     assert load_config(whole / PHASES[0]).init.source is None
     for before, phase in itertools.pairwise(PHASES):
@@ -55,6 +56,7 @@ def test_each_phase_starts_from_the_weights_of_the_one_before(whole: Path):
     assert [int(optax.tree_utils.tree_get(end.opt_state, "count")) for end in ends] == [4, 8, 4]
 
 
+@pytest.mark.long
 def test_the_same_command_again_changes_nothing(recipe: Path, whole: Path):
     ends = [state(whole / phase) for phase in PHASES]
     assert run(["pretrain", str(recipe), "--workdir", str(whole)]) == OK
@@ -63,6 +65,7 @@ def test_the_same_command_again_changes_nothing(recipe: Path, whole: Path):
         assert all((again[name] == end[name]).all() for name in end)
 
 
+@pytest.mark.long
 def test_a_phase_by_its_name_is_the_same_run(recipe: Path, whole: Path, tmp_path: Path):
     """With the source that the whole recipe gives it."""
     named, source = f"{recipe}:long_rows", str(whole / "short_rows")

@@ -45,6 +45,7 @@ def batches(data: DataConfig, split: str) -> list[dict[str, np.ndarray]]:
         return list(islice(loader, 40))
 
 
+@pytest.mark.long
 def test_several_workers_make_the_dataset_of_one_machine(data: DataConfig, tmp_path: Path):
     other = change(data, dir=str(tmp_path / "beam"))
     here = prepare(data)

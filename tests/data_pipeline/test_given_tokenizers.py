@@ -75,6 +75,7 @@ def assert_same_ids(kind: str, texts: list[str]) -> None:
 # Ids
 
 
+@pytest.mark.long
 @each_kind
 def test_real_and_awkward_lines_have_the_ids_of_the_library(kind: str):
     assert given_(kind)._encoder._split is not None, "all of these are encoded a word at a time"
@@ -332,6 +333,7 @@ def data_of(config: Config, kind: str, folder: Path, **fields: Any) -> DataConfi
     return change(config.data, dir=str(folder / "data"), tokenizer=words, **fields)
 
 
+@pytest.mark.long
 @each_kind
 def test_rows_are_between_its_own_cls_and_sep_and_filled_with_its_padding(
     config: Config, kind: str, tmp_path: Path

@@ -86,6 +86,7 @@ with Loader(data, split="train", batch_size=16, rows=range(start, stop), step=7)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("processes", [2, 4])
 def test_any_number_of_processes_reads_the_same_global_batch(
     config: Config, batches, tmp_path: Path, processes: int
@@ -121,6 +122,7 @@ def test_the_stream_does_not_depend_on_the_batch_size(config: Config, batches):
         )
 
 
+@pytest.mark.long
 def test_a_seek_gives_what_reading_on_gives(config: Config, batches):
     """Also across the end of an epoch."""
     rows = Manifest.load(Path(config.data.dir)).rows["train"]
@@ -181,6 +183,7 @@ def test_validation_reads_every_row_once_with_masks_that_stay(config: Config):
     assert not padding.any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "masking",
     [
@@ -263,6 +266,7 @@ def test_sources_are_mixed_by_weight_and_each_has_epochs_of_its_own(tmp_path: Pa
     assert abs(shares - 0.25).max() < 5 * (0.25 * 0.75 / 100) ** 0.5
 
 
+@pytest.mark.long
 def test_a_mixture_depends_on_the_position_alone(tmp_path: Path):
     data = write(tmp_path / "data", numbered(0, 70), numbered(1, 900), weights=(0.7, 0.3))
 

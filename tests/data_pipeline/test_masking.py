@@ -213,6 +213,7 @@ def test_a_special_token_ends_a_word():
     assert set(seen) == {(1, 2), (3, 4), (6, 7), (6, 10), (7, 10)}, "two tokens"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("rate", "size"), [(0.15, 20), (0.5, 60)])
 def test_the_choice_is_that_of_the_plain_algorithm(strategy, rate, size):

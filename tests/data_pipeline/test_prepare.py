@@ -44,6 +44,7 @@ def rows_of(data: DataConfig, split: str) -> list[dict[str, np.ndarray]]:
     return list(tfds.builder_from_directory(data.dir).as_data_source(split))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
 def test_the_same_corpus_gives_the_same_dataset(data: DataConfig, tmp_path: Path, kind: str):
     data = change(data, tokenizer=TokenizerConfig(kind=kind, vocab_size=700))
@@ -322,6 +323,7 @@ SCRIPTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "wordpiece"])
 def test_every_script_goes_through(data: DataConfig, tmp_path: Path, kind: str):
     """From a file with a byte order mark and a NUL to a batch with whole words masked."""

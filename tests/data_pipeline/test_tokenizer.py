@@ -226,6 +226,7 @@ def test_training_again_gives_the_same_tokenizer(trained: Tokenizer, lines: list
     assert tokenizer.train(config, lambda: lines).sha256 == trained.sha256
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_machine_trains_the_same_tokenizer(kind: str, lines: list[str], tmp_path: Path):
     """Another process, on one core."""

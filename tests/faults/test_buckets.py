@@ -174,6 +174,7 @@ def test_killed_at_twenty_random_moments_in_a_bucket(
     assert_identical(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.long
 def test_the_dataset_of_a_bucket_is_copied_once(recipe_in_bucket: Path, environment: dict[str, str]):
     flags = ["--train.stop-at", "1", "--workdir"]
     bert_jax(environment, "pretrain", recipe_in_bucket, *flags, "gs://bucket/third")
@@ -270,6 +271,7 @@ def test_a_bucket_that_may_not_be_asked_is_named_before_anything_is_done(
     assert "roles/storage.legacyBucketReader" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("url", "message"),
     [

@@ -74,6 +74,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("spoil", "message"), DAMAGES, ids=[message for _, message in DAMAGES])
 def test_damage_is_named_and_the_newest_good_one_is_used(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog, spoil, message: str
@@ -99,6 +100,7 @@ def test_damage_is_named_and_the_newest_good_one_is_used(
     assert [entry["step"] for entry in history(workdir, "damaged")] == [12]
 
 
+@pytest.mark.long
 def test_a_run_goes_on_from_before_the_damage(recipe: Path, undisturbed: Path, tmp_path: Path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
@@ -195,6 +197,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_takes_no_log_ends_no_run(
     recipe: Path, undisturbed: Path, small_disk: Path, tmp_path: Path
 ):

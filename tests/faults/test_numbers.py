@@ -26,6 +26,7 @@ from tests.helpers.runs import assert_identical, history, metrics, state
 from tests.helpers.steps import run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["batch", "gradient"])
 def test_bad_numbers_do_not_reach_the_parameters(config: Config, monkeypatch: pytest.MonkeyPatch, where: str):
     good, bad = read_batches(config, 2)
@@ -76,6 +77,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch):
     return poison
 
 
+@pytest.mark.long
 def test_a_run_goes_on_without_the_bad_batch_and_names_its_records(
     config: Config, tmp_path: Path, poisoned, caplog: pytest.LogCaptureFixture
 ):
@@ -94,6 +96,7 @@ def test_a_run_goes_on_without_the_bad_batch_and_names_its_records(
     assert all(np.isfinite(array).all() for array in state(tmp_path / "run").values())
 
 
+@pytest.mark.long
 def test_too_many_in_a_row_end_the_run_with_advice(config: Config, tmp_path: Path, poisoned):
     config = replace(config, train__max_consecutive_skips=2, train__eval_every=100, checkpoint__every=1)
     poisoned(3, 5, 6)
@@ -138,6 +141,7 @@ def spiking(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
     )
 
 
+@pytest.mark.long
 def test_a_rollback_skips_the_bad_window_and_can_be_replayed(spiking: Config, tmp_path: Path):
     """Back to step 6, and past the rows of steps 7 to 9."""
     at_once = tmp_path / "at once"
@@ -169,6 +173,7 @@ def test_the_batches_after_a_rollback_do_not_depend_on_a_log(spiking: Config, tm
     assert [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
 
 
+@pytest.mark.long
 def test_no_more_rollbacks_than_allowed(spiking: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """The count is in the checkpoint too: a restart does not renew the allowance."""
     assert pretrain(replace(spiking, train__max_rollbacks=0), workdir=tmp_path)

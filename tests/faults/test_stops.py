@@ -30,6 +30,7 @@ from tests.helpers.runs import (
 )
 
 
+@pytest.mark.long
 def test_killed_at_a_random_moment(recipe: Path, undisturbed: Path, tmp_path: Path):
     kill_often(recipe, tmp_path / "run", kills=1, seed=0)
     assert_identical(tmp_path / "run", undisturbed)
@@ -45,6 +46,7 @@ def test_killed_at_twenty_random_moments(recipe: Path, undisturbed: Path, tmp_pa
     assert_identical(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.long
 def test_a_signal_in_every_phase(
     recipe: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -67,6 +69,7 @@ def test_a_signal_in_every_phase(
     assert all(sum(entry["seconds"].values()) > 0 for entry in ends)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [2, 3])
 def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, monkeypatch, steps: int):
     """The signal comes with its second batch; the run that is resumed evaluates first, and that once.
@@ -98,6 +101,7 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(config, tmp_path: Path, m
     assert pretrain(config, workdir=tmp_path / "run")
 
 
+@pytest.mark.long
 def test_two_runs_do_not_train_in_one_workdir(recipe: Path, undisturbed: Path, tmp_path: Path):
     """The second is refused; the first does not notice. One that was taken over while it stood still ends."""
     workdir = tmp_path / "run"

@@ -62,6 +62,7 @@ def pairs(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
     )
 
 
+@pytest.mark.long
 def test_pairs_are_learned_by_heart(pairs: Config, tmp_path: Path):
     (result,) = finetune(pairs, workdir=tmp_path / "run")
     assert result.scores["mrr"] == result.scores["accuracy"] == 1.0

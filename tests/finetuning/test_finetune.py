@@ -162,6 +162,7 @@ def logits_in_pytorch(folder: Path, texts: list[str]) -> np.ndarray:
         return theirs(**encoded).logits.numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "score"),
     [
@@ -214,6 +215,7 @@ def assert_same(one: object, other: object) -> None:
         assert one == other
 
 
+@pytest.mark.long
 def test_a_stopped_run_ends_with_the_same_bits(encoder: Path, tmp_path: Path):
     examples = write_examples("classification", tmp_path / "examples")
     config = config_of("classification", encoder, examples, epochs=6.0, evaluations=2)
@@ -253,6 +255,7 @@ def test_checkpoints_are_compared_by_the_score_that_is_asked_for(encoder: Path, 
         finetuning_spec(replace(config, checkpoint__best="loss"))
 
 
+@pytest.mark.long
 def test_of_an_error_the_smallest_is_best(encoder: Path, tmp_path: Path):
     """That of a rate far too high grows, and the first checkpoint stays the best."""
     examples = write_examples("regression", tmp_path / "examples")
@@ -291,6 +294,7 @@ def test_dropout_is_that_of_the_source_unless_another_is_asked_for(encoder: Path
     assert rates(0.0) == (0.0, 0.0)
 
 
+@pytest.mark.long
 def test_patience_ends_a_run_that_gets_no_better(encoder: Path, tmp_path: Path):
     """The best checkpoint stays, and a restart finds nothing to do."""
     examples = write_examples("classification", tmp_path / "examples")
@@ -303,6 +307,7 @@ def test_patience_ends_a_run_that_gets_no_better(encoder: Path, tmp_path: Path):
     assert finetune(config, workdir=tmp_path / "run") == [result]
 
 
+@pytest.mark.long
 def test_the_source_matters_and_may_be_left_out(encoder: Path, tmp_path: Path):
     """With --init.weights False only shape and tokenizer are its own."""
     examples = write_examples("classification", tmp_path / "examples")
@@ -319,6 +324,7 @@ def test_the_source_matters_and_may_be_left_out(encoder: Path, tmp_path: Path):
     assert np.abs(others[1] - first).max() > 1e-2
 
 
+@pytest.mark.long
 def test_of_a_frozen_encoder_only_the_head_learns(encoder: Path, tmp_path: Path):
     examples = write_examples("classification", tmp_path / "examples")
     config = config_of("classification", encoder, examples, epochs=3.0, freeze=True)
@@ -331,6 +337,7 @@ def test_of_a_frozen_encoder_only_the_head_learns(encoder: Path, tmp_path: Path)
     assert np.abs(pooler[0] - pooler[1]).max() > 0
 
 
+@pytest.mark.long
 def test_an_exported_model_says_the_same_in_pytorch(encoder: Path, tmp_path: Path):
     examples = write_examples("classification", tmp_path / "examples")
     config = config_of("classification", encoder, examples, epochs=10.0)
@@ -358,6 +365,7 @@ def test_an_exported_model_says_the_same_in_pytorch(encoder: Path, tmp_path: Pat
     assert isinstance(scope["model"], transformers.BertForSequenceClassification)
 
 
+@pytest.mark.long
 def test_a_series_of_checkpoints_is_exported(encoder: Path, tmp_path: Path):
     examples = write_examples("classification", tmp_path / "examples")
     config = config_of("classification", encoder, examples, epochs=3.0)
@@ -454,6 +462,7 @@ def test_a_label_that_the_training_examples_lack_is_told(encoder: Path, tmp_path
         finetune(replace(config, task__validation=str(tmp_path / "validation.tsv")), workdir=tmp_path / "run")
 
 
+@pytest.mark.long
 def test_the_commands(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

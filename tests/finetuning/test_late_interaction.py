@@ -37,6 +37,7 @@ def pairs(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
     return replace(config, train__global_batch_size=16, train__microbatches=2)
 
 
+@pytest.mark.long
 def test_pairs_are_learned_by_heart(pairs: Config, tmp_path: Path):
     """And the exported folder is one of MultiVectorEncoder, with the same scores."""
     run, out = tmp_path / "run", tmp_path / "out"

@@ -50,6 +50,7 @@ def groups(encoder: Path, tmp_path: Path) -> Config:  # noqa: F811
     )
 
 
+@pytest.mark.long
 def test_groups_are_learned_by_heart(groups: Config, tmp_path: Path):
     """And the exported folder is one of CrossEncoder, with the same scores."""
     (result,) = finetune(groups, workdir=tmp_path / "run")

@@ -64,6 +64,7 @@ def test_a_file_without_a_column_is_told_which_one_the_model_was_trained_on(pair
         said(pairs, file=tmp_path / "a.tsv")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "short", "long"),
     [

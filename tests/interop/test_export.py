@@ -63,6 +63,7 @@ def is_of_pairs(name: str) -> bool:
     return name.startswith(("bert.pooler.", "cls.seq_relationship."))
 
 
+@pytest.mark.long
 def test_rows_without_pairs_train_masked_tokens_alone(run: Path, exported: Path):
     network = run_files.load_spec(run).network
     assert network.objective is mlm
@@ -141,6 +142,7 @@ def several(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.long
 def test_an_average_is_the_mean_of_the_last_checkpoints(
     several: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -32,6 +32,7 @@ def words_for(kind: str) -> TokenizerConfig:
     return TokenizerConfig(kind=kind, vocab_size=700)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [*PUBLISHED, *TRAINED])
 def test_from_text_to_transformers(config: Config, kind: str, tmp_path: Path):
     """The same ids, the same files, the same guess for a mask."""

@@ -165,6 +165,7 @@ LACKING = {
 """By what the source is and what it is to become, the parts of the new head that the source does not have."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["folder", "workdir"])
 @pytest.mark.parametrize(("before", "now"), LACKING)
 def test_parts_that_the_source_lacks_stay_random_and_are_said(
@@ -208,6 +209,7 @@ def test_weights_may_have_more_than_the_class_that_their_config_names(
     assert_identical(taken, {name: saved[name] for name in taken})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("positions", [64, 40, 150])
 def test_from_another_run_with_more_or_fewer_positions(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, positions: int

@@ -47,6 +47,7 @@ def started(config: Config, deep: EncoderConfig, folder: Path, layers: tuple[int
     return huggingface.to_tensors(spec.network, found), huggingface.to_tensors(source, params)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 def test_each_layer_begins_as_the_one_that_is_named_for_it(config: Config, tmp_path: Path, kind: str):
     """The others stay away, and what is in no layer is as it was."""

@@ -60,6 +60,7 @@ def edit(file: Path, change: Callable[[dict], object]) -> None:
     file.write_text(json.dumps(fields))
 
 
+@pytest.mark.long
 def test_the_names_of_2018_are_understood(exported: Path):
     """The published bert-base-uncased has gamma and beta, where Transformers writes weight and bias."""
     expected = fill_mask(exported, TEXT)

@@ -70,6 +70,7 @@ def test_a_layer_begins_as_one_of_its_kind():
     assert found[:, 0].tolist() == [2, 3, 4, 2, 3, 4]
 
 
+@pytest.mark.long
 def test_a_larger_model_starts_from_the_weights_of_a_smaller_one(config: Config, tmp_path: Path):
     """Every parameter of it, through a folder of Hugging Face."""
     small = Network(SMALL, mlm, mlm.Config())

@@ -47,6 +47,7 @@ def named(old: Tokenizer, new: Tokenizer) -> dict[str, list[str]]:
 pairs = pytest.mark.parametrize(("old", "new"), [(old, new) for old in KINDS for new in KINDS])
 
 
+@pytest.mark.long
 @pairs
 def test_shared_pieces_are_copied_and_special_ones_by_their_role(old: str, new: str):
     theirs, ours, parts = words_of(old), words_of(new), found(old, new).parts

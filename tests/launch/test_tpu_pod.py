@@ -160,6 +160,7 @@ def test_a_pod_that_is_taken_away_while_it_is_waited_for_is_rented_again(pod: Po
     assert [call for call in pod.calls() if call in ("create", "delete")] == ["create", "delete"] * 2
 
 
+@pytest.mark.long
 def test_it_gives_up(pod: Pod):
     pod.trouble(states=[["FAILED"]])
     output = pod("run", status=1)
@@ -169,6 +170,7 @@ def test_it_gives_up(pod: Pod):
     assert "scp" not in pod.calls()
 
 
+@pytest.mark.long
 def test_a_pod_that_is_taken_away_while_it_runs_is_rented_again(pod: Pod):
     pod.trouble(states=[["ACTIVE", "SUSPENDED"], ["ACTIVE"]], drops=1)
     pod.statuses("0", "0")
@@ -177,6 +179,7 @@ def test_a_pod_that_is_taken_away_while_it_runs_is_rented_again(pod: Pod):
     assert [call for call in pod.calls() if call in ("create", "ssh: nohup")] == ["create", "ssh: nohup"] * 2
 
 
+@pytest.mark.long
 def test_a_lost_connection_loses_nothing(pod: Pod):
     pod.trouble(drops=3)
     output = pod("run", status=0)
@@ -189,6 +192,7 @@ def test_a_lost_connection_loses_nothing(pod: Pod):
     assert pod.calls().count("ssh: nohup") == 1, "the run went on by itself"
 
 
+@pytest.mark.long
 def test_workers_that_do_not_answer_are_given_up_and_said(pod: Pod):
     pod.trouble(drops=1000)
     pod.statuses("wait")

@@ -40,6 +40,7 @@ def one_by_one(params: dict[str, jax.Array], *, period: int) -> tuple[jax.Array,
     return x_D, kept
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("period", [1, 2, 7, 9])
 @pytest.mark.parametrize(
     ("apart", "unroll", "remat"),
@@ -65,6 +66,7 @@ def test_each_layer_has_its_own(period: int, apart: bool, unroll: int, remat: st
         np.testing.assert_allclose(jnp.stack(list(leaf)), wanted[name], atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["adamw", "lamb", "stable_adamw", "muon"])
 def test_the_state_of_every_optimizer_is_taken_apart_and_stacked_again(config: Config, name: str):
     """Muon's has places without anything in them, for the parameters that are Adam's."""

@@ -105,6 +105,7 @@ def divergence(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (np.exp(one) * (one - other)).sum(-1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("temperature", [4.0, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.3, 1.0))])
 def test_losses_are_those_of_numpy(small: Config, wide: BertConfig, batches, temperature: float):
     """Packed rows: relations do not leave their sequence; padding is in no loss."""
@@ -140,6 +141,7 @@ def logits_of(both: Any, hidden: Any, batch: Any) -> np.ndarray:
     return np.asarray(head(taken), np.float64) @ table.T + bias
 
 
+@pytest.mark.long
 def test_a_student_like_its_teacher_has_nothing_to_learn_from_it(small: Config, batches):
     assert isinstance(small.model, BertConfig)
     spec = student(small, small.model, relations_weight=1.0)
@@ -179,6 +181,7 @@ def shortened(params: Params, whole: Network, short: Network) -> Params:
     return jax.tree.map(cut, network.parameters(short))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 @pytest.mark.parametrize("layer", [0, 2])
 def test_the_states_of_a_layer_are_those_of_a_model_that_ends_there(
@@ -224,6 +227,7 @@ def on_one_device(small: Config, wide: BertConfig, config: Config) -> Any:
     return batch, teacher, *step_of(student(small, wide, **EVERYTHING), teacher, batch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mesh", "changes"),
     [
@@ -263,6 +267,7 @@ def test_the_teacher_stays_as_it_is(small: Config, wide: BertConfig, on_one_devi
     ) + 48 * (32 + 1)
 
 
+@pytest.mark.long
 def test_the_student_begins_as_it_would_without_a_teacher(small: Config, wide: BertConfig):
     specs = spec_of(replace(small, objective=network_of(wide).settings)), student(small, wide, **EVERYTHING)
     alone, taught = (jit_init_state(spec, mesh_of((1, 1, 1)))().params for spec in specs)
@@ -271,6 +276,7 @@ def test_the_student_begins_as_it_would_without_a_teacher(small: Config, wide: B
             assert jax.tree.all(jax.tree.map(np.array_equal, leaves, taught[part][name])), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("taught", ["bert", "modernbert"])
 def test_teacher_and_student_may_be_of_two_architectures(
     small: Config, wide: BertConfig, batches, taught: str

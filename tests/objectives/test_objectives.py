@@ -83,6 +83,7 @@ def test_masked_tokens_alone_train_no_head_for_pairs(config: Config):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", [mlm, mlm_nsp, mlm_sop], ids=lambda objective: objective.Config.kind)
 def test_losses_are_those_of_numpy(config: Config, objective: Objective, batches):
     found = network_of(config, objective)
@@ -112,6 +113,7 @@ def test_losses_are_those_of_numpy(config: Config, objective: Objective, batches
         )
 
 
+@pytest.mark.long
 def test_the_sums_of_two_halves_are_those_of_the_whole(config: Config, objective: Objective, batches):
     found = network_of(config, objective)
     params, (batch,) = lively_params(found), batches(1)
@@ -123,6 +125,7 @@ def test_the_sums_of_two_halves_are_those_of_the_whole(config: Config, objective
         np.testing.assert_allclose(whole[name], np.add(first[name], second[name]), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.long
 def test_what_is_minimized_and_shown_is_what_is_summed(config: Config, objective: Objective, batches):
     found = network_of(config, objective)
     (batch,) = batches(1)

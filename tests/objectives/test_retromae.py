@@ -62,6 +62,7 @@ def test_a_token_sees_the_first_one_and_some_others_of_its_sequence_and_never_it
     assert (sees[1] != sees[2]).any(), "each sees a sample of its own"
 
 
+@pytest.mark.long
 def test_the_tokens_before_they_were_masked(batch: dict[str, jax.Array]):
     ids = np.asarray(retromae.original_ids(batch))
     expected = np.array(batch["token_ids"])
@@ -77,6 +78,7 @@ def test_the_tokens_before_they_were_masked(batch: dict[str, jax.Array]):
     np.testing.assert_array_equal(ids, expected)
 
 
+@pytest.mark.long
 def test_all_that_the_decoder_has_of_the_encoder_is_the_first_token(found: Network, params: Params):
     """No gradient reaches any other hidden state."""
     both = network.modules(found, params)
@@ -149,6 +151,7 @@ def test_any_cut_of_a_batch_gives_the_same_loss(config: Config):
             assert one[name] == pytest.approx(other[name], rel=2e-5), name
 
 
+@pytest.mark.long
 def test_it_learns_and_its_export_is_a_masked_language_model(config: Config, tmp_path: Any):
     asked = replace(config, objective=SETTINGS, train__steps=12)
     assert pretrain(asked, workdir=tmp_path / "run")

@@ -100,6 +100,7 @@ def test_a_mesh_that_does_not_divide_the_generator_is_refused(electra: Config):
 # Samples
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prng", ["threefry2x32", "rbg"])
 def test_a_sample_is_a_function_of_the_key_of_its_row_and_of_its_column(prng: str):
     keys = jax.random.split(jax.random.key(0, impl=prng), 6)
@@ -139,6 +140,7 @@ def test_the_loss_is_the_cross_entropy_of_all_tokens_and_no_padding():
     assert [float(x) for x in sums["replaced_accuracy"]] == [2, 2]
 
 
+@pytest.mark.long
 def test_padding_does_not_count(electra: Config, batches):
     spec, (batch,) = spec_of(electra), batches(1)
     padding = batch["segment_ids"] == 0
@@ -176,6 +178,7 @@ def gradients(electra: Config, request: pytest.FixtureRequest) -> tuple[str, dic
     return request.param, both(lively(found))
 
 
+@pytest.mark.long
 def test_no_gradient_goes_through_the_samples(gradients: Any):
     """The generator learns from its own loss alone, and the discriminator from its own."""
     _, found = gradients
@@ -201,6 +204,7 @@ def test_embeddings_learn_from_whom_they_should(gradients: Any):
                 assert table == {"mlm_loss": False, "rtd_loss": True}
 
 
+@pytest.mark.long
 def test_tables_begin_as_those_of_the_generator(electra: Config, batches):
     """So that disentangled embeddings have at first the losses of shared ones, with the norm of each new."""
     (batch,) = batches(1)
@@ -227,6 +231,7 @@ def expected(electra: Config, data: list) -> list[dict]:
     return run(electra, data)[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "mesh"),
     [
@@ -257,6 +262,7 @@ def test_optimizers_know_its_parameters(electra: Config, data: list):
     assert all(np.isfinite(m["loss"]) and not m["skipped"] for m in found)
 
 
+@pytest.mark.long
 def test_its_cost_counts_the_generator(electra: Config):
     """As the compiler does; unrolled, or it counts one layer only."""
     wide = {"hidden_size": 256, "intermediate_size": 1024, "embedding_size": 256, "scan_unroll": 2}

@@ -49,6 +49,7 @@ def plain(*qkv, **arguments) -> jax.Array:
 WINDOWED = [(xla, None), (xla, 3), *((block_local, window) for window in (1, 2, 3, 5, 12, 20))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kernel", "window"), WINDOWED)
 def test_it_is_the_formula_within_each_segment_and_window(qkv, kernel, window):
     found = attention(kernel, *qkv, segment_ids_BxS=jnp.asarray(SEGMENTS), window=window)
@@ -62,6 +63,7 @@ def test_bfloat16_is_near(qkv):
     np.testing.assert_allclose(found.astype(jnp.float32), reference(*qkv, SEGMENTS), atol=0.03)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kernel", "window"), [(xla, None), (xla, 2), (block_local, 2)])
 def test_gradients_to_what_is_not_seen_are_exactly_zero(qkv, kernel, window):
     """Of every output to every input: packed neighbours, padding, and what is too far away."""
@@ -88,6 +90,7 @@ def mean_over(keys: jax.Array, apply: Callable[[jax.Array], jax.Array]) -> jax.A
     return jax.jit(lambda keys: jax.lax.map(apply, keys, batch_size=100).mean(axis=0))(keys)
 
 
+@pytest.mark.long
 def test_attention_drops_probabilities(qkv):
     segments = jnp.asarray(SEGMENTS)
     undropped = plain(*qkv, segment_ids_BxS=segments, dropout_rate=0.5)
@@ -103,6 +106,7 @@ def test_attention_drops_probabilities(qkv):
     np.testing.assert_allclose(mean, undropped, atol=0.2)
 
 
+@pytest.mark.long
 def test_a_block_of_a_window_drops_probabilities_too(qkv):
     arguments = {"segment_ids_BxS": jnp.asarray(SEGMENTS), "window": 3, "dropout_rate": 0.5}
     keys = jax.random.split(jax.random.key(0), (1000, B))
@@ -118,6 +122,7 @@ FAST = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "apply", "window"), FAST)
 def test_fast_kernels_are_the_plain_form(name: str, apply, window: int | None):
     """Outputs and gradients at tokens; splash's steps run one by one here, at the smallest block it takes."""

@@ -71,6 +71,7 @@ def plain_in_batch(
     return losses
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("margin", [None, 0.1])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_the_positive_among_the_texts_of_all_examples(symmetric: bool, margin: float | None):

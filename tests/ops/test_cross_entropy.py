@@ -31,6 +31,7 @@ def inputs() -> tuple:
     return *arrays, jnp.asarray(labels), jnp.asarray(weights, jnp.float32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
 def test_value_and_gradients_are_those_of_the_plain_form(inputs, dtype, tolerance: float):
     x, *rest = inputs

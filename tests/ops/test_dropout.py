@@ -44,6 +44,7 @@ def test_without_a_rate_nothing_changes():
     assert (dropout(x, rate=0.0, keys=keys(0, 2)) == x).all()
 
 
+@pytest.mark.long
 def test_a_rows_mask_is_a_function_of_its_key_alone():
     x = jnp.ones((6, 2, 10, 16))
     whole = dropout(x, rate=0.5, keys=keys(3, 6))

@@ -36,6 +36,7 @@ def plain(
     return scores, by_queries, by_tokens
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mesh", "at_once"),
     [((1, 1, 1), 2**26), ((1, 1, 1), 1), ((2, 1, 1), 3 * B * Q * S), ((2, 2, 2), 2 * B * Q * S)],

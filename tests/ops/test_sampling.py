@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.special
 import scipy.stats
 
@@ -20,6 +21,7 @@ def counts(logits_V: jax.Array, count: int, *, seed: int = 0) -> np.ndarray:
     return np.bincount(np.asarray(drawn), minlength=len(logits_V))
 
 
+@pytest.mark.long
 def test_samples_have_the_probabilities_of_the_softmax():
     logits = jax.random.normal(jax.random.key(5), (50,)) * 2
     found = counts(logits, 40_000)

@@ -53,6 +53,7 @@ print(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])'
     assert cache == str(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_not_cleared_again():
     """Of a program with two arrays of 40 MB on the way, run ten times; it takes the heap some to settle."""
@@ -72,6 +73,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert kept < cleared / 4
 
 
+@pytest.mark.long
 def test_compiled_programs_are_found_again(tmp_path: Path):
     """In the folder that `configure` is given."""
     program = (

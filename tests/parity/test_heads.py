@@ -157,6 +157,7 @@ def test_the_loss_of_an_answer_is_the_mean_over_its_ends():
     assert float(found) == pytest.approx(float(expected) / 2, rel=1e-6)
 
 
+@pytest.mark.long
 def test_our_weights_give_our_logits_there(network: Network, tmp_path: Path):
     """Through files, with Transformers' own choice of the class."""
     params = init_params(network, jax.random.key(1))
@@ -186,6 +187,7 @@ def test_what_transformers_saves_says_what_the_head_is(network: Network, tmp_pat
     assert huggingface.load_network(tmp_path) == network
 
 
+@pytest.mark.long
 def test_with_real_weights(network: Network, tmp_path: Path):
     """all-MiniLM-L6-v2 with a new head, in float32; in bfloat16 as far as that rounds."""
     fields = transformers.BertConfig.from_pretrained(MINILM).to_dict() | {

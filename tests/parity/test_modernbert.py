@@ -123,6 +123,7 @@ def assert_same_logits(network: Network, params: Params, theirs: Any, kernels: K
 # The encoder and its masked-LM head
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kernels", [PLAIN, BLOCKS], ids=lambda kernels: kernels.windowed.NAME)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_their_weights_give_their_logits_here(shape: ModernBertConfig, kernels: Kernels):
@@ -131,6 +132,7 @@ def test_their_weights_give_their_logits_here(shape: ModernBertConfig, kernels: 
     assert_same_logits(network, huggingface.from_tensors(network, tensors_of(theirs)), theirs, kernels)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_our_weights_give_our_logits_there(shape: ModernBertConfig, tmp_path: Path):
     """Through the files that `export` writes, with no code of ours."""
@@ -185,6 +187,7 @@ HEADS = [task for task in TASKS if not issubclass(task.Config, GroupTaskConfig)]
 and tests/finetuning/test_reranking.py."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("task", HEADS, ids=lambda task: task.Config.kind)
 def test_every_head_is_theirs(task: Any, pooling: Any, tmp_path: Path):
@@ -267,6 +270,7 @@ def test_a_row_of_several_sequences_is_each_of_them_alone():
         start = end
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kernels", [PLAIN, BLOCKS], ids=lambda kernels: kernels.windowed.NAME)
 def test_a_local_layer_sees_half_of_its_window_to_each_side_and_not_one_position_more(kernels: Kernels):
     """The gradient of one position of a local layer to what enters it; one layer is global, one local."""
@@ -296,6 +300,7 @@ def test_a_local_layer_sees_half_of_its_window_to_each_side_and_not_one_position
     assert reached.tolist() == [*range(middle - 10, middle + 11)]
 
 
+@pytest.mark.long
 def test_scanned_and_unrolled_layers_give_the_same_gradient():
     """Five layers: the first, a period of three, and one that fills none."""
     small = dataclasses.replace(SMALL, num_hidden_layers=5, local_attention=8)

@@ -68,6 +68,7 @@ def pytorch_loss(
     return sum(WEIGHTS[f"{name}_weight"] * loss for name, loss in losses.items())
 
 
+@pytest.mark.long
 def test_twenty_steps_are_those_of_pytorch(config: Config, batches):
     config = replace(
         config,

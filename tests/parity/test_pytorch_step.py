@@ -37,6 +37,7 @@ def pytorch_loss(theirs: transformers.BertForPreTraining, batch: dict[str, np.nd
     return theirs(**arguments(batch), next_sentence_label=torch.tensor(nsp).long()).loss
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_twenty_steps_are_those_of_pytorch(config: Config, batches, schedule: str):
     config = replace(config, optimizer__schedule=schedule)
@@ -80,6 +81,7 @@ def test_twenty_steps_are_those_of_pytorch(config: Config, batches, schedule: st
         assert difference <= 1e-4, name
 
 
+@pytest.mark.long
 def test_twenty_steps_of_modernbert_are_those_of_pytorch(config: Config, batches):
     """AdamW with clipping and a schedule on rows of one sequence; norms do not decay."""
     model = ModernBertConfig(

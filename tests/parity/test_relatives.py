@@ -164,6 +164,7 @@ def write(folder: Path, network: Network, tensors: dict[str, np.ndarray]) -> Non
 # Logits and tensors
 
 
+@pytest.mark.long
 @each
 def test_their_weights_give_their_logits_here_and_come_out_again(network: Network):
     theirs = theirs_of(network)

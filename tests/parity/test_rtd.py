@@ -68,6 +68,7 @@ def table(electra: Any, name: str) -> torch.nn.Embedding:
     return getattr(electra.embeddings, f"{name}_embeddings")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("embeddings", ["shared", "gradient_disentangled"])
 def test_twenty_steps_are_those_of_pytorch(config: Config, batches, embeddings: str):
     """The joint loss, with the same samples and no dropout; gradients that get clipped."""

@@ -140,6 +140,7 @@ def test_their_weights_give_their_logits_here(network: Network, padded: bool):
     assert_same_logits(network, params, theirs, inputs(network.model, padded=padded))
 
 
+@pytest.mark.long
 def test_our_weights_give_our_logits_there(network: Network, tmp_path: Path):
     """Through the files that `export` writes, with no code of ours."""
     params = init_params(network, jax.random.key(1))

@@ -147,6 +147,7 @@ def refusal(recipe: Path, *flags: str, **environment: str) -> str:
     return line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

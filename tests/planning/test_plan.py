@@ -97,6 +97,7 @@ def parameter_count(config: Config) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.long
 def test_state_is_counted_by_device(plans: dict, bfloat16: Config):
     size = 4 * parameter_count(bfloat16)
     assert plans["plain"]["parameters"] == size
@@ -178,6 +179,7 @@ def test_the_report_says_that_nothing_ran(plans: dict):
         assert part in text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -24,6 +24,7 @@ def result(config: Config, tmp_path_factory: pytest.TempPathFactory):
     return found
 
 
+@pytest.mark.long
 def test_it_times_one_batch_and_the_loader(config: Config, result):
     assert result.why_synthetic == ""
     assert result.loaded is not None

@@ -57,6 +57,7 @@ def runs(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(folder / "teacher", folder / "exported", replace(config, objective=objective))
 
 
+@pytest.mark.long
 def test_from_text_to_transformers(runs: Runs, tmp_path: Path, capfd: pytest.CaptureFixture):
     """From a workdir and from an exported folder, which lacks rows that are no pieces: the same student."""
     students = []
@@ -97,6 +98,7 @@ def test_from_text_to_transformers(runs: Runs, tmp_path: Path, capfd: pytest.Cap
     np.testing.assert_array_equal(table, theirs.get_input_embeddings().weight.detach().numpy())
 
 
+@pytest.mark.long
 def test_what_the_teacher_is_is_written_down(runs: Runs, tmp_path: Path):
     """It has no dropout, and the best checkpoint is judged by the whole loss."""
     assert pretrain(runs.student(train__stop_at=2), workdir=tmp_path / "run")
@@ -109,6 +111,7 @@ def test_what_the_teacher_is_is_written_down(runs: Runs, tmp_path: Path):
     assert spec.best.name == "loss"
 
 
+@pytest.mark.long
 def test_a_run_that_stopped_ends_with_the_same_bits(runs: Runs, tmp_path: Path):
     """Unrolled, with an average of the weights and the teacher moved to another place."""
     config = runs.student(model__scan_unroll=2, optimizer__ema_decay=0.9)
@@ -120,6 +123,7 @@ def test_a_run_that_stopped_ends_with_the_same_bits(runs: Runs, tmp_path: Path):
     assert "ema_soft_loss" in metrics(tmp_path / "run", "validation")[-1]
 
 
+@pytest.mark.long
 def test_another_teacher_under_the_same_name_is_refused(runs: Runs, config: Config, tmp_path: Path):
     folder = shutil.copytree(runs.exported, tmp_path / "teacher")
     student = runs.student(objective__teacher=str(folder))
@@ -175,6 +179,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_cannot_be_is_said_in_a_line(runs: Runs, tmp_path: Path, message: str):
     config = REFUSED[message](runs, tmp_path)
@@ -184,6 +189,7 @@ def test_what_cannot_be_is_said_in_a_line(runs: Runs, tmp_path: Path, message: s
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.long
 def test_an_encoder_alone_is_enough_for_relations(runs: Runs, tmp_path: Path):
     config = headless(runs, tmp_path)
     objective = DistillationConfig(

@@ -44,6 +44,7 @@ def run(recipe: Path, tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.long
 def test_resume_is_bit_exact(run, config: Config, tmp_path: Path):
     """12 steps at once; 7, stop, and 5 more in another process. The epoch ends on the way."""
     few = tmp_path / "few.txt"
@@ -62,6 +63,7 @@ def test_resume_is_bit_exact(run, config: Config, tmp_path: Path):
     assert_identical(tmp_path / "run", tmp_path / "at once")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["muon", "stable_adamw"])
 def test_every_state_of_an_optimizer_is_resumed(config: Config, tmp_path: Path, name: str):
     """With the moving average, on eight devices that share it."""
@@ -75,6 +77,7 @@ def test_every_state_of_an_optimizer_is_resumed(config: Config, tmp_path: Path, 
     assert_identical(tmp_path / "at once", tmp_path / "stopped")
 
 
+@pytest.mark.long
 def test_unrolled_layers_are_stacked_in_a_checkpoint(config: Config, tmp_path: Path):
     """One layout for both: stopped in one way it goes on in the other, and in its own with the same bits."""
     scanned = replace(config, train__steps=6)
@@ -93,6 +96,7 @@ def test_unrolled_layers_are_stacked_in_a_checkpoint(config: Config, tmp_path: P
         assert (one / "_METADATA").read_bytes() == (other / "_METADATA").read_bytes()
 
 
+@pytest.mark.long
 def test_a_run_writes_what_the_contract_says(run, config: Config, tmp_path: Path):
     output = run("--checkpoint.every", "8", "--checkpoint.keep", "2")
     workdir = tmp_path / "run"
@@ -118,6 +122,7 @@ def test_a_run_writes_what_the_contract_says(run, config: Config, tmp_path: Path
     assert len(metrics(workdir)) == 20
 
 
+@pytest.mark.long
 def test_the_loss_goes_down_on_real_text(run, tmp_path: Path):
     flags = ["--train.steps", "60", "--train.log-every", "10", "--train.eval-every", "60"]
     run(*flags, "--optimizer.learning-rate", "5e-3")
@@ -125,6 +130,7 @@ def test_the_loss_goes_down_on_real_text(run, tmp_path: Path):
     assert lines[-1]["mlm_loss"] < lines[0]["mlm_loss"] - 0.5
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_is_not_saved(run, tmp_path: Path):
     flags = ["--optimizer.learning-rate", "1e30", "--optimizer.clip-norm", "1e30", "--checkpoint.every", "1"]
     flags += ["--train.max-consecutive-skips", "3"]
@@ -136,6 +142,7 @@ def test_a_loss_that_is_not_finite_is_not_saved(run, tmp_path: Path):
     assert all(np.isfinite(array).all() for array in saved.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -182,6 +189,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_of_the_model_is_refused(config: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_run_that_died_before_its_first_checkpoint_is_begun_anew(config: Config, tmp_path: Path):
     """With another config and another tokenizer, if need be: nothing of the first start stays."""
     workdir = tmp_path / "run"
@@ -222,6 +230,7 @@ def test_a_folder_that_is_no_workdir_is_not_written_to(config: Config, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_restores_onto_another_mesh(config: Config, finished: Path):
     expected = state(finished)
     with Checkpoints(finished, spec_of(config)) as checkpoints:
@@ -234,6 +243,7 @@ def test_a_checkpoint_restores_onto_another_mesh(config: Config, finished: Path)
                 assert (np.asarray(leaf) == expected[jax.tree_util.keystr(path)]).all()
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_other_shapes_is_refused_by_name(config: Config, finished: Path, tmp_path: Path):
     """Even if config and metadata agree: Orbax alone would restore what is there."""
     other = init_state(spec_of(replace(config, model__intermediate_size=96)))
@@ -254,6 +264,7 @@ def test_metrics_are_rewound_to_the_step_that_the_run_resumes_from(tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_of_its_own_step_though_training_goes_on_while_it_is_written(run, tmp_path: Path):
     """The next step may reuse the memory of the state that is being saved."""
     run("--checkpoint.every", "3", "--checkpoint.keep", "9")
@@ -268,6 +279,7 @@ def test_a_checkpoint_is_of_its_own_step_though_training_goes_on_while_it_is_wri
         load_workdir(tmp_path / "run", step=4)
 
 
+@pytest.mark.long
 def test_a_step_is_compiled_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever the loop does between fifty steps: logging, evaluation, checkpoints."""
     made = []
@@ -282,6 +294,7 @@ def test_a_step_is_compiled_once(config: Config, tmp_path: Path, monkeypatch: py
     assert [step._cache_size() for step in made] == [1]
 
 
+@pytest.mark.long
 def test_a_step_is_dispatched_before_the_metrics_of_the_one_before_are_read(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -63,6 +63,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_it_resumes_bit_for_bit(modern: Config, run: Path, tmp_path: Path):
     for stop in 1, 3, None:
         pretrain(replace(modern, train__stop_at=stop), workdir=tmp_path / "run")
@@ -112,6 +113,7 @@ def test_the_exported_config_has_the_special_tokens_of_the_tokenizer(exported: P
     assert {name: fields[name] for name in expected} == expected
 
 
+@pytest.mark.long
 def test_it_is_fine_tuned_and_predicts(exported: Path, tmp_path: Path):
     texts = [("the value of the object", "value"), ("a name of a class", "name")] * 8
     file = tmp_path / "texts.tsv"

@@ -158,6 +158,7 @@ def test_every_encoder_gets_a_new_vocabulary(
         assert (network.model.pad_token_id, network.model.max_position_embeddings) == (0, 65)
 
 
+@pytest.mark.long
 def test_from_transformers_to_transformers(new: Config, source_of: Any, tmp_path: Path):
     """By the command line; the run itself is a source too, of the same rows.
 

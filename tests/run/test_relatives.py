@@ -125,6 +125,7 @@ def recipe_for(config: Config, source_of: Any, tmp_path_factory: pytest.TempPath
     return functools.cache(make)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in [*FAMILIES][1:])]
 )
@@ -167,6 +168,7 @@ QUICK = {("roberta", "classification"), ("distilbert", "token_classification")}
 """The other pairs are slow."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "task"),
     [
@@ -205,6 +207,7 @@ def electra(config: Config) -> Config:
     return replace(config, model=model, objective=MlmConfig(), train__microbatches=1)
 
 
+@pytest.mark.long
 def test_the_mesh_and_how_layers_are_compiled_change_no_loss(electra: Config):
     batches = read_batches(electra, 2)
     _, expected = run(electra, batches)
@@ -285,6 +288,7 @@ def test_what_a_roberta_cannot_do_is_one_line(
         pretrain(replace(config, **changes), workdir=tmp_path / "run")
 
 
+@pytest.mark.long
 def test_the_padding_of_the_tokenizer_is_that_of_the_model(config: Config, tmp_path: Path):
     model = RobertaConfig(vocab_size=700, max_position_embeddings=66, **SIZES)
     config = replace(config, model=model, objective=MlmConfig())

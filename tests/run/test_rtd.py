@@ -100,6 +100,7 @@ def assert_transformers_agree(workdir: Path, out: Path) -> None:
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.long
 def test_from_text_to_two_models_of_transformers(
     electra: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -125,6 +126,7 @@ def test_from_text_to_two_models_of_transformers(
     assert capfd.readouterr().out.strip()
 
 
+@pytest.mark.long
 def test_disentangled_embeddings_are_exported_as_sums(workdir: Path, out: Path):
     assert_transformers_agree(workdir, out)
     tables = [
@@ -156,6 +158,7 @@ def test_a_discriminator_alone_says_no_words(out: Path, tmp_path: Path):
         fill_mask(tmp_path / "one", "a [MASK]")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("exported", [False, True])
 def test_the_discriminator_is_fine_tuned(workdir: Path, out: Path, tmp_path: Path, exported: bool):
     examples = write_examples("classification", tmp_path / "examples")
@@ -184,6 +187,7 @@ def started(config: Config, source: Path) -> dict[str, dict[str, np.ndarray]]:
     return {folder: tensors for folder, (_, tensors) in models.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("exported", "embeddings"),
     [(False, "gradient_disentangled"), (True, "gradient_disentangled"), (True, "apart")],

@@ -196,6 +196,7 @@ def assert_alike(found: Any, expected: Any) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "loss",
     ["contrastive", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cosent", "margin_mse"))],
@@ -212,6 +213,7 @@ def test_a_batch_gives_the_same_gradient_however_it_is_cut(loss: Any):
         assert_alike(found, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mesh", "microbatches"), [((1, 1, 1), 1), ((2, 2, 2), 2)])
 def test_the_gradient_is_the_same_wherever_texts_lie(mesh: tuple[int, int, int], microbatches: int):
     """Dealt out to the rows of the batch anew, as a fine-tuning does."""

@@ -122,6 +122,7 @@ def test_what_is_cut_is_named():
 # The loss of a batch
 
 
+@pytest.mark.long
 def test_the_loss_is_that_of_the_definition():
     """InfoNCE of MaxSim: from the vectors of each text in a row of its own, in float64."""
     examples = [
@@ -166,6 +167,7 @@ def test_the_loss_is_that_of_the_definition():
     assert float(loss) == pytest.approx(sum(losses), rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_batch_gives_the_same_gradient_however_it_is_cut():
     """Into microbatches and over devices: all texts are compared, and dropout is the same."""
     arrays = features_of(SETTINGS, EXAMPLES["contrastive"]).arrays

@@ -488,6 +488,7 @@ def answered(draw: Any) -> tuple[str, Answer]:
     return context, Answer(answer, starts[first])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @given(answered())
 @settings(deadline=None, max_examples=60)

@@ -165,6 +165,7 @@ def case_of(task: Task) -> Case:
     return CASES[task.Config.kind]
 
 
+@pytest.mark.long
 @each_task
 def test_a_task_goes_from_a_file_to_scores_an_explanation_and_hugging_face(task: Task, tmp_path: Path):
     case = case_of(task)

@@ -302,6 +302,7 @@ def test_a_text_is_hugging_faces(some: list[str], S: int):
     assert_theirs(features, theirs()(some, truncation=True, max_length=S, padding="max_length"))
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4), st.integers(8, 40))
 @settings(deadline=None, max_examples=200)
 def test_a_pair_is_hugging_faces_cut_longest_first(some: list[tuple[str, str]], S: int):

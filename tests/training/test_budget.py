@@ -127,6 +127,7 @@ def test_hours_end_the_run_and_its_schedule_across_restarts(
     assert metrics(tmp_path / "restarted") == lines
 
 
+@pytest.mark.long
 def test_the_process_that_is_furthest_in_the_budget_counts_across_restarts(
     config: Config, tmp_path: Path, a_second_a_step: None, monkeypatch: pytest.MonkeyPatch
 ):

@@ -27,6 +27,7 @@ from tests.helpers.configs import replace, spec_of
 from tests.helpers.runs import metrics
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("decay", [0.5, 0.9999])
 def test_it_is_the_recurrence_without_its_bias(config: Config, decay: float):
     """Also through a step that was lost; and the updates are those without it."""
@@ -75,6 +76,7 @@ def averaged(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.long
 def test_both_are_evaluated(averaged: Path):
     spec = load_spec(averaged)
     mesh = sharding.make_mesh(MeshConfig())

@@ -103,6 +103,7 @@ def slices(config: Config, tree: Params) -> dict[str, np.ndarray]:
     return matrices
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", ["muon", "modern"])
 def test_each_matrix_moves_as_it_would_alone(which: str, request: pytest.FixtureRequest):
     """Optax's own chain of Muon on one slice, as PyTorch has it, at the rate of the run."""
@@ -134,6 +135,7 @@ def test_an_update_is_near_orthogonal_and_as_long_as_adams(modern: Config):
         assert np.sqrt(np.mean((update / rate) ** 2)) == pytest.approx(0.2, rel=0.25), name
 
 
+@pytest.mark.long
 def test_what_is_not_its_own_moves_as_by_adamw(muon: Config):
     """In every bit."""
     _, _, found = updates_of(muon, 3)
@@ -144,6 +146,7 @@ def test_what_is_not_its_own_moves_as_by_adamw(muon: Config):
             assert np.array_equal(x, y) == (dimensions(parameter) is None), parameter.huggingface
 
 
+@pytest.mark.long
 def test_a_gradient_that_is_not_finite_moves_nothing(muon: Config):
     """The momentum fades as with a gradient of zero."""
     spec = spec_of(muon)

@@ -101,6 +101,7 @@ def compile_step(spec: RunSpec, **options: object) -> jax.stages.Compiled:
     return jax.jit(step, **options).lower(state, batch).compile()
 
 
+@pytest.mark.long
 def test_the_compiler_counts_as_many_flops(config: Config):
     """Unrolled, or it counts one layer only; a little more, for what is no matrix product."""
     config = replace(
@@ -126,6 +127,7 @@ def test_kept_bytes_are_those_of_the_paper(kernel: Kernel, dropout: float, a_h: 
     assert found == L * s * h * (34 + a_h * a * s / h) + logits
 
 
+@pytest.mark.long
 def test_a_step_takes_little_more_memory_than_it_must(config: Config):
     """State, gradients and what the backward pass needs; at most a quarter more."""
     config = replace(

@@ -63,6 +63,7 @@ def gradients(config: Config) -> list:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_six_steps_are_those_of_the_formula(
@@ -136,6 +137,7 @@ def test_where_a_norm_is_zero_the_ratio_is_one(config: Config):
     assert all((x != 0).all() for x in jax.tree.leaves(updates))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mesh",
     [(2, 2, 2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in [(2, 4, 1), (1, 8, 1)])],

@@ -69,6 +69,7 @@ def reference(config: Config, tensors: dict, gradients: list[dict]) -> dict:
     return tensors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("decouple_lr", [False, True])
 def test_twenty_steps_are_those_of_the_paper(stable: Config, decouple_lr: bool):
     """Gradients grow and shrink, and surprise the second moment by a factor of fifty."""

@@ -44,6 +44,7 @@ def on_one_device(config: Config) -> tuple[list, TrainState, list[dict]]:
     return data, *run(config, data)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", MESHES[1:], ids=str)
 def test_any_mesh_gives_the_losses_of_one_device(config: Config, on_one_device, mesh):
     """With dropout: its masks do not depend on the mesh either."""
@@ -55,6 +56,7 @@ def test_any_mesh_gives_the_losses_of_one_device(config: Config, on_one_device, 
         assert found["tokens"] == wanted["tokens"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("unroll", "mesh"), [(2, (1, 1, 1)), (9, (2, 2, 1))])
 def test_unrolled_is_scanned(config: Config, on_one_device, unroll: int, mesh: tuple[int, int, int]):
     data, _, expected = on_one_device
@@ -63,6 +65,7 @@ def test_unrolled_is_scanned(config: Config, on_one_device, unroll: int, mesh: t
         assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
 
 
+@pytest.mark.long
 def test_an_unrolled_step_copies_no_layer_into_or_out_of_a_stack(config: Config):
     """In the compiled text: it has no array in which the matrices of both layers are."""
     D, F = config.model.hidden_size, config.model.intermediate_size
@@ -72,6 +75,7 @@ def test_an_unrolled_step_copies_no_layer_into_or_out_of_a_stack(config: Config)
         assert [shape for shape in shapes if shape in text] == there
 
 
+@pytest.mark.long
 def test_a_state_is_taken_apart_and_stacked_again(config: Config):
     """On any mesh, and nothing is lost; each layer lies as its slice of the stack did."""
     mesh = mesh_of((2, 2, 2))
@@ -87,6 +91,7 @@ def test_a_state_is_taken_apart_and_stacked_again(config: Config):
         assert (np.asarray(one) == np.asarray(other)).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("remat", "unroll"), [("dots", 1), ("full", 2)])
 def test_what_is_computed_again_is_the_same(config: Config, on_one_device, remat: str, unroll: int):
     data, _, expected = on_one_device
@@ -113,6 +118,7 @@ def lowered(config: Config, mesh: tuple[int, int, int]):
         return jit_train_step(spec, built, spec.stages[-1]).lower(abstract_state(spec, built), batch)
 
 
+@pytest.mark.long
 def test_gradients_of_unrolled_layers_are_reduced_layer_by_layer_too(config: Config):
     """Before XLA, which may combine them: all of a layer, then products of the layer before it."""
     text = lowered(replace(config, model__scan_unroll=2), (8, 1, 1)).as_text()
@@ -124,6 +130,7 @@ def test_gradients_of_unrolled_layers_are_reduced_layer_by_layer_too(config: Con
     assert sum(reductions) - 2 * of_a_layer < len(jax.tree.leaves(params)), "the others and the metrics"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("microbatches", [1, 4])
 def test_gradients_cross_the_network_once_a_step(config: Config, microbatches: int):
     """Those of a layer as soon as the backward pass has them, if there is one microbatch only."""
@@ -152,12 +159,14 @@ def test_a_reduction_in_bfloat16_is_asked_for_and_refused_where_it_cannot_be(con
         run(config, [], (8, 1, 1))
 
 
+@pytest.mark.long
 def test_microbatches_draw_the_same_dropout_masks(config: Config, on_one_device):
     data, _, expected = on_one_device
     _, metrics = run(replace(config, train__microbatches=2), data, (4, 1, 1))
     assert [m["loss"] for m in metrics] == pytest.approx([m["loss"] for m in expected], abs=1e-5)
 
 
+@pytest.mark.long
 def test_the_other_generator_drops_too(config: Config, on_one_device):
     """Other masks, the same model."""
     data, _, expected = on_one_device
@@ -186,6 +195,7 @@ def gradient_of_first_step(config: Config, batch: dict, mesh=(1, 1, 1)) -> dict:
     return optax.tree_utils.tree_get(state.opt_state, "mu"), metrics[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 1)], ids=str)
 def test_accumulation_gives_the_same_gradient_with_uneven_mask_counts(config: Config, on_one_device, mesh):
     config = without_dropout(config)
@@ -213,6 +223,7 @@ def test_a_batch_without_masked_tokens_gives_zero_and_no_nan(config: Config, on_
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.long
 def test_packed_sequences_and_padding_have_exactly_zero_gradient_between_each_other(config: Config):
     """The gradient of one sequence's loss by the input embeddings of everything else in its row."""
     config = without_dropout(config)
@@ -288,6 +299,7 @@ def test_evaluation_in_microbatches_is_the_same_in_less_memory(config: Config, o
     assert memory[1] < 0.5 * memory[0]
 
 
+@pytest.mark.long
 def test_evaluation_has_no_dropout_and_adds_up(config: Config, on_one_device):
     data, state, _ = on_one_device
     whole = eval_step(spec_of(config), state.params, data[0])
@@ -301,6 +313,7 @@ def test_evaluation_has_no_dropout_and_adds_up(config: Config, on_one_device):
         assert float(weight) == float(added[name][1])
 
 
+@pytest.mark.long
 def test_dropout_changes_with_the_step_and_with_nothing_else(config: Config, on_one_device):
     data, _, expected = on_one_device
     _, again = run(config, data)
@@ -312,6 +325,7 @@ def test_dropout_changes_with_the_step_and_with_nothing_else(config: Config, on_
     assert len({values["loss"] for values in metrics}) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parameters_and_moments_are_float32_whatever_the_compute_type(config: Config, on_one_device, dtype):
     data, _, expected = on_one_device
@@ -349,6 +363,7 @@ def test_parameters_and_moments_lie_as_the_rules_say(config: Config):
     assert scale.sharding.is_fully_replicated, "a vector is not worth a gather"
 
 
+@pytest.mark.long
 def test_with_fsdp_gradients_are_summed_in_parts(config: Config):
     """In the compiled text: no loop over microbatches carries the whole gradient of a matrix."""
     config = replace(config, train__microbatches=2, mesh__fsdp=8)
