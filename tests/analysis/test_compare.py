@@ -54,6 +54,7 @@ def test_a_run_that_was_stopped_is_the_same(run: Path, short: Config, tmp_path: 
     assert hours[0] > 0
 
 
+@pytest.mark.long
 def test_another_mask_is_told_of(run: Path, short: Config, tmp_path: Path, capsys):
     masking = dataclasses.replace(short.data.masking, rate=0.1)
     pretrain(replace(short, data__masking=masking), workdir=tmp_path)

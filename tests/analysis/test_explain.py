@@ -59,6 +59,7 @@ def test_attributions_add_up(kind: str, folder_of):
     np.testing.assert_allclose(np.sum(fine.attentions, axis=-1), 1, atol=1e-5)
 
 
+@pytest.mark.long
 def test_more_steps_add_up_better(folder_of):
     found = [explain(folder_of("regression"), "the value", steps=steps) for steps in (1, 4, 64)]
     deltas = [explanation.convergence_delta for explanation in found]

@@ -160,6 +160,7 @@ def test_the_page_needs_nothing_beside_it(eventful: Path, tmp_path: Path):
     assert write(read(eventful), tmp_path / "again").read_text() == page
 
 
+@pytest.mark.long
 def test_a_gradient_norm_of_wide_range_is_drawn_with_plain_powers_of_ten(eventful: Path, tmp_path: Path):
     page = write(read(eventful), tmp_path / "out").read_text()
     assert "mathdefault" not in page

@@ -338,6 +338,7 @@ def test_evaluate_prints_details_below_what_it_prints_without(bert_jax, refused,
     assert "--rows is 0; it must be at least 1" in refused(*command, "--detailed", "--rows", 0)
 
 
+@pytest.mark.long
 def test_export_is_loaded_by_transformers_and_fills_masks_alike(
     bert_jax, refused, workdir: Path, tmp_path: Path
 ):

@@ -325,6 +325,7 @@ def test_what_a_tfds_dataset_lacks_is_named(source: str, message: str):
         read(source)
 
 
+@pytest.mark.long
 def test_the_python_docs_are_megabytes_of_english():
     lines = [line for document in documents("builtin:python-docs") for line in document.lines]
     assert sum(map(len, lines)) > 1_000_000

@@ -37,6 +37,7 @@ def extended(kind: str, *added: str) -> Tokenizer:
 each_kind = pytest.mark.parametrize("kind", FILES)
 
 
+@pytest.mark.long
 @each_kind
 def test_old_pieces_and_texts_keep_their_ids(kind: str):
     old, new = before(kind), extended(kind)

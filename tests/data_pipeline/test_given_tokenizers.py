@@ -361,6 +361,7 @@ def test_rows_are_between_its_own_cls_and_sep_and_filled_with_its_padding(
     assert not np.isin(chosen, special.ids).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_the_lines_of_a_document_are_a_text(config: Config, kind: str, tmp_path: Path):
     """Also in byte-level BPE, there is a space between them."""

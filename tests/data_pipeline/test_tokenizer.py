@@ -78,6 +78,7 @@ def exported(trained: Tokenizer, folder: Path) -> transformers.PreTrainedTokeniz
     return transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
 
 
+@pytest.mark.long
 def test_special_pieces(trained: Tokenizer):
     assert trained.special_tokens == SpecialTokens()
     assert trained.pieces[:5] == list(SPECIAL_PIECES)
@@ -126,6 +127,7 @@ def test_a_chinese_character_continues_no_word(kind: str):
     assert not any(piece.startswith(("東", "京", "北", "𠀀", "\u2581")) for piece in continuing)
 
 
+@pytest.mark.long
 def test_auto_tokenizer_gives_the_same_ids(trained: Tokenizer, lines: list[str], tmp_path: Path):
     """5,000 real lines. A unigram model may split in two ways of equal score; nothing else may differ."""
     theirs = exported(trained, tmp_path)(lines, add_special_tokens=False)["input_ids"]
@@ -221,6 +223,7 @@ def test_lower_case_is_what_the_config_says(trained: Tokenizer):
     assert (upper == lower) == trained.settings["lowercase"]
 
 
+@pytest.mark.long
 def test_training_again_gives_the_same_tokenizer(trained: Tokenizer, lines: list[str]):
     config = config_of(trained, vocab_size=2000)
     assert tokenizer.train(config, lambda: lines).sha256 == trained.sha256

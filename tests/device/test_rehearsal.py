@@ -42,6 +42,7 @@ def run(folder: Path, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.long
 def test_a_bare_machine_has_all_that_is_imported():
     """None of the parts, nor the loop of a run, imports what such a machine lacks."""
     program = """

@@ -253,6 +253,7 @@ def test_a_fine_tuning_of_several_seeds_is_in_a_bucket(
     assert (tmp_path / "tuned" / "results.json").exists()
 
 
+@pytest.mark.long
 def test_a_bucket_that_may_not_be_asked_is_named_before_anything_is_done(
     recipe_in_bucket: Path, environment: dict[str, str]
 ):

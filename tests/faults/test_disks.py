@@ -137,6 +137,7 @@ def test_a_checkpoint_without_digests_is_used_and_says_so(
     assert " bytes, not " in (damage(tmp_path, 1) or "")
 
 
+@pytest.mark.long
 def test_who_uses_a_model_reads_its_parameters_only(undisturbed: Path, tmp_path: Path):
     """The optimizer's moments, two thirds of a checkpoint, may as well not be there."""
     shutil.copytree(undisturbed, tmp_path / "run")

@@ -97,6 +97,7 @@ def test_what_is_trained_in_parts_and_resumed_is_the_same(pairs: Config, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "task", "asked", "expected"),
     [

@@ -71,6 +71,7 @@ def test_groups_are_learned_by_heart(groups: Config, tmp_path: Path):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_a_modernbert_scores_pairs_as_their_cross_encoder_does(
     config: Config, tmp_path: Path, pooling: Literal["cls", "mean"]

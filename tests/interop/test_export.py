@@ -78,6 +78,7 @@ def test_rows_without_pairs_train_masked_tokens_alone(run: Path, exported: Path)
     assert "AutoModelForMaskedLM" in card
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lively", [False, True], ids=["as it was trained", "with lively weights"])
 def test_transformers_loads_it_as_a_masked_language_model(
     exported: Path, folder_of: Callable[..., Path], lively: bool

@@ -293,6 +293,7 @@ def test_a_folder_of_hugging_face_may_have_a_config_of_tensorflow_left_in_it(con
     started(spec_of(config), published)
 
 
+@pytest.mark.long
 def test_a_finetuned_run_gives_its_best_weights(config: Config, tmp_path: Path):
     """Not its latest ones: as `export` and `predict` do."""
     tuned = finetuning(config, RegressionConfig())

@@ -94,6 +94,7 @@ def test_layers_that_are_not_there_are_refused(
         started(config, deep, tmp_path, layers, model=config.model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layers", [(0, 2), (3, 1), (0, 1, 2, 0)], ids=str)
 def test_a_layer_of_another_kind_is_refused(config: Config, tmp_path: Path, layers: tuple[int, ...]):
     """A window where all is seen, or the first layer, which lacks a norm, for another one."""

@@ -74,6 +74,7 @@ def test_the_names_of_2018_are_understood(exported: Path):
     assert fill_mask(exported, TEXT) == expected
 
 
+@pytest.mark.long
 def test_weights_may_have_more_than_the_class_that_their_config_names(exported: Path):
     """As the published bert-base-uncased: a BertForMaskedLM that has a pooler and a next-sentence head."""
     expected = fill_mask(exported, TEXT)

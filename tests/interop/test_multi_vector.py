@@ -83,6 +83,7 @@ def assert_theirs(folder: Path, theirs: Any) -> None:
     np.testing.assert_allclose(scores, theirs.similarity(*expected), atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [USUAL, EXPANDED], ids=["plain", "expanded"])
 @pytest.mark.parametrize("prompts", [BY_PIECES, BY_TEXTS], ids=["pieces", "texts"])
 def test_vectors_and_scores_are_theirs(

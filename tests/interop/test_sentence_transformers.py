@@ -119,6 +119,7 @@ def test_vectors_that_are_cut_have_length_1_again(
         vectors_of(usual, dimensions=33)
 
 
+@pytest.mark.long
 def test_vectors_of_a_published_model(SentenceTransformer: Any):
     """all-MiniLM-L6-v2, as it was published."""
     texts = [line for document in real_documents(6) for line in document if line.strip()][:20]

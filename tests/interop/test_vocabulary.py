@@ -63,6 +63,7 @@ def test_shared_pieces_are_copied_and_special_ones_by_their_role(old: str, new: 
     assert len(copied) > 0.3 * min(len(ordinary), 1000)
 
 
+@pytest.mark.long
 @pairs
 def test_a_piece_is_made_of_those_of_its_text(old: str, new: str):
     """Whose texts make its own, where no case or accent is lost and nothing is unknown."""

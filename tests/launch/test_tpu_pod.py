@@ -221,6 +221,7 @@ def test_a_run_that_was_refused_is_not_started_again(pod: Pod):
     assert pod.exists
 
 
+@pytest.mark.long
 def test_a_run_that_hung_goes_on_on_the_same_pod(pod: Pod):
     pod.statuses("70", "75", "0")
     output = pod("run", status=0)
@@ -231,6 +232,7 @@ def test_a_run_that_hung_goes_on_on_the_same_pod(pod: Pod):
     assert (pod.calls().count("create"), pod.calls().count("ssh: nohup")) == (1, 3)
 
 
+@pytest.mark.long
 def test_stop_from_elsewhere_and_follow_again(pod: Pod):
     pod.statuses("wait")
     first = pod.start("run")

@@ -247,6 +247,7 @@ def test_any_split_of_the_batch_gives_the_same_step(
         assert metrics[name] == pytest.approx(value, rel=2e-4, abs=1e-6), name
 
 
+@pytest.mark.long
 def test_the_loss_is_the_sum_of_what_counts(on_one_device):
     metrics = on_one_device[3]
     losses = {name: value for name, value in metrics.items() if name.endswith("_loss")}

@@ -98,6 +98,7 @@ def test_all_that_the_decoder_has_of_the_encoder_is_the_first_token(found: Netwo
     assert np.abs(jax.grad(lambda first: rebuilt(first, words)[0, 5].sum())(first)[0, 5]).max() > 0
 
 
+@pytest.mark.long
 def test_the_decoder_is_that_of_numpy(found: Network, params: Params):
     both = network.modules(found, params)
     decoder: Any = params["objective"]["decoder"]

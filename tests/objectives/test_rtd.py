@@ -188,6 +188,7 @@ def test_no_gradient_goes_through_the_samples(gradients: Any):
         assert size(of_mlm[part[0]][part[1]]) == 0 < size(of_rtd[part[0]][part[1]])
 
 
+@pytest.mark.long
 def test_embeddings_learn_from_whom_they_should(gradients: Any):
     kind, found = gradients
     of_mlm, of_rtd = found["mlm_loss"], found["rtd_loss"]
@@ -250,6 +251,7 @@ def test_any_cut_of_a_batch_gives_the_same_steps(
             assert one[name] == pytest.approx(other[name], abs=2e-5, rel=1e-4), name
 
 
+@pytest.mark.long
 def test_the_losses_have_their_weights(expected: list[dict]):
     for metrics in expected:
         assert metrics["loss"] == pytest.approx(metrics["mlm_loss"] + 50 * metrics["rtd_loss"], rel=1e-6)

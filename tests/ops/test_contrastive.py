@@ -84,6 +84,7 @@ def test_the_positive_among_the_texts_of_all_examples(symmetric: bool, margin: f
     np.testing.assert_allclose(found.nll_B, plain_in_batch(anchors, texts, **how), rtol=2e-5)
 
 
+@pytest.mark.long
 def test_a_gradient_is_that_of_the_plain_loss():
     anchors, texts = units((B, D), 0), units((B, T, D), 1)
     how: dict[str, Any] = {"temperature": 0.2, "symmetric": True, "margin": None}

@@ -40,6 +40,7 @@ def test_so_they_are_where_the_classes_fill_no_block():
     assert scipy.stats.chisquare(found, expected).pvalue > 0.01
 
 
+@pytest.mark.long
 def test_a_class_that_cannot_be_is_never_drawn():
     never = jnp.finfo(jnp.float32).min / 2
     assert counts(jnp.array([0.0, never, -1.0]), 2000)[1] == 0
@@ -47,6 +48,7 @@ def test_a_class_that_cannot_be_is_never_drawn():
     assert np.flatnonzero(counts(logits, 2000)).tolist() == [7, 131]
 
 
+@pytest.mark.long
 def test_a_sample_follows_from_its_own_words():
     logits, random = jnp.zeros((3, 4, 1000)), words(3, 4)
     drawn = sample(logits, random)

@@ -142,6 +142,7 @@ def assert_same(network: Network, params: Params, theirs, *, tolerance: float = 
         assert float(mean(sums["loss"])) == pytest.approx(loss, abs=10 * tolerance)
 
 
+@pytest.mark.long
 def test_their_weights_give_their_logits_and_loss_here(network: Network):
     theirs = theirs_of(network)
     assert_same(network, huggingface.from_tensors(network, tensors_of(theirs)), theirs)
@@ -211,6 +212,7 @@ def test_with_real_weights(network: Network, tmp_path: Path):
     assert_same(real, huggingface.load(tmp_path)[1], half)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "task", [token_classification, question_answering], ids=lambda task: task.Config.kind
 )

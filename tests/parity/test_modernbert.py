@@ -168,6 +168,7 @@ def test_in_and_out_again_gives_identical_tensors(shape: ModernBertConfig):
     assert all((back[name] == tensors[name]).all() for name in back)
 
 
+@pytest.mark.long
 def test_initial_weights_are_distributed_as_theirs():
     """Standard deviations and truncations, tensor by tensor."""
     network = masked_lm(dataclasses.replace(SMALL, hidden_size=256, intermediate_size=512))
@@ -230,6 +231,7 @@ def test_every_head_is_theirs(task: Any, pooling: Any, tmp_path: Path):
         assert difference.max() <= TOLERANCE
 
 
+@pytest.mark.long
 def test_a_classifier_starts_with_the_head_of_the_masked_lm():
     """As in Transformers, where both call it head.dense and head.norm."""
     pretrained = huggingface.to_tensors(masked_lm(SMALL), lively(masked_lm(SMALL)))
@@ -242,6 +244,7 @@ def test_a_classifier_starts_with_the_head_of_the_masked_lm():
 # Windows and packed rows
 
 
+@pytest.mark.long
 def test_a_row_of_several_sequences_is_each_of_them_alone():
     network, kernels = masked_lm(SMALL), BLOCKS
     params = lively(network)

@@ -176,6 +176,7 @@ def test_their_weights_give_their_logits_here_and_come_out_again(network: Networ
     assert all((back[name] == tensors[name]).all() for name in back)
 
 
+@pytest.mark.long
 @each
 def test_our_weights_give_our_logits_there(network: Network, tmp_path: Path):
     """Through files, with Transformers' own choice of the class."""
@@ -256,6 +257,7 @@ def test_a_second_text_has_the_type_of_the_first_where_there_is_one_type():
 # Dropout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "objective", "rate"),
     [

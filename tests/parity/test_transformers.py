@@ -133,6 +133,7 @@ def assert_same_logits(network: Network, params: Params, theirs, batch) -> None:
     assert np.abs(nsp_BxPx2[:, 0] - expected.seq_relationship_logits.numpy()).max() <= TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "full"])
 def test_their_weights_give_their_logits_here(network: Network, padded: bool):
     theirs = theirs_of(network)
@@ -159,6 +160,7 @@ def test_our_weights_give_our_logits_there(network: Network, tmp_path: Path):
     assert torch.equal(*both)
 
 
+@pytest.mark.long
 def test_out_and_in_again_gives_the_same_parameters(network: Network):
     """But for the rows that pad the vocabulary, which come back as zeros."""
     params = init_params(network, jax.random.key(0))

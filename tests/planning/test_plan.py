@@ -106,6 +106,7 @@ def test_state_is_counted_by_device(plans: dict, bfloat16: Config):
     assert plans["plain"]["fits"]
 
 
+@pytest.mark.long
 def test_gradients_cross_the_network_once_a_step(plans: dict, bfloat16: Config):
     size = parameter_count(bfloat16)
     for name, width in (("plain", 4), ("once in bfloat16", 2)):

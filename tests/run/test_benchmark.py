@@ -39,6 +39,7 @@ def test_it_times_one_batch_and_the_loader(config: Config, result):
     assert result.temporary_bytes > 0
 
 
+@pytest.mark.long
 def test_mfu_is_analytic_flops_against_the_peak(result):
     assert result.mfu is None, "a CPU has no known peak"
     on_chips = dataclasses.replace(result, device="TPU v5 lite", devices=4)
@@ -61,6 +62,7 @@ def test_the_report_says_it_all(result):
     assert "synthetic" not in text
 
 
+@pytest.mark.long
 def test_without_tensorflow_it_runs_on_synthetic_batches_and_says_why(recipe: Path):
     """As on a machine with CUDA and nothing else."""
     program = f"""

@@ -169,6 +169,7 @@ def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.long
 def test_the_workdir_of_another_dataset_is_refused(config: Config, finished: Path, tmp_path: Path):
     other = replace(config, data__dir=str(tmp_path / "other"), data__seed=5)
     prepare(other.data)

@@ -80,6 +80,7 @@ def test_two_processes_and_other_axes_train_the_same(modern: Config, run: Path, 
     assert_near(tmp_path / "run", run, atol=2e-6)
 
 
+@pytest.mark.long
 def test_what_is_exported_fills_in_the_same_words_in_transformers(exported: Path):
     network, params, _ = load_model(exported)
     theirs, info = transformers.AutoModelForMaskedLM.from_pretrained(exported, output_loading_info=True)

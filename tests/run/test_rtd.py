@@ -138,6 +138,7 @@ def test_disentangled_embeddings_are_exported_as_sums(workdir: Path, out: Path):
     assert not np.array_equal(*tables)
 
 
+@pytest.mark.long
 def test_the_generator_is_exported_alone_and_scored(workdir: Path, out: Path, tmp_path: Path):
     export(workdir, out=tmp_path / "alone", masked_lm=True)
     one, other = (

@@ -35,6 +35,7 @@ def run(*seconds: float) -> subprocess.CompletedProcess:
     return subprocess.run(line, cwd=root, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_no_progress_ends_the_process_and_tells_where_it_stood():
     """Longer than any one step, shorter than all."""
     done = run(4, 1, 600)

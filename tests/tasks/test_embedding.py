@@ -251,6 +251,7 @@ def test_an_evaluation_in_microbatches_is_of_the_same_whole_batch():
     assert float(whole["loss"][0]) > 16 * 0.1
 
 
+@pytest.mark.long
 def test_texts_of_a_row_do_not_see_each_other():
     """A vector is the same in a row of its own."""
     network = Network(MODEL, embedding, CONTRASTIVE)

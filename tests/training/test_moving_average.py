@@ -97,6 +97,7 @@ def test_both_are_evaluated(averaged: Path):
             assert line["ema_loss"] != line["loss"]
 
 
+@pytest.mark.long
 def test_it_is_exported(averaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     spec = load_spec(averaged)
     for flags, step in (([], 4), (["--step", "2"], 2)):

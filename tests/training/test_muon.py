@@ -123,6 +123,7 @@ def test_each_matrix_moves_as_it_would_alone(which: str, request: pytest.Fixture
             np.testing.assert_allclose(update, expected[name], atol=1e-3 * np.abs(update).max(), err_msg=name)
 
 
+@pytest.mark.long
 def test_an_update_is_near_orthogonal_and_as_long_as_adams(modern: Config):
     """Five iterations bring singular values to 0.7 .. 1.2, most of them (Jordan et al. 2024)."""
     config = replace(modern, optimizer__weight_decay=0.0)

@@ -91,6 +91,7 @@ def first_update(optimizer, grads: Params, params: Params) -> Params:
     return optimizer.update(grads, optimizer.init(params), params, position=jnp.zeros((), jnp.int32))[0]
 
 
+@pytest.mark.long
 def test_the_trust_ratio_is_that_of_one_layer(config: Config, gradients: list):
     """Ten times the weights of layer 1: its update is ten times as long, and no other one changes."""
     config = replace(config, optimizer__name="lamb", optimizer__weight_decay=0.0, optimizer__warmup_steps=0)

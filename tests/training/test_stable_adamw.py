@@ -114,6 +114,7 @@ def after_quiet_steps(config: Config, surprise: float, *, only: str | None = Non
     return {name: x / -rate for name, x in to_tensors(spec.network, updates).items()}
 
 
+@pytest.mark.long
 @settings(max_examples=5, deadline=None)
 @given(st.floats(0, 12))
 def test_no_surprise_makes_a_step_longer_than_that_of_a_steady_gradient(stable: Config, digits: float):

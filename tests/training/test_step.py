@@ -147,6 +147,7 @@ def test_gradients_cross_the_network_once_a_step(config: Config, microbatches: i
     assert by_layer == (pytest.approx(layer, rel=0.1) if microbatches == 1 else 0)
 
 
+@pytest.mark.long
 def test_a_reduction_in_bfloat16_is_asked_for_and_refused_where_it_cannot_be(config: Config):
     config = replace(config, train__reduce_dtype="bfloat16")
     text = lowered(config, (8, 1, 1)).as_text()
@@ -215,6 +216,7 @@ def test_accumulation_gives_the_same_gradient_with_uneven_mask_counts(config: Co
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_batch_without_masked_tokens_gives_zero_and_no_nan(config: Config, on_one_device):
     batch = dict(on_one_device[0][0])
     batch |= {"mlm_weights": batch["mlm_weights"] * 0, "nsp_weights": batch["nsp_weights"] * 0}
@@ -343,6 +345,7 @@ def test_initial_weights_are_a_truncated_normal(config: Config):
     assert not np.array_equal(kernel[0], kernel[1])
 
 
+@pytest.mark.long
 def test_initial_weights_do_not_depend_on_the_mesh(config: Config):
     expected = run(config, [])[0]
     for mesh in MESHES[1:]:
