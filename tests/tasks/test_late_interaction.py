@@ -124,7 +124,7 @@ def test_what_is_cut_is_named():
 
 @pytest.mark.long
 def test_the_loss_is_that_of_the_definition():
-    """InfoNCE of MaxSim: from the vectors of each text in a row of its own, in float64."""
+    """InfoNCE of MaxSim, a text once: from the vectors of each text in a row of its own, in float64."""
     examples = [
         Texts("", ("one two", "three.", "four five six")),
         Texts("", ("seven", "eight nine")),
@@ -158,7 +158,7 @@ def test_the_loss_is_that_of_the_definition():
         def score(text: str, query: np.ndarray = query) -> float:
             return (query @ vectors(text, 1).T).max(axis=1).sum() / 0.5
 
-        others = [text for e in examples for text in e.texts[1:] if text not in (anchor, positive)]
+        others = {text for e in examples for text in e.texts[1:]} - {anchor, positive}
         values = [score(text) for text in [positive, *others]]
         losses.append(math.log(sum(map(math.exp, values))) - values[0])
     batch, found = run(examples)
