@@ -83,14 +83,10 @@ def write_pairs(
                     counts[split] += 1
         for split in files:
             if not counts[split]:
-                drawn = (
-                    "a larger --validation-fraction"
-                    if split == "validation"
-                    else "a smaller --validation-fraction"
-                )
+                other = "larger" if split == "validation" else "smaller"
                 raise UserError(
                     f"{source} has no two passages of {words} words beside each other for {split}: give more "
-                    f"text, fewer --words, {drawn}, or another --seed"
+                    f"text, fewer --words, a {other} --validation-fraction, or another --seed"
                 )
         unfinished.rename(out)
     finally:

@@ -202,7 +202,7 @@ def read_vocabulary(kind: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
         words = tokenizer.train(TokenizerConfig(kind=kind, vocab_file=str(path)), list)  # type: ignore[arg-type]
         assert words.encode_batch(["the cat [MASK]", ""])
-        assert words.library.encode("the cat").ids
+        assert words.huggingface.encode("the cat").ids
 
     return read
 

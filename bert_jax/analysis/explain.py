@@ -142,7 +142,7 @@ def _mask_target(loaded: LoadedModel, text: str, pair: str | None, label: str | 
     """The log-probability of a piece in place of the first [MASK]."""
     network, params, tokenizer = loaded
     mask, pieces = tokenizer.mask_token, tokenizer.pieces
-    encoding = tokenizer.library.encode(text, pair)
+    encoding = tokenizer.huggingface.encode(text, pair)
     columns = masked_columns(encoding, tokenizer)
     if not columns:
         raise UserError(f"the text has no {mask}, and the model was only pretrained: {text!r}")

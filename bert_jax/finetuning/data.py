@@ -28,7 +28,7 @@ from bert_jax.run.prefetch import run_all
 from bert_jax.tasks import task_of
 from bert_jax.tasks.features import Features
 from bert_jax.training import network as networks
-from bert_jax.training.microbatches import cut, joined
+from bert_jax.training.microbatches import in_parts
 from bert_jax.training.network import Network, Params
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.workdir.bucket import source_folder
@@ -134,7 +134,7 @@ def compile_apply(network: Network, kernels: Kernels, mesh: Mesh, *, microbatche
             def logits_of_part(part: Batch) -> jax.Array:
                 return task.logits(settings, both.objective, both.encoder, part, kernels=kernels)
 
-            logits = joined(jax.lax.map(logits_of_part, cut(batch, microbatches)))
+            logits = in_parts(logits_of_part, batch, microbatches)
             return logits, task.loss_sums(settings, logits, batch) if "labels" in batch else {}
 
     return jax.jit(apply, out_shardings=sharding.replicated(mesh))

@@ -6,6 +6,7 @@ A few widths, so that a step is compiled a few times. Hugging Face's trainer doe
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def batch(arrays: Mapping[str, np.ndarray], records: np.ndarray, *, columns: int
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class Layout(abc.ABC):
     """How the rows of a task become batches with little padding: one way is a subclass."""
 
     arrays: Mapping[str, np.ndarray]
@@ -92,17 +93,17 @@ class Layout:
     seed: int
 
     @property
+    @abc.abstractmethod
     def known(self) -> list[int]:
         """The widths that batches have, ascending up to `columns`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def order(self, epoch: int) -> np.ndarray:
         """All rows, in an order that is a function of seed and epoch."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def batch(self, records: np.ndarray, rows: Sequence[int]) -> dict[str, np.ndarray]:
         """Some rows of the batch of these records."""
-        raise NotImplementedError
 
 
 class ByLength(Layout):

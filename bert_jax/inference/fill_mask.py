@@ -47,7 +47,7 @@ def fill(loaded: LoadedModel, text: str, *, top: int) -> list[list[Guess]]:
     if not network.objective.PREDICTS_TOKENS:
         hint = ": use bert-jax predict" if isinstance(network.settings, TaskConfig) else ""
         raise UserError(f"the model is for {network.settings.kind}, which predicts no words{hint}")
-    encoding = tokenizer.library.encode(text)
+    encoding = tokenizer.huggingface.encode(text)
     columns = masked_columns(encoding, tokenizer)
     if not columns:
         raise UserError(f"the text has no {tokenizer.mask_token}: {text!r}")
@@ -58,7 +58,7 @@ def fill(loaded: LoadedModel, text: str, *, top: int) -> list[list[Guess]]:
     best = np.argsort(-probabilities, axis=-1)[:, :top]
 
     def word(id: int) -> str:
-        text = tokenizer.library.decode([id], skip_special_tokens=False).strip()
+        text = tokenizer.huggingface.decode([id], skip_special_tokens=False).strip()
         return tokenizer.pieces[id] if not text or "\ufffd" in text else text
 
     return [

@@ -225,7 +225,7 @@ def _change(theirs: Tokenizer, ours: Tokenizer) -> tuple[str, str] | None:
         here = repr(ours.pieces[moved]) if moved < ours.vocab_size else "nothing"
         return f"{here} as piece {moved}", repr(theirs.pieces[moved])
     normal, before = (
-        words.library.normalizer.normalize_str(CASE_PROBE) if words.library.normalizer else CASE_PROBE
+        words.huggingface.normalizer.normalize_str(CASE_PROBE) if words.huggingface.normalizer else CASE_PROBE
         for words in (ours, theirs)
     )
     return None if normal == before else (f"{normal!r} for {CASE_PROBE!r}", repr(before))

@@ -130,7 +130,7 @@ def check_tokenizer(source: Path, config: Config, *, field: str = "init.source")
             f"the tokenizer of data.dir {config.data.dir} has {what} as {field} {source} has: prepare "
             "the data with that one (data.tokenizer.vocab_file)"
         )
-    x, y = (words.library.encode(CASE_PROBE).tokens for words in (ours, theirs))
+    x, y = (words.huggingface.encode(CASE_PROBE).tokens for words in (ours, theirs))
     if x != y:
         raise UserError(
             f"the tokenizer of data.dir {config.data.dir} makes {x} of {CASE_PROBE!r}, where that of "

@@ -108,7 +108,7 @@ def _cut(old: Tokenizer, new: Tokenizer, ids: Sequence[int]) -> list[list[int]]:
 
 def _continued(words: Tokenizer, text: str) -> list[int]:
     """The ids of a text that continues a word; of punctuation, which does not, those that it has anyway."""
-    library = words.library
+    library = words.huggingface
     normal = BEFORE + text if library.normalizer is None else library.normalizer.normalize_str(BEFORE + text)
     split = [normal]
     if library.pre_tokenizer is not None:
@@ -123,7 +123,7 @@ def _continued(words: Tokenizer, text: str) -> list[int]:
 
 def _of_model(words: Tokenizer, word: str) -> list[int]:
     """The ids of what normalizer and pre-tokenizer have made."""
-    return [token.id for token in words.library.model.tokenize(word)] if word else []
+    return [token.id for token in words.huggingface.model.tokenize(word)] if word else []
 
 
 def _longest_first(words: Tokenizer, rest: str, mark: str) -> list[int]:

@@ -6,7 +6,7 @@ the division happens once, at the end. So any split of a batch gives the same va
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -147,6 +147,11 @@ def mean(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
     """sum / weight; 0 where nothing was weighed."""
     total, weight = pair
     return total / jnp.maximum(weight, 1)
+
+
+def weighted(of_rows: Mapping[str, jax.Array], weights_B: jax.Array) -> Sums:
+    """What each row of a batch has, [B], each weighed."""
+    return {name: ((value_B * weights_B).sum(), weights_B.sum()) for name, value_B in of_rows.items()}
 
 
 def pairs(name: str, loss: jax.Array, hits: jax.Array, weight: jax.Array) -> Sums:

@@ -19,7 +19,7 @@ from flax import nnx
 
 from bert_jax.config import EmbeddingConfig, EncoderConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule, max_segments
-from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits, weighted
 from bert_jax.ops import contrastive
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.pooling import normalized, pool
@@ -234,8 +234,7 @@ def _sums(settings: EmbeddingConfig, vectors_BxPxD: jax.Array, batch: Batch) -> 
                 kept_BxPxD[:, 0], kept_BxPxD[:, 1:], jnp.where(exists_BxN, labels, 0), exists_BxN
             )
             of_rows = {"loss": loss_B, "accuracy": hit_B}
-    weight = weights_B.sum()
-    return {name: ((value_B * weights_B).sum(), weight) for name, value_B in of_rows.items()}
+    return weighted(of_rows, weights_B)
 
 
 def weights(batch: Batch) -> dict[str, jax.Array]:

@@ -21,7 +21,7 @@ from flax import nnx
 from bert_jax.config import EncoderConfig, LateInteractionConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule, max_segments
 from bert_jax.models.layers import Dense
-from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits, weighted
 from bert_jax.ops import contrastive, maxsim
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.pooling import normalized
@@ -174,8 +174,7 @@ def loss_sums(settings: LateInteractionConfig, logits_BxSxD: jax.Array, batch: B
         _scores(settings, logits_BxSxD, batch), batch["labels"], weights_B, temperature=settings.temperature
     )
     of_rows = {"loss": found.nll_B, "accuracy": found.hit_B}
-    weight = weights_B.sum()
-    return {name: ((value_B * weights_B).sum(), weight) for name, value_B in of_rows.items()}
+    return weighted(of_rows, weights_B)
 
 
 sums = through_logits(logits, loss_sums)

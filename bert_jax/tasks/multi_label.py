@@ -16,7 +16,7 @@ import numpy as np
 
 from bert_jax.config import MultiLabelConfig
 from bert_jax.models.encoder import Batch
-from bert_jax.objectives.objective import Metric, Sums, through_logits
+from bert_jax.objectives.objective import Metric, Sums, through_logits, weighted
 from bert_jax.tasks import classification, text
 from bert_jax.tasks.columns import canonical, label_reader
 from bert_jax.tasks.features import Features, all_labelled, label_index
@@ -139,7 +139,7 @@ def loss_sums(settings: Any, logits_BxC: jax.Array, batch: Batch) -> Sums:
     loss_B = (jax.nn.softplus(logits_BxC) - logits_BxC * labels_BxC).mean(axis=-1)
     right_B = ((logits_BxC > 0) == (labels_BxC > 0)).all(axis=-1).astype(jnp.float32)
     found = {"loss": loss_B, "subset_accuracy": right_B}
-    return {name: ((value_B * weights_B).sum(), weights_B.sum()) for name, value_B in found.items()}
+    return weighted(found, weights_B)
 
 
 sums = through_logits(logits, loss_sums)

@@ -51,7 +51,9 @@ class Pieces:
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        self._library = tokenizers.Tokenizer.from_str(tokenizer.library.to_str())  # that one stays as it is
+        self._library = tokenizers.Tokenizer.from_str(
+            tokenizer.huggingface.to_str()
+        )  # that one stays as it is
         self._library.encode_special_tokens = True
         self._tokenizer = tokenizer
         special = tokenizer.special_tokens
@@ -71,7 +73,7 @@ class Pieces:
         return self._frame("a", "a")
 
     def _frame(self, first: str, second: str | None) -> Frame:
-        found = self._tokenizer.library.encode(first, second)
+        found = self._tokenizer.huggingface.encode(first, second)
         of, last = found.sequence_ids, int(second is not None)  # 0, 1; None for special tokens
         assert {*of} - {None} == {*range(last + 1)}, "no vocabulary lacks the letter a and what is unknown"
         start, end = of.index(last), len(of) - of[::-1].index(0)

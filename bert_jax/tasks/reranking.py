@@ -19,7 +19,7 @@ from flax import nnx
 from bert_jax.config import EncoderConfig, RerankingConfig
 from bert_jax.models.encoder import Batch, Encoder, EncoderModule
 from bert_jax.models.layers import fold_in
-from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits
+from bert_jax.objectives.objective import Metric, RowShape, Sums, through_logits, weighted
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.tasks import groups, text
 from bert_jax.tasks.classification import labels_of
@@ -146,8 +146,7 @@ def loss_sums(settings: RerankingConfig, logits_BxP: jax.Array, batch: Batch) ->
             loss_BxP = jnp.where(exists_BxP, -jax.nn.log_sigmoid(logits_BxP * signs_1xP), 0)
             loss_B = loss_BxP.sum(axis=1) / exists_BxP.sum(axis=1)
     hit_B = (logits_BxP[:, 1:] < logits_BxP[:, :1]).all(axis=1)
-    weight = weights_B.sum()
-    return {"loss": ((loss_B * weights_B).sum(), weight), "accuracy": ((hit_B * weights_B).sum(), weight)}
+    return weighted({"loss": loss_B, "accuracy": hit_B}, weights_B)
 
 
 sums = through_logits(logits, loss_sums)

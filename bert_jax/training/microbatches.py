@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,3 +29,8 @@ def joined(parts: Any) -> Any:
         return sharding.constrain(x, "batch", *([None] * (x.ndim - 1)))
 
     return jax.tree.map(join_one, parts)
+
+
+def in_parts(function: Callable[[Any], Any], batch: Any, parts: int) -> Any:
+    """`function` of the parts of a batch, one after the other: arrays of all its rows."""
+    return joined(jax.lax.map(function, cut(batch, parts)))

@@ -29,7 +29,7 @@ from bert_jax.objectives.distillation import Distillation, Teacher
 from bert_jax.objectives.objective import Objective, RowShape, Sums, WholeBatchObjective
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.precision import precision
-from bert_jax.training.microbatches import cut, joined
+from bert_jax.training.microbatches import in_parts
 
 Params = dict[str, Any]
 
@@ -191,7 +191,7 @@ def sums(
                 settings, both.objective, both.encoder, part, kernels=kernels, dropout_keys=keys
             )
 
-        found = joined(jax.lax.map(logits, cut((batch, dropout_keys), microbatches)))
+        found = in_parts(logits, (batch, dropout_keys), microbatches)
         return whole.loss_sums(settings, found, batch)
 
 

@@ -181,7 +181,7 @@ class Tokenizer:
         return frozenset(id for id in self.special_tokens.never_in_text if not is_control(id))
 
     @functools.cached_property
-    def library(self) -> tokenizers.Tokenizer:
+    def huggingface(self) -> tokenizers.Tokenizer:
         """The same tokenizer in Hugging Face's library, which knows special tokens in a text, and puts those
         around it that its post-processor has; without one [CLS] A [SEP] B [SEP]."""
         library, names = self._in_library(), self.special_tokens.names(self.pieces)

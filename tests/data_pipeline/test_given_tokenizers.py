@@ -375,7 +375,7 @@ def test_the_lines_of_a_document_are_a_text(config: Config, kind: str, tmp_path:
     nothing = MaskingConfig(mask_fraction=0, random_fraction=0, max_predictions=12)
     with Loader(change(data, masking=nothing), split="train", batch_size=2) as loader:
         rows = next(loader)["token_ids"].tolist()
-    texts = {words.library.decode(row).strip() for row in rows}
+    texts = {words.huggingface.decode(row).strip() for row in rows}
     expected = {"First line. second one", "Another document. of two lines"}
     if kind == "wordpiece":
         expected = {"first line. second one", "another document. of two lines"}

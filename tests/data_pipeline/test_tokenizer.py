@@ -88,7 +88,7 @@ def test_special_pieces(trained: Tokenizer):
 def test_the_pieces_of_a_word_continue_it(trained: Tokenizer, lines: list[str]):
     """Put together, the pieces of a line are its words: what spaces part, or what BERT parts first."""
     continues, ends = trained.word_marks
-    unknown, library = trained.special_tokens.unk, trained.library
+    unknown, library = trained.special_tokens.unk, trained.huggingface
     compared = 0
     lines = [trained.line_start + line for line in lines[:500]]
     for line, ids in zip(lines, trained.encode_batch(lines), strict=True):
@@ -334,5 +334,5 @@ def test_a_vocabulary_with_capitals_keeps_the_case(tmp_path: Path, pieces: str, 
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, *pieces.split()]) + "\n")
     if settings is not None:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    found = tokenizer.load(tmp_path).library.encode("The Paris", add_special_tokens=False)
+    found = tokenizer.load(tmp_path).huggingface.encode("The Paris", add_special_tokens=False)
     assert found.tokens == tokens

@@ -89,7 +89,8 @@ def test_transformers_loads_it_as_a_masked_language_model(
     assert type(theirs) is transformers.BertForMaskedLM
     assert not any(info.values()), info
     network, params, tokenizer = load_model(folder)
-    ids = np.array([tokenizer.library.encode("the [MASK] of an [MASK]: see the documentation").ids], np.int32)
+    encoding = tokenizer.huggingface.encode("the [MASK] of an [MASK]: see the documentation")
+    ids = np.array([encoding.ids], np.int32)
     columns = np.arange(ids.shape[1], dtype=np.int32)[None]
     batch = {
         "token_ids": ids,

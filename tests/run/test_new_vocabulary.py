@@ -219,8 +219,8 @@ def test_an_extended_vocabulary_says_the_same_of_old_texts(extended: Config, wit
     old, ours = tokenizer.load(with_slots), tokenizer.load(Path(extended.data.dir) / "tokenizer")
     assert network.model.vocab_size == ours.vocab_size == old.vocab_size + 1
     text = "the value of the [MASK] is a string"
-    encoding = ours.library.encode(text)
-    assert encoding.ids == old.library.encode(text).ids
+    encoding = ours.huggingface.encode(text)
+    assert encoding.ids == old.huggingface.encode(text).ids
     batch = masked_batch(encoding, [*range(len(encoding.ids))], longest=64)
     before, params = huggingface.load(with_slots)
     expected = np.asarray(token_logits(before, params, batch))

@@ -154,7 +154,7 @@ def test_from_transformers_to_transformers(name: str, recipe_for: Any, source_of
     assert cli.run(["fill-mask", str(out), text]) == 0
     assert capfd.readouterr().out.strip()
     (guesses,) = fill_mask(out, text, top=3)
-    ids = torch.tensor([words.library.encode(text).ids])
+    ids = torch.tensor([words.huggingface.encode(text).ids])
     with torch.no_grad():
         logits = theirs.eval()(input_ids=ids).logits[ids == words.special_tokens.mask][0]
     expected = np.sort(logits.softmax(-1).numpy())[::-1][:3]

@@ -70,7 +70,7 @@ def out(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_batch(words: Any, text: str) -> dict[str, np.ndarray]:
-    ids = np.array([words.library.encode(text).ids], np.int32)
+    ids = np.array([words.huggingface.encode(text).ids], np.int32)
     return {
         "token_ids": ids,
         "segment_ids": np.ones_like(ids),

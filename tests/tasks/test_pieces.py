@@ -39,10 +39,10 @@ def test_the_callers_tokenizer_stays_as_it_is():
     saved = json.loads(tokenizer.files["tokenizer.json"])
     assert saved["truncation"]
     assert saved["padding"]
-    before = tokenizer.library.to_str(), tokenizer.library.encode_special_tokens
+    before = tokenizer.huggingface.to_str(), tokenizer.huggingface.encode_special_tokens
     (ids,) = Pieces(tokenizer).of_texts(["word " * 300])
     assert len(ids) == 300
-    assert (tokenizer.library.to_str(), tokenizer.library.encode_special_tokens) == before
+    assert (tokenizer.huggingface.to_str(), tokenizer.huggingface.encode_special_tokens) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
