@@ -84,6 +84,10 @@ class Predict:
     """A file as --task.train takes it, labels or not, or tfds:NAME:SPLIT; for a model that was only
     pretrained, texts with [MASK], one a line, packed or not. Not given: standard input, a text a line; for
     questions and for pairs a JSON object a line, with question and context or with the two columns."""
+    text: str | None = None
+    """Column of the text, if it is not that of the training."""
+    pair: str | None = None
+    """Column of a second text: for a model of others that reads pairs, whose folder does not say so."""
     batch_size: int = 32
     top: int = 5
     """Words for each [MASK], for a model that was only pretrained."""
@@ -94,7 +98,13 @@ class Predict:
         at_least_1("--batch-size", self.batch_size)
         at_least_1("--top", self.top)
         for prediction in predictions(
-            self.directory, file=self.input, lines=sys.stdin.buffer, batch_size=self.batch_size, top=self.top
+            self.directory,
+            file=self.input,
+            lines=sys.stdin.buffer,
+            batch_size=self.batch_size,
+            top=self.top,
+            text=self.text,
+            pair=self.pair,
         ):
             print(json.dumps(prediction, ensure_ascii=False), flush=True)
         return OK

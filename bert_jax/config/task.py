@@ -17,6 +17,8 @@ class TaskConfig(ObjectiveConfig):
     path: ClassVar[str] = "task"
     noted: ClassVar[tuple[str, ...]] = ("sequence_length",)
     """Fields that an exported model keeps, to read and cut new texts as those of the training."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Fields that name the columns of the texts, of one or of two."""
     of_source: ClassVar[tuple[str, ...]] = ()
     """Fields that are as in an init.source for the same task, but where they are not at their default."""
 
@@ -70,6 +72,7 @@ class TextTaskConfig(TaskConfig):
     """A task on a text, or on two."""
 
     noted: ClassVar[tuple[str, ...]] = (*TaskConfig.noted, "text", "pair", "label")
+    columns: ClassVar[tuple[str, ...]] = ("text", "pair")
 
     text: str = "sentence"
     """Column of the text."""
@@ -134,6 +137,7 @@ class TokenClassificationConfig(TaskConfig):
 
     kind: ClassVar[str] = "token_classification"
     noted: ClassVar[tuple[str, ...]] = (*TaskConfig.noted, "text", "label")
+    columns: ClassVar[tuple[str, ...]] = ("text",)
 
     text: str = "tokens"
     """Column of the words; in a CoNLL file its number or CoNLL-U's name, or else the first one."""
@@ -177,6 +181,8 @@ Pooling = Literal["mean", "cls", "last"]
 @dataclass(frozen=True)
 class GroupTaskConfig(TaskConfig):
     """A task on a text, one that goes with it, and any number of those that do not."""
+
+    columns: ClassVar[tuple[str, ...]] = ("anchor", "positive")
 
     anchor: str = "anchor"
     """Column of the first text: a query, a question."""

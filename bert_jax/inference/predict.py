@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -33,7 +34,14 @@ NAMED = 10
 
 
 def predictions(
-    directory: Path, *, file: str | None, lines: Iterable[bytes], batch_size: int, top: int
+    directory: Path,
+    *,
+    file: str | None,
+    lines: Iterable[bytes],
+    batch_size: int,
+    top: int,
+    text: str | None = None,
+    pair: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Predictions in the order of the examples: a file, as the task reads it, or `lines` of standard input.
 
@@ -44,13 +52,15 @@ def predictions(
 
     Args:
       directory: an exported folder or a workdir.
+      text, pair: columns of the text, and of a second one; None: those of the training, where they are known.
 
     Raises:
-      FileNotFoundError, UserError: there is no model, or an example cannot be used; names its place. After
-        the last prediction: some had nothing in them.
+      FileNotFoundError, UserError: there is no model, it has no use for such a column, or an example cannot
+        be used; names its place. After the last prediction: some had nothing in them.
     """
     count, empty = 0, []
-    for prediction in _each(directory, file=file, lines=lines, batch_size=batch_size, top=top):
+    asked = {"text": text, "pair": pair}
+    for prediction in _each(directory, asked, file=file, lines=lines, batch_size=batch_size, top=top):
         count += 1
         if isinstance(prediction, Empty):
             empty.append(prediction.where)
@@ -66,10 +76,16 @@ def predictions(
 
 
 def _each(
-    directory: Path, *, file: str | None, lines: Iterable[bytes], batch_size: int, top: int
+    directory: Path,
+    asked: dict[str, str | None],
+    *,
+    file: str | None,
+    lines: Iterable[bytes],
+    batch_size: int,
+    top: int,
 ) -> Iterator[dict[str, Any] | Empty]:
     loaded = load_model(directory)
-    settings = loaded.network.settings
+    settings = _with_columns(directory, loaded.network.settings, asked)
     if not isinstance(settings, TaskConfig):
         source, found = (file, lines_of(file)) if file else (STDIN, decoded(lines, STDIN))
         for number, line in enumerate(found, 1):
@@ -84,6 +100,18 @@ def _each(
     yield from _predicted(loaded, settings, examples, batch_size=batch_size)
 
 
+def _with_columns(directory: Path, settings: Any, asked: dict[str, str | None]) -> Any:
+    """`settings` of a task with other columns, of what `asked` has by the names of the flags."""
+    fields = settings.columns if isinstance(settings, TaskConfig) else ()
+    known = dict(zip(asked, fields, strict=False))
+    for flag, column in asked.items():
+        if column is not None and flag not in known:
+            kind = settings.kind if isinstance(settings, TaskConfig) else "no task"
+            raise UserError(f"--{flag} {column!r}: {directory} is for {kind} and reads no such column")
+    chosen = {known[flag]: column for flag, column in asked.items() if column is not None}
+    return dataclasses.replace(settings, **chosen) if chosen else settings
+
+
 def _predicted(
     loaded: LoadedModel, settings: TaskConfig, examples: Iterator[Any], *, batch_size: int
 ) -> Iterator[dict[str, Any] | Empty]:
@@ -91,9 +119,8 @@ def _predicted(
     task = task_of(settings)
     mesh = sharding.make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
     rows = RowShape(settings.sequence_length)
-    kernels = kernels_for(
-        network, rows, local_platform(), asked="auto"
-    )  # the training's may be for another device
+    # Those of the training may be for another device.
+    kernels = kernels_for(network, rows, local_platform(), asked="auto")
     apply = compile_apply(network, kernels, mesh)
     cut: list[str] = []
     with jax.set_mesh(mesh):

@@ -19,6 +19,9 @@ LARGEST = float(np.finfo(np.float32).max)
 UNKNOWN = ("-1", "-100")
 """What data sets have in place of a label that is not known: as GLUE in its tests."""
 
+OF_PREDICT = {"anchor": "text", "positive": "pair"}
+"""Flags of `bert-jax predict` that name what is another field of some tasks."""
+
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
@@ -146,7 +149,7 @@ def number(where: str, name: str, value: Any) -> float:
 
 
 def advice(flag: str, *, labelled: bool) -> str:
-    """What to do about a column that is not there. A model that predicts was trained, and has no choice."""
+    """What to do about a column that is not there."""
     if labelled:
         return f"; choose one with --task.{flag}"
-    return "; the model was trained on a column of that name"
+    return f"; choose one with --{OF_PREDICT.get(flag, flag)}"

@@ -23,6 +23,7 @@ from bert_jax.tasks.records import Empty
 from bert_jax.tasks.requirements import check_installed
 from bert_jax.tasks.task import Target
 from bert_jax.tasks.text import Text
+from data_pipeline.errors import require
 from data_pipeline.tokenizer import Tokenizer
 
 Config = RegressionConfig
@@ -30,6 +31,9 @@ INPUT_FORMATS: tuple[str, ...] = ()
 REDUCTION: Literal["rows", "batch"] = "rows"
 PREDICTS_TOKENS = False
 HUGGINGFACE_SUFFIX = "ForSequenceClassification"
+
+IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+"""What Sentence Transformers' CrossEncoder makes of the only logit."""
 
 read_stdin = text.read_stdin
 example = text.example
@@ -116,25 +120,37 @@ def explain(
 
 
 def to_huggingface(settings: RegressionConfig) -> dict[str, Any]:
-    return {"problem_type": "regression", "num_labels": 1} | cross_encoder("linear.Identity")
+    scores_pairs = {} if settings.pair is None else cross_encoder(IDENTITY)
+    return {"problem_type": "regression", "num_labels": 1, **scores_pairs}
 
 
 def cross_encoder(activation: str) -> dict[str, Any]:
-    """The field by which Sentence Transformers' CrossEncoder knows what to put on the only logit."""
-    return {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{activation}"}}
+    """The field of config.json that says it to a CrossEncoder."""
+    return {"sentence_transformers": {"activation_fn": activation}}
 
 
-def names_activation(fields: dict[str, Any], activation: str) -> bool:
-    """Whether config.json says that of a CrossEncoder; it may also say which version wrote it."""
+def activation_of(fields: dict[str, Any]) -> str | None:
+    """What config.json says of it; None if it is not of a CrossEncoder."""
     said = fields.get("sentence_transformers")
-    wanted = cross_encoder(activation)["sentence_transformers"]
-    return isinstance(said, dict) and wanted.items() <= said.items()
+    if isinstance(said, dict) and "activation_fn" in said:
+        return str(said["activation_fn"])
+    return fields.get("sbert_ce_default_activation_function")  # before version 4
 
 
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> RegressionConfig | None:
+    """A model with one logit. A CrossEncoder scores pairs; what `export` noted says more.
+
+    Raises:
+      UserError: it is a CrossEncoder whose scores are not computed here.
+    """
     if suffix != HUGGINGFACE_SUFFIX or fields.get("problem_type") == "multi_label_classification":
         return None
-    if names_activation(fields, "activation.Sigmoid"):
-        return None  # see reranking.py
     is_number = fields.get("problem_type") == "regression" or len(classification.labels_of(fields)) == 1
-    return RegressionConfig() if is_number else None
+    activation = activation_of(fields)
+    if not is_number or activation == SIGMOID:  # see reranking.py
+        return None
+    require(
+        activation in (None, IDENTITY),
+        f"the scores of this CrossEncoder are {activation} of the logit; known are {IDENTITY} and {SIGMOID}",
+    )
+    return RegressionConfig() if activation is None else RegressionConfig(text="anchor", pair="positive")

@@ -27,7 +27,7 @@ from bert_jax.tasks.features import Features
 from bert_jax.tasks.groups import Texts
 from bert_jax.tasks.pieces import Pieces
 from bert_jax.tasks.records import Empty
-from bert_jax.tasks.regression import cross_encoder, names_activation
+from bert_jax.tasks.regression import SIGMOID, activation_of, cross_encoder
 from bert_jax.tasks.task import Target, lacks_head
 from data_pipeline.config import DataConfig
 from data_pipeline.errors import UserError
@@ -221,12 +221,12 @@ def to_huggingface(settings: RerankingConfig) -> dict[str, Any]:
         "num_labels": 1,
         "id2label": {"0": "LABEL_0"},
         "label2id": {"LABEL_0": 0},
-        **cross_encoder("activation.Sigmoid"),
+        **cross_encoder(SIGMOID),
     }
 
 
 def from_huggingface(suffix: str, fields: dict[str, Any]) -> RerankingConfig | None:
     """A CrossEncoder with one logit, as Sentence Transformers saves it."""
-    if suffix != HUGGINGFACE_SUFFIX or not names_activation(fields, "activation.Sigmoid"):
+    if suffix != HUGGINGFACE_SUFFIX or activation_of(fields) != SIGMOID:
         return None
     return RerankingConfig() if len(labels_of(fields)) == 1 else None

@@ -10,17 +10,14 @@ import numpy as np
 import pytest
 import sentence_transformers
 
-from bert_jax.config import (
-    Config,
-    ModernBertConfig,
-    RerankingConfig,
-)
+from bert_jax.config import Config, ModernBertConfig, RerankingConfig
 from bert_jax.finetuning.finetune import finetune
 from bert_jax.inference.predict import predictions
 from bert_jax.interop import huggingface
 from bert_jax.interop.export import export
 from bert_jax.interop.load import load_embedder, load_model
 from bert_jax.tasks import classification, reranking
+from bert_jax.tasks.regression import IDENTITY, SIGMOID, cross_encoder
 from bert_jax.training.network import Network
 from data_pipeline import tokenizer
 from data_pipeline.errors import UserError
@@ -87,16 +84,21 @@ def test_a_modernbert_scores_pairs_as_their_cross_encoder_does(
     assert np.ptp(ours) > 0.01
 
 
-@pytest.mark.parametrize("version", [5, 6])
-def test_their_cross_encoders_are_read_as_they_save_them(config: Config, tmp_path: Path, version: int):
-    """Version 5 names itself in config.json; version 6 has files beside it, as models for vectors have."""
+@pytest.mark.parametrize("activation", [SIGMOID, IDENTITY])
+@pytest.mark.parametrize("version", [3, 5, 6])
+def test_their_cross_encoders_are_read_as_they_save_them(
+    config: Config, tmp_path: Path, version: int, activation: str
+):
+    """Before version 4 a field of its own has the activation; version 6 has files beside config.json, as
+    models for vectors have."""
     words = tokenizer.load(Path(config.data.dir) / "tokenizer")
     folder = write_folder(tmp_path / "model", Network(config.model, reranking, RerankingConfig()), words)
     fields = json.loads((folder / "config.json").read_text())
-    if version == 5:
-        fields["sentence_transformers"]["version"] = "5.1.0"
+    del fields["sentence_transformers"]
+    if version == 3:
+        fields["sbert_ce_default_activation_function"] = activation
     else:
-        del fields["sentence_transformers"]
+        fields["sentence_transformers"] = {"activation_fn": activation, "version": "5.1.0"}
     (folder / "config.json").write_text(json.dumps(fields))
     theirs = sentence_transformers.CrossEncoder(str(folder), device="cpu")
     if version == 6:
@@ -107,10 +109,14 @@ def test_their_cross_encoders_are_read_as_they_save_them(config: Config, tmp_pat
     lines = [json.dumps({"anchor": one, "positive": other}).encode() for one, other in PAIRS]
     ours = [answer["score"] for answer in predictions(folder, file=None, lines=lines, batch_size=4, top=1)]
     np.testing.assert_allclose(ours, theirs.predict(PAIRS), atol=1e-5)
-    with pytest.raises(
-        UserError, match=r"is a (CrossEncoder|Bert\w+, for reranking).*: use bert-jax predict$"
-    ):
+    with pytest.raises(UserError, match=r"is a (CrossEncoder|Bert\w+, for re\w+).*: use bert-jax predict$"):
         load_embedder(folder)
+
+
+def test_a_cross_encoder_with_other_scores_is_refused(config: Config):
+    fields = huggingface.to_config(Network(config.model, reranking, RerankingConfig()))
+    with pytest.raises(UserError, match=r"CrossEncoder are torch\.nn\.Tanh of the logit; known are"):
+        huggingface.from_config(fields | cross_encoder("torch.nn.Tanh"))
 
 
 def test_a_cross_encoder_with_a_prompt_is_refused(config: Config, tmp_path: Path):

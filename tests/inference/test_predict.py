@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,10 +18,12 @@ from bert_jax.inference.predict import predictions
 from bert_jax.interop.load import load_model
 
 
-def said(folder: Path, *lines: str, file: Path | None = None, top: int = 2) -> list[dict[str, Any]]:
+def said(
+    folder: Path, *lines: str, file: Path | None = None, top: int = 2, **columns: str
+) -> list[dict[str, Any]]:
     given: Iterable[bytes] = [line.encode() + b"\n" for line in lines]
     path = None if file is None else str(file)
-    return [*predictions(folder, file=path, lines=given, batch_size=2, top=top)]
+    return [*predictions(folder, file=path, lines=given, batch_size=2, top=top, **columns)]
 
 
 @pytest.fixture
@@ -45,6 +48,22 @@ def test_lines_say_what_a_file_says(folder_of, tmp_path: Path):
     )
 
 
+def test_columns_can_have_other_names(folder_of, pairs: Path, tmp_path: Path):
+    """As with a model of others that reads pairs: nothing in its folder says so."""
+    rows = [{"question1": "a name", "question2": "the value of a name"}, {"question1": "b", "question2": "c"}]
+    known = said(pairs, *map(json.dumps, rows))
+    (tmp_path / "a.csv").write_text("id,first,second\n1,a name,the value of a name\n2,b,c\n")
+    assert said(pairs, file=tmp_path / "a.csv", text="first", pair="second") == known
+
+
+def test_a_column_for_which_there_is_no_use_is_refused(folder_of):
+    folder = folder_of("token_classification")
+    with pytest.raises(ValueError, match=r"--pair 'b': .* is for token_classification and reads no such"):
+        said(folder, "a name", pair="b")
+    with pytest.raises(ValueError, match=r"--text 'a': .* is for no task and reads no such column"):
+        said(folder_of("mlm"), "a [MASK]", text="a")
+
+
 def test_a_model_for_pairs_reads_both_texts(pairs: Path):
     one, other = said(
         pairs,
@@ -58,9 +77,11 @@ def test_a_model_for_pairs_reads_both_texts(pairs: Path):
         said(pairs, "a name")
 
 
-def test_a_file_without_a_column_is_told_which_one_the_model_was_trained_on(pairs: Path, tmp_path: Path):
+def test_a_file_without_the_column_of_the_training_is_told_how_to_choose(pairs: Path, tmp_path: Path):
     (tmp_path / "a.tsv").write_text("question1\tother\nhow ?\thow so ?\n")
-    with pytest.raises(ValueError, match="no column 'question2'; it has question1, other; the model was"):
+    with pytest.raises(
+        ValueError, match=r"no column 'question2'; it has question1, other; choose one with --pair$"
+    ):
         said(pairs, file=tmp_path / "a.tsv")
 
 

@@ -185,11 +185,9 @@ def test_a_second_text_that_is_not_there_is_named(tmp_path: Path):
         classification.read(path, PAIRS)
 
 
-def test_to_predict_no_other_column_can_be_chosen(tmp_path: Path):
+def test_to_predict_another_column_is_chosen_by_a_flag_of_that_verb(tmp_path: Path):
     path = write(tmp_path, "a.tsv", "text\nHow?\n")
-    with pytest.raises(
-        ValueError, match="'sentence'; it has text; the model was trained on a column of that"
-    ):
+    with pytest.raises(ValueError, match=r"'sentence'; it has text; choose one with --text$"):
         classification.read(path, CLASSES, labelled=False)
 
 
