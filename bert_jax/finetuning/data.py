@@ -21,7 +21,7 @@ from bert_jax.models.encoder import Batch
 from bert_jax.objectives.objective import Sums
 from bert_jax.ops.attention.kernel import Kernels
 from bert_jax.ops.precision import precision
-from bert_jax.parallel import sharding
+from bert_jax.parallel import runtime, sharding
 from bert_jax.parallel.processes import assert_processes_agree
 from bert_jax.run.data import Evaluator
 from bert_jax.run.prefetch import run_all
@@ -64,6 +64,8 @@ class TaskData:
             batch_size=config.train.global_batch_size,
             seed=config.train.seed,
         )
+        if len(self._layout.known) > 1:
+            runtime.keep_freed_memory(False)
         self.fingerprint = _digest(train.features.arrays, validation.features.arrays)
         assert_processes_agree(facts(config) | {"the examples": f"of fingerprint {self.fingerprint[:12]}"})
 

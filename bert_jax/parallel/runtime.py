@@ -19,8 +19,11 @@ GPU_MEMORY = "0.9"
 """The part of a GPU's memory that JAX takes at the start. Its own default, 0.75, leaves 20 GB of an H100
 unused; NCCL's buffers, cuDNN and CUDA itself need some of it (MaxText takes 0.85 to 0.94)."""
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-"""Parameters of glibc's mallopt(3); other values below are its defaults."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+"""Parameters of glibc's mallopt(3)."""
+
+LARGE = 32 * 2**20
+"""Bytes of a block that has a mapping of its own, at most: where glibc gets by itself unless it is told."""
 
 
 def configure(*, cache: Path) -> None:
@@ -60,10 +63,13 @@ def keep_freed_memory(keep: bool) -> None:
 
     XLA on CPU allocates the step's temporary memory anew each time, and the kernel clears each page of it: a
     tenth of a step at 4 layers of 256, 32 rows of 128 (230,000 page faults; none with this). Other platforms
-    have no such steps, and threads that had better not share a heap.
+    have no such steps, and threads that had better not share a heap. Nor is it for steps of several shapes:
+    what one leaves does not hold the next one, and other things come to lie in it, so that all of them add up
+    (6 layers of 384, 64 rows of 96 to 128: 11 GiB in place of 2.8, for a step that is 4 % faster).
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc; elsewhere it is only slower
+        library.mallopt(M_MMAP_THRESHOLD, LARGE)
         library.mallopt(M_MMAP_MAX, 0 if keep else 65536)  # not from a mapping that free() would undo
-        library.mallopt(M_TRIM_THRESHOLD, -1 if keep else 128 * 1024)  # a heap never shrinks
+        library.mallopt(M_TRIM_THRESHOLD, -1 if keep else 2 * LARGE)  # a heap never shrinks
         library.mallopt(M_ARENA_MAX, 1 if keep else 0)  # one for all threads: others are too small

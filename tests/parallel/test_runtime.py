@@ -74,6 +74,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.long
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_memory_of_steps_of_several_shapes_does_not_add_up():
+    """Two steps on their way, and small arrays that stay and come to lie between large ones."""
+    work = """
+import jax, resource
+import jax.numpy as jnp
+from bert_jax.parallel.runtime import keep_freed_memory
+keep_freed_memory({keep})
+program = jax.jit(lambda x: jax.lax.cumsum(jax.lax.optimization_barrier(jnp.sin(x)), axis=1).sum())
+kept = []
+for rows in np.random.default_rng(0).choice([100, 120, 140, 160], 32):
+    x = jnp.ones((rows, 100_000))
+    sums = program(x), kept.append(np.ones(100_000)), program(x), kept.append(np.ones(100_000))
+    jax.block_until_ready(sums)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    kept, given_back = (int(run(CONFIGURE + work.format(keep=keep))) for keep in (True, False))
+    assert given_back < 0.8 * kept
+
+
+@pytest.mark.long
 def test_compiled_programs_are_found_again(tmp_path: Path):
     """In the folder that `configure` is given."""
     program = (
