@@ -41,6 +41,12 @@ def check_folder_of(flag: str, file: Path | None) -> None:
         )
 
 
+def check_is_folder(flag: str, folder: Path | None) -> None:
+    """Raises UserError if it is there, and a file."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"{flag} {folder} is a file; give a folder")
+
+
 def compiled_programs(workdir: Path) -> Path:
     """Where runs that are neighbours share compiled programs."""
     from bert_jax.workdir.bucket import is_copy

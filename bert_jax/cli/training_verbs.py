@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_jax.cli.flags import FromFile, at_least_1, compiled_programs
-from bert_jax.parallel.exit_status import INTERRUPTED, OK
-from data_pipeline.errors import UserError
+from bert_jax.cli.flags import FromFile, at_least_1, check_is_folder, compiled_programs
+from bert_jax.parallel.exit_status import DOES_NOT_FIT, INTERRUPTED, OK
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,9 @@ class Benchmark:
     def __call__(self) -> int:
         from bert_jax.parallel import runtime
 
-        if self.steps < 1:
-            raise UserError(f"--steps is {self.steps}; it must be at least 1")
+        at_least_1("--steps", self.steps)
+        check_is_folder("--profile", self.profile)
+        check_is_folder("--cache", self.cache)
         runtime.configure(cache=self.cache)
         from bert_jax.interop.initialize import resolve
         from bert_jax.run.benchmark import benchmark, report
@@ -104,30 +104,33 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would need on TPUs or GPUs that are not here: memory, collectives, time at best."""
+    """What a run would need on TPUs or GPUs that are not here: memory, collectives, time at best. The exit
+    status is 1 if a step does not fit."""
 
     config: FromFile
     topology: str
     """A TPU's shape: v5e:16x16, v4:8x8x8, v5p:8x8x8, v6e:16x16 ... (a v4 or v5p name counts chips); or hosts
-    and GPUs a host: h100:4x8; h100, h200, a100, a100-40g, b200, l4."""
+    and GPUs a host: h100:4x8, or h100:8, one host; h100, h200, a100, a100-40g, b200, l4."""
     slices: int = 1
     """Several of a TPU's, joined by the data centre's network."""
     find_batch: bool = False
-    """Compile for 1, 2, 4 ... rows a chip, to the largest microbatch that fits."""
+    """Compile for 1, 2, 4 ... rows a chip, to the largest of these microbatches that fits."""
     cache: Path = Path("runs/compiled")
     """The compiler's answers are kept here: a question asked again is answered at once."""
 
     def __call__(self) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the pod is not here, and need not be looked for
         from bert_jax.interop.initialize import resolve
-        from bert_jax.planning.plan import find_pod, plan, plan_largest_batch, report
+        from bert_jax.planning.plan import LARGEST_ROWS, find_pod, plan, plan_largest_batch, report
 
         at_least_1("--slices", self.slices)
+        check_is_folder("--cache", self.cache)
         pod = find_pod(self.topology, slices=self.slices)
         spec = resolve(self.config, platform=pod.platform)
         if not self.find_batch:
-            print("\n".join(report(plan(spec, pod, cache=self.cache))))
-            return OK
+            found = plan(spec, pod, cache=self.cache)
+            print("\n".join(report(found)))
+            return OK if found.fits else DOES_NOT_FIT
         largest = 0
         for found in plan_largest_batch(spec, pod, cache=self.cache):
             verdict = "fits" if found.fits else "does not fit"
@@ -136,5 +139,9 @@ class Plan:
                 flush=True,
             )
             largest = found.rows if found.fits else largest
-        print(f"the largest microbatch that fits has {largest} rows a chip")
+        if not largest:
+            print("not even one row a chip fits: try --model.remat full, or --mesh.fsdp")
+            return DOES_NOT_FIT
+        end = ", the last that was tried" if largest == LARGEST_ROWS else ""
+        print(f"the largest microbatch of 1, 2, 4 ... that fits has {largest} rows a chip{end}")
         return OK

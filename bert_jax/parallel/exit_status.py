@@ -3,6 +3,8 @@
 OK = 0
 DIFFERENT = 1
 """`compare` found a difference."""
+DOES_NOT_FIT = 1
+"""`plan` found that a step needs more memory than there is."""
 USER_ERROR = 2
 """Something that the person can mend, reported in one line."""
 HUNG = 70

@@ -46,7 +46,7 @@ def make_mesh(config: MeshConfig, *, devices: list[jax.Device] | None = None) ->
     if data * others != len(devices):
         raise UserError(
             f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} "
-            f"does not cover the {len(devices)} device(s) here"
+            f"does not cover the {len(devices)} device(s) that there are"
         )
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1 and devices[0].platform == "tpu":

@@ -65,7 +65,7 @@ H100 = GpuTarget(
 TARGETS = {
     "h100": H100,
     "h200": H100._replace(
-        device_kind="NVIDIA H200 141GB HBM3e", memory=150_109_000_000, memory_bandwidth=4_800_000_000_000
+        device_kind="NVIDIA H200", memory=150_109_000_000, memory_bandwidth=4_800_000_000_000
     ),
     "a100": A100,
     "a100-40g": A100._replace(

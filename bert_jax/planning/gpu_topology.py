@@ -75,13 +75,14 @@ def platform_of(target: GpuTarget) -> Platform:
 
 
 def _memory_fraction() -> float:
-    given = os.environ.get(MEMORY_FRACTION, "")
-    try:
-        return float(given or runtime.GPU_MEMORY)
-    except ValueError:
-        raise UserError(
-            f"{MEMORY_FRACTION} is {given!r}; it must be a number such as {runtime.GPU_MEMORY}"
-        ) from None
+    given = os.environ.get(MEMORY_FRACTION) or runtime.GPU_MEMORY
+    with contextlib.suppress(ValueError):
+        if 0 < float(given) <= 1:
+            return float(given)
+    raise UserError(
+        f"{MEMORY_FRACTION} is {given!r}; it must be a number above 0 and at most 1, such as "
+        f"{runtime.GPU_MEMORY}"
+    )
 
 
 def _plugin() -> tuple[str, int, int]:

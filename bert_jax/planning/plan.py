@@ -193,7 +193,7 @@ def report(plan: Plan) -> Iterator[str]:
     yield (
         f"{config.train.global_batch_size:,} rows of {config.data.sequence_length} a step, "
         f"{plan.rows} a chip in each of {config.train.microbatches} microbatch(es), "
-        f"attention {spec.kernels.names}, remat {model.remat}"
+        f"{model.dtype}, attention {spec.kernels.names}, remat {model.remat}"
     )
     layers = model.num_hidden_layers
     has_loops = model.scan_unroll < layers or config.train.microbatches > 1
@@ -233,7 +233,8 @@ def report(plan: Plan) -> Iterator[str]:
         yield "  compiled                      unknown: the compiler counts a loop once"
     yield from _collectives(plan)
     yield ""
-    yield "at best, by the chip's data sheet"
+    slower = "" if model.dtype == "bfloat16" else f", which is for bfloat16: {model.dtype} takes longer"
+    yield f"at best, by the chip's data sheet{slower}"
     for name, seconds in plan.seconds.items():
         note = "  or more: the compiler counts a loop once" if name == "memory" and has_loops else ""
         yield f"  {name:29s} {seconds * 1e3:8.1f} ms{note}"
@@ -285,17 +286,25 @@ def _compile(spec: RunSpec, pod: Pod, mesh: Mesh, *, cache: Path) -> Compiled:
             f"{pod.compiler} {os.environ.get('XLA_FLAGS')} {mesh.devices.shape} {hosts} {lowered.as_text()}"
         )
         path = cache / f"plan-{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
-        if path.is_file():
-            stored = json.loads(path.read_text())
-            return Compiled(
-                **stored | {"collectives": [Collective(*entry) for entry in stored["collectives"]]}
-            )
+        if (stored := _read(path)) is not None:
+            return stored
         compiled = _ask(lowered, hosts=hosts)
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(dataclasses.asdict(compiled)))
     os.replace(unfinished, path)
     return compiled
+
+
+def _read(path: Path) -> Compiled | None:
+    """The answer that is kept there; None: there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        return Compiled(**stored | {"collectives": [Collective(*entry) for entry in stored["collectives"]]})
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _ask(lowered: Any, *, hosts: list[int]) -> Compiled:

@@ -165,8 +165,10 @@ def report(result: Result) -> Iterator[str]:
     yield f"real tokens a second     {timing.real_tokens_per_second:10,.0f}  without padding"
     flops = spec.step_flops / timing.step
     yield f"products                 {flops / 1e12:10.3f} TFLOP/s, analytic"
-    mfu = "not known: no peak for this device" if result.mfu is None else f"{result.mfu:10.1%} of the peak"
-    yield f"MFU                      {mfu}"
+    if result.mfu is None:
+        yield "MFU                      not known: no peak for this device"
+    else:
+        yield f"MFU                      {result.mfu:10.1%} of the peak in bfloat16"
     yield f"memory of a device       {result.state_bytes / 1e9:10.3f} GB state"
     yield f"                         {result.temporary_bytes / 1e9:10.3f} GB temporary, as compiled"
     if result.peak_bytes is not None:

@@ -31,17 +31,17 @@ CHIPS = {
     # network card a GPU, as in NVIDIA's own hosts (docs.nvidia.com/dgx): 200 Gb/s ConnectX-6 in a DGX A100,
     # 400 Gb/s ConnectX-7 in a DGX H100, H200 and B200. Other hosts may have less.
     "NVIDIA A100-SXM4-40GB": Chip(312e12, 40 * GIB, 1555e9, 300e9, 25e9),
-    "NVIDIA A100": Chip(312e12, 80 * GIB, 2039e9, 300e9, 25e9),
-    "NVIDIA H100": Chip(989e12, 80 * GIB, 3350e9, 450e9, 50e9),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 80 * GIB, 2039e9, 300e9, 25e9),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 80 * GIB, 3350e9, 450e9, 50e9),
     "NVIDIA H200": Chip(989e12, 141 * GIB, 4800e9, 450e9, 50e9),
     "NVIDIA B200": Chip(2250e12, 180 * GIB, 8000e9, 900e9, 50e9),
     # nvidia.com/en-us/data-center/l4: PCIe 4.0 x16, no NVLink. Between hosts an eighth of the 100 Gb/s that a
     # machine with eight of them has (g2-standard-96, g6.48xlarge).
     "NVIDIA L4": Chip(121e12, 24 * GIB, 300e9, 32e9, 1.5625e9),
 }
-"""Keys start jax.Device.device_kind; the first one counts."""
+"""By jax.Device.device_kind. Boards of the same family differ: an H100 PCIe is slower, an L40S is no L4."""
 
 
 def chip(device_kind: str) -> Chip | None:
     """None where it is not known: CPUs."""
-    return next((chip for name, chip in CHIPS.items() if device_kind.startswith(name)), None)
+    return CHIPS.get(device_kind)

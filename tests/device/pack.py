@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -138,7 +137,7 @@ def main() -> None:
     try:
         pack(arguments.out, source=arguments.source, count=arguments.rows)
     except (UserError, OSError) as error:
-        sys.exit(f"pack: {error}")
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ TensorFlow and no network. Parts run one after the other, what says most first, 
 A part that fails is a line with its error, and the next one begins. What there is no time for is said.
 Without an accelerator this is a rehearsal: all of it with tiny models, which measures nothing.
 
-Exit status: 0; 1 if something failed.
+Exit status: 0; 1 if something failed; 2 if it was called wrongly.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     parser.add_argument("--seconds", type=float, default=480, help="for all of it")
-    parser.add_argument("--parts", nargs="*", default=[""], help="those whose names begin so; else all")
+    parser.add_argument("--parts", nargs="+", default=[""], help="those whose names begin so; else all")
     parser.add_argument(
         "--rehearse", action="store_true", help="tiny models, without what this machine has more"
     )
@@ -117,9 +117,15 @@ def main() -> None:
     end = time.monotonic() + arguments.seconds
     folder, out, rehearse = arguments.folder.absolute(), arguments.out.absolute(), arguments.rehearse
     if not (folder / "facts.json").is_file():
-        sys.exit(f"{arguments.folder} is no folder that `python -m tests.device.pack` has made")
-    if out.is_dir() and any(out.iterdir()):
-        sys.exit(f"{arguments.out} is not empty; give a new folder")
+        parser.error(f"{arguments.folder} is no folder that `python -m tests.device.pack` has made")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        parser.error(f"{arguments.out} is a file, or not empty; give a new folder")
+    for name in arguments.parts:
+        if not any(part.name.startswith(name) for part in PARTS):
+            known = ", ".join(f'"{part.name}"' for part in PARTS)
+            parser.error(f"no part begins with {name!r}; there are {known}")
+    # Its parts are in sessions of their own, and end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     out.mkdir(parents=True, exist_ok=True)
     failed = False
     with open(out / "results.jsonl", "w") as file:

@@ -20,7 +20,10 @@ def read(folders: Sequence[Path]) -> list[Result]:
     """The results of all runs; exits where they are rehearsals or of several machines."""
     found: dict[tuple[str, ...], Result] = {}
     for folder in folders:
-        for result in map(json.loads, (folder / "results.jsonl").read_text().splitlines()):
+        file = folder / "results.jsonl"
+        if not file.is_file():
+            sys.exit(f"{folder} has no {file.name}: it is no folder of `python -m tests.device.run`")
+        for result in map(json.loads, file.read_text().splitlines()):
             key = tuple(str(result.get(name)) for name in ("part", "what", "side"))
             if key not in found or result["ok"] is not None:
                 found[key] = result

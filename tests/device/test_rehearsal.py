@@ -134,5 +134,5 @@ def test_the_table_has_a_line_for_each_result(tmp_path: Path):
 def test_a_folder_that_is_there_is_not_overwritten(folder: Path):
     command = [sys.executable, "-m", "tests.device.pack", folder]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].endswith("remove it, or give another folder")

@@ -187,7 +187,9 @@ def test_a_second_text_that_is_not_there_is_named(tmp_path: Path):
 
 def test_to_predict_another_column_is_chosen_by_a_flag_of_that_verb(tmp_path: Path):
     path = write(tmp_path, "a.tsv", "text\nHow?\n")
-    with pytest.raises(ValueError, match=r"'sentence'; it has text; choose one with --text$"):
+    with pytest.raises(
+        ValueError, match=r"'sentence'; it has text; choose one with --text, and a second text with --pair$"
+    ):
         classification.read(path, CLASSES, labelled=False)
 
 

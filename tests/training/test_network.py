@@ -152,4 +152,5 @@ def test_chips_are_known_by_their_names():
         known = chip(name)
         assert known is not None
         assert known.flops == flops
-    assert chip("cpu") is None
+    for other in ("cpu", "NVIDIA H100 PCIe", "NVIDIA L40S", "NVIDIA A100-PCIE-40GB"):
+        assert chip(other) is None
