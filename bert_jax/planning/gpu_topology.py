@@ -53,7 +53,7 @@ def pod(topology: str, *, slices: int) -> Pod:
         platform="cuda", target_config=description, topology=f"1x{hosts}x{shape['gpus']}"
     )
     devices = list(found.devices)
-    fraction = _memory_fraction()
+    fraction = memory_fraction()
     return Pod(
         name=topology,
         platform=platform_of(target),
@@ -74,7 +74,8 @@ def platform_of(target: GpuTarget) -> Platform:
     return Platform("cuda", float("{}.{}".format(*target.capability)))
 
 
-def _memory_fraction() -> float:
+def memory_fraction() -> float:
+    """The part of a GPU's memory that a run takes; raises UserError if the environment names none."""
     given = os.environ.get(MEMORY_FRACTION) or runtime.GPU_MEMORY
     with contextlib.suppress(ValueError):
         if 0 < float(given) <= 1:

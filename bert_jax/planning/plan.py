@@ -286,7 +286,7 @@ def _compile(spec: RunSpec, pod: Pod, mesh: Mesh, *, cache: Path) -> Compiled:
             f"{pod.compiler} {os.environ.get('XLA_FLAGS')} {mesh.devices.shape} {hosts} {lowered.as_text()}"
         )
         path = cache / f"plan-{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
-        if (stored := _read(path)) is not None:
+        if (stored := read_answer(path)) is not None:
             return stored
         compiled = _ask(lowered, hosts=hosts)
     cache.mkdir(parents=True, exist_ok=True)
@@ -296,7 +296,7 @@ def _compile(spec: RunSpec, pod: Pod, mesh: Mesh, *, cache: Path) -> Compiled:
     return compiled
 
 
-def _read(path: Path) -> Compiled | None:
+def read_answer(path: Path) -> Compiled | None:
     """The answer that is kept there; None: there is none, or a damaged one."""
     if not path.is_file():
         return None

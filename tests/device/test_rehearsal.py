@@ -130,6 +130,25 @@ def test_the_table_has_a_line_for_each_result(tmp_path: Path):
     assert found.count("Not run") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "new", "--parts", "nonsense"], "no part begins with 'nonsense'; there are \"kernels\","),
+        (["--out", "facts.json"], "facts.json is a file, or not empty; give a new folder"),
+        (["--out", "."], ". is a file, or not empty; give a new folder"),
+    ],
+)
+def test_a_check_that_is_asked_for_wrongly_is_none(tmp_path: Path, arguments: list[str], message: str):
+    (tmp_path / "facts.json").write_text("{}")
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.device.run", ".", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert message in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 def test_a_folder_that_is_there_is_not_overwritten(folder: Path):
     command = [sys.executable, "-m", "tests.device.pack", folder]

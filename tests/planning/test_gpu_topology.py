@@ -22,6 +22,7 @@ from bert_jax.planning.pod import Pod
 from bert_jax.training.chips import chip
 from bert_jax.training.run_spec import RunSpec
 from bert_jax.training.step import init_state
+from data_pipeline.errors import UserError
 from tests.helpers.configs import replace, spec_of
 from tests.helpers.paths import ROOT
 from tests.helpers.plans import asked
@@ -120,6 +121,13 @@ def test_the_largest_batch_is_the_last_that_fits(
     spec = spec_of(packed, platform=gpu_topology.platform_of(TARGETS["h100"]))
     found = planning.plan_largest_batch(spec, pod_of("h100:2x4", memory=40e9), cache=tmp_path)
     assert [(plan.rows, plan.fits) for plan in found] == [(1, True), (2, True), (4, True), (8, False)]
+
+
+@pytest.mark.parametrize("given", ["75", "0", "-1", "nan", "inf", "most"])
+def test_a_part_of_the_memory_is_one(monkeypatch: pytest.MonkeyPatch, given: str):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", given)
+    with pytest.raises(UserError, match=r"must be a number above 0 and at most 1, such as 0\.9"):
+        gpu_topology.memory_fraction()
 
 
 def test_jax_asks_the_target_and_not_the_gpu_of_this_process():

@@ -14,7 +14,7 @@ import pytest
 
 from bert_jax.config import Config, MaskingConfig
 from bert_jax.parallel.platform import Platform
-from bert_jax.planning.plan import Plan, _ask, report
+from bert_jax.planning.plan import Plan, _ask, read_answer, report
 from bert_jax.planning.pod import Pod
 from bert_jax.training.chips import CHIPS
 from bert_jax.training.step import init_state
@@ -178,6 +178,12 @@ def test_the_report_says_that_nothing_ran(plans: dict):
         " fits",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"seconds": 1}', '{"collectives": 3}'])
+def test_a_damaged_answer_is_none(tmp_path: Path, content: str):
+    (tmp_path / "plan.json").write_text(content)
+    assert read_answer(tmp_path / "plan.json") is None
 
 
 @pytest.mark.long
