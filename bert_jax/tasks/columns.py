@@ -152,5 +152,4 @@ def advice(flag: str, *, labelled: bool) -> str:
     """What to do about a column that is not there."""
     if labelled:
         return f"; choose one with --task.{flag}"
-    name = OF_PREDICT.get(flag, flag)
-    return f"; choose one with --{name}" + ", and a second text with --pair" * (flag == "text")
+    return f"; choose one with --{OF_PREDICT.get(flag, flag)}"

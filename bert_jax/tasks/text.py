@@ -98,7 +98,9 @@ def _example(
     def advice(flag: str) -> str:
         return columns.advice(flag, labelled=as_label is not None)
 
-    text = columns.string(where, record, settings.text, advice("text"))
+    may_be_pairs = as_label is None and settings.pair is None  # a model of others does not tell
+    or_two = ", and a second text with --pair" if may_be_pairs else ""
+    text = columns.string(where, record, settings.text, advice("text") + or_two)
     pair = None if settings.pair is None else columns.string(where, record, settings.pair, advice("pair"))
     if as_label is None:
         return Text(where, text, pair)

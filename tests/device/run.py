@@ -118,7 +118,7 @@ def main() -> None:
     folder, out, rehearse = arguments.folder.absolute(), arguments.out.absolute(), arguments.rehearse
     if not (folder / "facts.json").is_file():
         parser.error(f"{arguments.folder} is no folder that `python -m tests.device.pack` has made")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         parser.error(f"{arguments.out} is a file, or not empty; give a new folder")
     for name in arguments.parts:
         if not any(part.name.startswith(name) for part in PARTS):

@@ -79,7 +79,9 @@ def test_a_model_for_pairs_reads_both_texts(pairs: Path):
 
 def test_a_file_without_the_column_of_the_training_is_told_how_to_choose(pairs: Path, tmp_path: Path):
     (tmp_path / "a.tsv").write_text("question1\tother\nhow ?\thow so ?\n")
-    with pytest.raises(ValueError, match=r"it has question1, other; choose one with --pair$"):
+    with pytest.raises(
+        ValueError, match=r"no column 'question2'; it has question1, other; choose one with --pair$"
+    ):
         said(pairs, file=tmp_path / "a.tsv")
 
 
