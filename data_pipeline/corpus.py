@@ -16,6 +16,7 @@ import math
 import re
 import sys
 import sysconfig
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -259,6 +260,11 @@ def sanitize(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to see in it: spaces, controls, and what has no width."""
+    return all(sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf") for sign in text)
 
 
 def _lines_of_text(text: str) -> Iterator[str]:

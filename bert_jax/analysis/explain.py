@@ -24,8 +24,8 @@ from bert_jax.ops.precision import precision
 from bert_jax.tasks import task_of
 from bert_jax.training.network import Params, modules
 from data_pipeline.batch import unpack
-from data_pipeline.corpus import sanitize
-from data_pipeline.errors import UserError
+from data_pipeline.corpus import is_blank, sanitize
+from data_pipeline.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def explain(
     """
     loaded = load_model(directory)
     text, pair = sanitize(text), None if pair is None else sanitize(pair)
-    if not text.strip() or (pair is not None and not pair.strip()):
-        raise UserError("the text is empty" if not text.strip() else "the text of --pair is empty")
+    for name, given in ("the text", text), ("the text of --pair", pair):
+        require(given is None or not is_blank(given), f"{name} is empty")
     settings = loaded.network.settings
     if not isinstance(settings, TaskConfig) and not loaded.network.objective.PREDICTS_TOKENS:
         raise UserError(f"{directory} holds a model for {settings.kind}, which predicts no words to explain")

@@ -22,7 +22,7 @@ from bert_jax.parallel.platform import local_platform
 from bert_jax.tasks import task_of
 from bert_jax.tasks.records import STDIN, Empty, decoded, lines_of
 from bert_jax.training.run_spec import kernels_for
-from data_pipeline.corpus import sanitize
+from data_pipeline.corpus import is_blank, sanitize
 from data_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -90,10 +90,10 @@ def _each(
         source, found = (file, lines_of(file)) if file else (STDIN, decoded(lines, STDIN))
         for number, line in enumerate(found, 1):
             text, where = sanitize(line).rstrip("\r\n"), f"{source} line {number}"
-            if text.strip():
-                yield _filled(loaded, text, where=where, top=top)
-            else:
+            if is_blank(text):
                 yield Empty(where, f"{where} is empty")
+            else:
+                yield _filled(loaded, text, where=where, top=top)
         return
     task = task_of(settings)
     examples = iter(task.read(file, settings, labelled=False)) if file else task.read_stdin(lines, settings)

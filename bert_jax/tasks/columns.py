@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.corpus import is_missing, sanitize
+from data_pipeline.corpus import is_blank, is_missing, sanitize
 from data_pipeline.errors import EmptyError, UserError, require
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -38,7 +38,7 @@ def string(where: str, record: dict[str, Any], name: str, advice: str = "") -> s
     if not isinstance(value, str) and not is_missing(value):
         raise UserError(f"{where}: {name!r} is {value!r}, not a text")
     text = "" if is_missing(value) else sanitize(value)
-    if not text.strip():
+    if is_blank(text):
         raise EmptyError(f"{where}: {name!r} is empty")
     return text
 
@@ -132,7 +132,7 @@ def is_number(label: str) -> bool:
 
 def _not_empty(where: str, name: str, value: str) -> str:
     text = sanitize(value).strip()
-    if not text:
+    if is_blank(text):
         raise UserError(f"{where}: {name!r} is empty")
     return text
 

@@ -11,7 +11,7 @@ from typing import Any
 from bert_jax.config import QuestionAnsweringConfig
 from bert_jax.tasks import columns, records
 from bert_jax.tasks.records import Empty
-from data_pipeline.corpus import sanitize
+from data_pipeline.corpus import is_blank, sanitize
 from data_pipeline.errors import UserError
 
 COLUMNS = ("id", "question", "context", "answers", "is_impossible")
@@ -108,7 +108,7 @@ def _answers(where: str, record: dict[str, Any], *, find: bool) -> Iterator[Answ
         return
     context = record["context"]
     for text, given in _pairs(where, columns.column(where, record, "answers")):
-        if not isinstance(text, str) or not sanitize(text).strip():
+        if not isinstance(text, str) or is_blank(sanitize(text)):
             raise UserError(f"{where}: the answer {text!r} is no text; 'answers' is [] where there is none")
         start = _whole_number(given)
         if start is None or not context.startswith(text, start):

@@ -73,6 +73,7 @@ def test_scores_of_two_texts_and_of_a_teacher(tmp_path: Path):
     [
         (CONTRASTIVE, {"anchor": "a"}, r"line 1 has no column 'positive'; .* --task\.positive"),
         (CONTRASTIVE, {"anchor": "a", "positive": " "}, "line 1: 'positive' is empty"),
+        (CONTRASTIVE, {"anchor": "a", "positive": "\u200b\u00ad"}, "line 1: 'positive' is empty"),  # no width
         (CONTRASTIVE, {"anchor": "a", "positive": "b", "negative": [""]}, "line 1: 'negative' is empty"),
         (CONTRASTIVE, {"anchor": "a", "positive": "b", "negative": 3}, "line 1: 'negative' is 3, not a text"),
         (COSENT, {"anchor": "a", "positive": "b"}, r"line 1 has no column 'score'"),
